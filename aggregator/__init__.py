@@ -1,0 +1,23 @@
+"""A log aggregator: newline-delimited JSON events over TCP, deduplicated for ever, durable when acked.
+
+An ack means that the event's transaction has been committed and fsynced; an event with the same (topic, event_id) is
+never stored twice; nothing is lost in silence.
+
+The modules, in reading order:
+
+- ``event``       what an event is; the only decoding of event JSON
+- ``protocol``    the wire protocol without input or output: bytes in, lines out; replies. Its docstring is the grammar
+- ``config``      every limit with its reason
+- ``intake``      the bounded queue between connections and consumer
+- ``consumer``    queue -> batch -> store -> replies, after the commit
+- ``store``       the only SQL, the checkpoints, the lock file
+- ``connection``  one client: lines in, replies out in order
+- ``admin``       the admin commands, each a function
+- ``stats``       counters and gauges
+- ``server``      listeners, signals, starting and stopping
+- ``client``      the wire from the other side: a window of events in flight, resent until acked
+- ``send``        files and standard input to events, with progress and a summary
+- ``cli``         argv and environment to options, outcomes to exit codes
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,459 @@
+"""One client: lines in, replies out in order.
+
+An ``asyncio.Protocol``, not a task with a stream: after a reset a StreamReader throws away complete lines it already
+holds, and awaiting ``drain()`` before reading on deadlocks against a peer that does not read.
+
+Rules that hold here:
+
+- Replies leave in the order of their lines: each line gets a place in one FIFO, which a commit or a command fills.
+  A command starts when it is first in line, that is, when everything sent before it has been committed.
+- Reading is paused, never awaited: while the intake is full, while this client has its share of it in flight, while
+  it does not read its replies. What arrives all the same is held back unparsed, at most what one or two reads bring.
+- Only this object writes to its transport, and never to a closing one (uvloop raises).
+- What was read is stored, whatever becomes of the connection; only an unterminated last line is dropped by a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from enum import Flag, auto
+from functools import partial
+from typing import cast
+
+from aggregator import admin, protocol
+from aggregator.admin import BadCommand, View
+from aggregator.config import (
+    IN_FLIGHT_DIVISOR,
+    LINGER_S,
+    LOW_WATER_DIVISOR,
+    REPLY_DEADLINE_S,
+    SILENT_LOG_INTERVAL_S,
+)
+from aggregator.event import Event
+from aggregator.intake import Commit, Failure, Outcome, Submission
+from aggregator.protocol import Command, LineSplitter, Rejection, Reply
+from aggregator.store import StorageBusy, StorageFailed, StorageFull
+
+log = logging.getLogger("aggregator")
+
+_BYE = protocol.encode(protocol.ok({"bye": True}))
+
+
+class _Blocked(Flag):
+    """Why reading is paused."""
+
+    INTAKE = auto()  # the intake is full
+    IN_FLIGHT = auto()  # this client has its share of the intake in flight
+    REPLIES = auto()  # this client does not read its replies
+
+
+class _Place:
+    """A place in the FIFO of replies, for so many lines; ``command`` fills it once it is the first in line."""
+
+    __slots__ = ("command", "lines", "reply")
+
+    def __init__(
+        self, lines: int, reply: bytes | None = None, command: Callable[[_Place], Coroutine[None, None, None]] | None = None
+    ) -> None:
+        self.lines = lines
+        self.reply = reply
+        self.command = command
+
+
+class RefusalLog:
+    """Says what the silent port refuses, at most one line in SILENT_LOG_INTERVAL_S, with the number left out."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._left_out = 0
+
+    def refused(self, peer: str, line: int, rejection: Rejection) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return
+        since = f" (and {self._left_out} more since the last such line)" if self._left_out else ""
+        log.warning(
+            "silent port: refused line %d of %s: %s: %s%s", line, peer, rejection.code, rejection.detail, since
+        )
+        self._next = now + SILENT_LOG_INTERVAL_S
+        self._left_out = 0
+
+
+class Connection(asyncio.Protocol):
+    """A client of the acked port, or, with ``refusals`` to log, of the silent port, where not a byte is written."""
+
+    def __init__(
+        self,
+        view: View,
+        refusals: RefusalLog | None,
+        on_end: Callable[[Connection], None],
+        stream: asyncio.StreamWriter,
+    ) -> None:
+        self._stream = stream  # kept alive only: since Python 3.12 it closes the transport when it is collected
+        self._view = view
+        self._refusals = refusals
+        self._on_end = on_end
+        self._transport: asyncio.Transport
+        self._peer = ""
+        self._splitter = LineSplitter(view.config.max_line_bytes)
+        self._line_number = 0
+        self._share = max(1, view.config.queue_events // IN_FLIGHT_DIVISOR)
+        self._unanswered = 0  # lines and batch members read, and not yet replied to (or settled, when not replying)
+        self._places: deque[_Place] = deque()
+        self._replying = refusals is None
+        self._flush_scheduled = False
+        self._blocked = _Blocked(0)
+        self._held: deque[bytes] = deque()  # arrived while reading was paused
+        self._eof = False  # the peer has closed its half
+        self._running: asyncio.Task[None] | None = None  # the command that is being carried out
+        self._refusing: Failure | None = None  # the server is stopping: answer events with this
+        self._ending = False  # our last reply is queued: whatever else arrives is dropped
+        self._linger_s = LINGER_S
+        self._closing = False  # our half is closed, or will be when the last reply is out
+        self._lost = False
+        self._watch: asyncio.TimerHandle | None = None
+
+    # --- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop has a class of its own
+        name = self._transport.get_extra_info("peername")
+        self._peer = f"{name[0]}:{name[1]}" if name else "a client"
+        high_water = self._view.config.reply_buffer_bytes
+        self._transport.set_write_buffer_limits(high=high_water, low=high_water // LOW_WATER_DIVISOR)
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending:
+            return
+        if self._blocked:
+            self._held.append(data)
+        else:
+            self._take(data)
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        if not self._held:
+            self._take_end()
+        return True  # keep our half open until everything is answered
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            log.debug("%s: %s", self._peer, exc)
+        self._lost = True
+        self._stop_watch()
+        self._stop_replying()
+        self._unblock(_Blocked.REPLIES)
+        self._close_when_done()
+
+    def pause_writing(self) -> None:
+        self._block(_Blocked.REPLIES)
+        self._start_watch()
+
+    def resume_writing(self) -> None:
+        if not self._closing:
+            self._stop_watch()
+        self._flush_soon()
+        self._unblock(_Blocked.REPLIES)
+
+    # --- called by the server
+
+    def refuse(self, failure: Failure, linger_s: float) -> None:
+        """Say why this client is not served, and close."""
+        self._linger_s = linger_s
+        self._end(protocol.encode(protocol.error(failure.code, failure.detail)))
+
+    def shut_down(self, failure: Failure) -> None:
+        """Answer what was read, then close our half; events that arrive until then are answered with ``failure``.
+
+        A silent client has our half of the close at once, and may go on sending until it has seen that.
+        """
+        if self._refusals:
+            if not self._transport.is_closing():
+                self._transport.write_eof()
+            return
+        while self._held:
+            self._take(self._held.popleft())
+        self._refusing = failure
+        self._close_when_done()
+
+    def abort(self) -> None:
+        """Drop the connection; what was read is stored all the same."""
+        self._transport.abort()
+
+    # --- lines in
+
+    def _take(self, data: bytes) -> None:
+        lines = self._splitter.feed(data)
+        if self._splitter.foreign_reply:
+            self._view.stats.connections_refused += 1
+            log.info("%s speaks HTTP or TLS: closed", self._peer)
+            self._end(self._splitter.foreign_reply)
+            return
+        self._take_lines(lines)
+
+    def _take_end(self) -> None:
+        if not self._ending:
+            self._take_lines(self._splitter.finish())
+        self._close_when_done()
+
+    def _take_lines(self, lines: list[bytes | None]) -> None:
+        events: list[Event] = []  # events that follow each other go into the intake as one submission
+        for line in lines:
+            self._line_number += 1
+            if line == b"":
+                continue
+            found = protocol.parse(line) if line else protocol.too_long(self._view.config.max_line_bytes)
+            if type(found) is Event:
+                events.append(found)
+                continue
+            self._submit(events)
+            events = []
+            if isinstance(found, Rejection):
+                self._reject(found)
+            elif isinstance(found, Command):
+                self._take_command(found)
+            else:
+                self._submit_batch(found)  # type: ignore[arg-type]
+            if self._ending:
+                return
+        self._submit(events)
+        self._push_back()
+
+    def _submit(self, events: list[Event]) -> None:
+        if events:
+            self._view.stats.received += len(events)
+            place = self._add(_Place(len(events)))
+            self._queue(events, partial(self._settled, place, events))
+
+    def _submit_batch(self, members: list[Event | Rejection]) -> None:
+        stats = self._view.stats
+        stats.received += len(members)
+        events = []
+        for member in members:
+            if isinstance(member, Event):
+                events.append(member)
+            else:
+                stats.rejected += 1
+                if self._refusals:
+                    self._refusals.refused(self._peer, self._line_number, member)
+        place = self._add(_Place(len(members)))
+        settle = partial(self._batch_settled, place, members, self._line_number)
+        if events:
+            self._queue(events, settle)
+        else:
+            settle(Commit(0, {}, 0))
+
+    def _queue(self, events: list[Event], settle: Callable[[Outcome], None]) -> None:
+        if self._refusing:
+            self._view.stats.errors += len(events)
+            settle(self._refusing)
+        else:
+            self._view.intake.put(Submission(events, settle, sum([len(event.json) for event in events])))
+
+    def _reject(self, rejection: Rejection) -> None:
+        self._view.stats.received += 1
+        self._view.stats.rejected += 1
+        if self._refusals:
+            self._refusals.refused(self._peer, self._line_number, rejection)
+        else:
+            self._add_reply(protocol.rejected(rejection, self._line_number))
+
+    def _take_command(self, command: Command) -> None:
+        if self._refusals:
+            self._reject(Rejection("not_allowed", "the silent port answers no commands"))
+        elif command.word == "QUIT" and not command.arguments:
+            self._end(_BYE)
+        else:
+            self._add(_Place(1, command=partial(self._carry_out, command, self._line_number)))
+            self._flush_soon()
+
+    # --- replies out
+
+    def _add(self, place: _Place) -> _Place:
+        self._unanswered += place.lines
+        if self._replying:
+            self._places.append(place)
+        return place
+
+    def _add_reply(self, reply: Reply) -> None:
+        if self._replying:
+            self._add(_Place(1, protocol.encode(reply)))
+            self._flush_soon()
+
+    def _settled(self, place: _Place, events: list[Event], outcome: Outcome) -> None:
+        if self._replying:
+            self._fill(place, b"".join(map(protocol.encode, _replies(events, outcome))))
+        else:
+            self._answered(place)
+
+    def _batch_settled(
+        self, place: _Place, members: list[Event | Rejection], line_number: int, outcome: Outcome
+    ) -> None:
+        if not self._replying:
+            self._answered(place)
+            return
+        replies = iter(_replies([member for member in members if isinstance(member, Event)], outcome))
+        results = [
+            next(replies) if isinstance(member, Event) else protocol.rejected(member, line_number)
+            for member in members
+        ]
+        self._fill(place, protocol.encode(protocol.batch(results)))
+
+    def _fill(self, place: _Place, reply: bytes) -> None:
+        place.reply = reply
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        # Once per turn of the loop: a commit settles many submissions, and one write carries all their replies.
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if not self._replying or _Blocked.REPLIES in self._blocked:
+            return
+        replies = []
+        while self._places:
+            place = self._places[0]
+            if place.reply is None:
+                if place.command and not self._running:
+                    self._running = asyncio.get_running_loop().create_task(place.command(place))
+                break
+            self._places.popleft()
+            self._unanswered -= place.lines
+            replies.append(place.reply)
+        if replies and not self._transport.is_closing():
+            self._transport.write(b"".join(replies))
+        self._progressed()
+
+    async def _carry_out(self, command: Command, line_number: int, place: _Place) -> None:
+        try:
+            reply = protocol.ok(await admin.answer(command.word, command.arguments, self._view))
+        except BadCommand as error:
+            self._view.stats.received += 1
+            self._view.stats.rejected += 1
+            reply = protocol.rejected(Rejection("bad_command", str(error)), line_number)
+        except (StorageFull, StorageBusy, StorageFailed) as error:
+            reply = protocol.error("storage", str(error))
+        self._running = None
+        self._fill(place, protocol.encode(reply))
+
+    def _stop_replying(self) -> None:
+        """Give up every reply; events that are being stored are still counted until they are settled."""
+        self._replying = False
+        self._unanswered -= sum(place.lines for place in self._places if place.reply or place.command)
+        self._places.clear()
+
+    # --- pressure
+
+    def _push_back(self) -> None:
+        intake = self._view.intake
+        if intake.full and _Blocked.INTAKE not in self._blocked:
+            self._block(_Blocked.INTAKE)
+            intake.when_room(partial(self._unblock, _Blocked.INTAKE))
+        if self._unanswered >= self._share:
+            self._block(_Blocked.IN_FLIGHT)
+
+    def _block(self, reason: _Blocked) -> None:
+        if not self._blocked and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._blocked |= reason
+
+    def _unblock(self, reason: _Blocked) -> None:
+        if reason not in self._blocked:
+            return
+        self._blocked &= ~reason
+        while self._held and not self._blocked:
+            self._take(self._held.popleft())
+        if self._blocked:
+            return
+        if self._eof:
+            self._take_end()
+        elif not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._close_when_done()
+
+    def _answered(self, place: _Place) -> None:
+        self._unanswered -= place.lines
+        self._progressed()
+
+    def _progressed(self) -> None:
+        if self._unanswered <= self._share // LOW_WATER_DIVISOR:
+            self._unblock(_Blocked.IN_FLIGHT)
+        self._close_when_done()
+
+    # --- the end
+
+    def _end(self, last_reply: bytes) -> None:
+        """Answer what came before, write ``last_reply``, close our half; drop what the peer still sends."""
+        self._ending = True
+        self._held.clear()
+        if self._replying:
+            self._add(_Place(0, last_reply))
+            self._flush_soon()
+        self._close_when_done()
+
+    def _close_when_done(self) -> None:
+        if self._held or self._places:
+            return
+        if self._lost:
+            self._on_end(self)
+        elif self._transport.is_closing():
+            return
+        elif not self._replying:
+            if self._eof or self._ending or self._refusing:
+                self._transport.abort()
+        elif self._eof:
+            self._closing = True
+            self._transport.close()
+            self._start_watch()
+        elif (self._ending or self._refusing) and not self._closing:
+            self._closing = self._ending = True
+            self._transport.write_eof()
+            self._start_watch()
+
+    def _start_watch(self) -> None:
+        self._stop_watch()
+        waiting = self._transport.get_write_buffer_size()
+        delay_s = REPLY_DEADLINE_S if waiting else self._linger_s
+        self._watch = asyncio.get_running_loop().call_later(delay_s, self._look, waiting)
+
+    def _stop_watch(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self, waiting_before: int) -> None:
+        """A deadline has passed: a peer that has read nothing since is muted, or dropped if this is the end."""
+        if self._transport.get_write_buffer_size() < waiting_before:
+            self._start_watch()
+        elif self._closing:
+            self._transport.abort()
+        else:
+            self._view.stats.muted += 1
+            log.warning(
+                "%s does not read its replies: muted; its events are stored. The silent port is for such senders",
+                self._peer,
+            )
+            self._stop_replying()
+            self._unblock(_Blocked.REPLIES)
+
+
+def _replies(events: list[Event], outcome: Outcome) -> list[Reply]:
+    """The replies to events that were committed together, in their order."""
+    if isinstance(outcome, Failure):
+        return [protocol.error(outcome.code, outcome.detail, event) for event in events]
+    duplicates = outcome.duplicates
+    replies = []
+    for i, event in enumerate(events):
+        seq = duplicates.get(outcome.offset + i)
+        replies.append(
+            protocol.stored(event, outcome.first_seq + i) if seq is None else protocol.duplicate(event, seq)
+        )
+    return replies

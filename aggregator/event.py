@@ -1,0 +1,269 @@
+"""What an event is: the one place where event JSON is decoded and judged.
+
+Rules that hold here:
+
+- A valid event keeps the bytes it was sent as. Nothing is ever re-encoded, so a payload comes back value for
+  value: a 30-digit integer, ``1.10`` and ``-0.0`` keep their digits (orjson alone would turn them into floats).
+- An event is judged completely before it may enter a batch, so that one bad event never harms its neighbours.
+- No sockets, no database: this module imports neither asyncio nor sqlite3.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+MAX_NAME_CHARS = 255
+"""Longest topic, event_id and source in characters (the length of a file name, a syslog tag, an SQL ``varchar``)."""
+
+MAX_DEPTH = 250
+"""Deepest nesting of one event. It comes back two levels deeper, inside a reply and its array of events, and has to
+be readable there: orjson writes 254 levels, jq 1.6 reads 256."""
+
+# The shortest line that can nest deeper than that: a bracket opened and closed for each level.
+_SAFE_BYTES = 2 * MAX_DEPTH
+
+# The longest ISO 8601 form accepted: 2026-11-22T10:00:00.123456789+00:00:00.123456, with room to spare.
+_MAX_TIMESTAMP_CHARS = 64
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_STRING_OR_NUMBER = re.compile(rb'("(?:[^"\\]|\\.)*")|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?')
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+# Only finds where a value ends inside JSON that orjson has accepted. Numbers stay text: int() refuses 4,301 digits.
+_find_end = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
+
+
+@dataclass(slots=True)
+class Event:
+    """One valid event: its key and the JSON object it was sent as, UTF-8, byte for byte."""
+
+    topic: str
+    event_id: str
+    json: bytes
+
+
+class InvalidEvent(Exception):
+    """An event that is certainly not stored.
+
+    ``code`` is one of the protocol's stable words, ``detail`` says what is wrong and where, for people. ``topic``
+    and ``event_id`` are given where they could be read.
+    """
+
+    def __init__(self, code: str, detail: str, topic: str | None = None, event_id: str | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.topic = topic
+        self.event_id = event_id
+
+
+def parse(line: bytes) -> Event | list[Event | InvalidEvent]:
+    """Read a line that starts with ``{`` or ``[``: one event, or the batch it holds, each member judged by itself.
+
+    Raises InvalidEvent when the line as a whole is no JSON, or is neither an event nor a batch.
+    """
+    value = _decode(line)
+    if type(value) is dict and ("topic" in value or "events" not in value):
+        return _check(value, line)
+    return _parse_batch(value, line)
+
+
+def _decode(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        failure = error
+    if failure.msg.startswith("number is infinity"):
+        # A number too large for a double is still a number, and its digits are kept: judge the rest without it.
+        try:
+            return orjson.loads(_STRING_OR_NUMBER.sub(lambda match: match[1] or b"0", line))
+        except orjson.JSONDecodeError as error:
+            failure = error
+    if failure.msg.startswith("depth limit"):
+        raise InvalidEvent("too_deep", f"nested deeper than {MAX_DEPTH} levels")
+    if failure.msg.startswith("str is not valid UTF-8"):
+        raise InvalidEvent("bad_json", f"not valid UTF-8 at byte {_first_bad_byte(line)}")
+    raise InvalidEvent("bad_json", f"{failure.msg} at character {failure.pos + 1}")
+
+
+def _first_bad_byte(line: bytes) -> int:
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return error.start + 1
+    return 1
+
+
+def _parse_batch(value: Any, line: bytes) -> list[Event | InvalidEvent]:
+    text = line.decode()
+    start = 0
+    if type(value) is dict:
+        if len(value) > 1:
+            other = next(name for name in value if name != "events")
+            raise InvalidEvent("bad_event", f"{_shorten(other)}: a batch object holds nothing but events")
+        value = value["events"]
+        start = _last_member(text)
+    if type(value) is not list:
+        raise InvalidEvent("bad_event", f"events: expected an array, got {_kind(value)}")
+    try:
+        members = [text[slice(*span)].encode() for span in _elements(text, start)]
+    except RecursionError:
+        raise InvalidEvent("too_deep", f"nested deeper than {MAX_DEPTH} levels") from None
+    return [_judge(member, json) for member, json in zip(value, members, strict=True)]
+
+
+def _judge(value: Any, json: bytes) -> Event | InvalidEvent:
+    try:
+        return _check(value, json)
+    except InvalidEvent as invalid:
+        return invalid
+
+
+def _last_member(text: str) -> int:
+    """Where the value of the object's last member starts (a repeated name counts the last time, as in orjson)."""
+    start = 0
+    index = _skip_space(text, 1)
+    while True:
+        _, index = _find_end(text, index)
+        start = _skip_space(text, _skip_space(text, index) + 1)
+        try:
+            _, index = _find_end(text, start)
+        except RecursionError:
+            raise InvalidEvent("too_deep", f"nested deeper than {MAX_DEPTH} levels") from None
+        index = _skip_space(text, index)
+        if text[index] == "}":
+            return start
+        index = _skip_space(text, index + 1)
+
+
+def _elements(text: str, start: int) -> Iterator[tuple[int, int]]:
+    """The spans of the members of the array that opens at ``start``, in valid JSON."""
+    index = _skip_space(text, start + 1)
+    while text[index] != "]":
+        _, end = _find_end(text, index)
+        yield index, end
+        index = _skip_space(text, end)
+        if text[index] == ",":
+            index = _skip_space(text, index + 1)
+
+
+def _skip_space(text: str, index: int) -> int:
+    match = _SPACE.match(text, index)
+    assert match is not None
+    return match.end()
+
+
+def _check(fields: Any, json: bytes) -> Event:
+    if type(fields) is not dict:
+        raise InvalidEvent("bad_event", f"expected an object, got {_kind(fields)}")
+    topic = fields.get("topic")
+    event_id = fields.get("event_id")
+    try:
+        _check_name(fields, "topic", topic)
+        _check_name(fields, "event_id", event_id)
+        _check_timestamp(fields)
+        _check_name(fields, "source", fields.get("source"))
+        if type(fields.get("payload")) is not dict:
+            raise InvalidEvent("bad_event", _expected(fields, "payload", "an object"))
+        if len(json) > _SAFE_BYTES and _depth(json) > MAX_DEPTH:
+            raise InvalidEvent("too_deep", f"nested deeper than {MAX_DEPTH} levels")
+    except InvalidEvent as invalid:
+        invalid.topic = _readable(topic)
+        invalid.event_id = _readable(event_id)
+        raise
+    return Event(topic, event_id, json)  # type: ignore[arg-type]
+
+
+def _check_name(fields: dict[str, Any], name: str, value: Any) -> None:
+    if type(value) is not str:
+        raise InvalidEvent("bad_event", _expected(fields, name, "a string"))
+    if not 0 < len(value) <= MAX_NAME_CHARS:
+        raise InvalidEvent("bad_event", f"{name}: expected 1 to {MAX_NAME_CHARS} characters, got {len(value)}")
+    # isprintable() is the cheap test that nearly every name passes; it also says no to some harmless characters.
+    if not value.isprintable() and (match := _CONTROL.search(value)):
+        raise InvalidEvent(
+            "bad_event", f"{name}: control character U+{ord(match[0]):04X} at character {match.start() + 1}"
+        )
+
+
+def _check_timestamp(fields: dict[str, Any]) -> None:
+    value = fields.get("timestamp")
+    if type(value) is not str:
+        raise InvalidEvent("bad_event", _expected(fields, "timestamp", "a string"))
+    if not is_date_time(value):
+        raise InvalidEvent("bad_event", f"timestamp: expected an ISO 8601 date and time, got {_shorten(value)!r}")
+
+
+def is_date_time(text: str) -> bool:
+    """Whether a text is an ISO 8601 date and time: `T`, `t` or a space between them, any zone or none, any fraction."""
+    # A date alone has at most 10 characters, and fromisoformat() takes any separator.
+    if not 10 < len(text) <= _MAX_TIMESTAMP_CHARS or (text[10] not in "Tt " and text[8] not in "Tt "):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    else:
+        return True
+    # Two forms that RFC 3339 allows and fromisoformat() refuses: a lower-case zone, and a leap second.
+    respelt = text.upper()
+    if text[17:19] == "60":
+        respelt = respelt[:17] + "59" + respelt[19:]
+    try:
+        datetime.fromisoformat(respelt)
+    except ValueError:
+        return False
+    return True
+
+
+def _depth(json: bytes) -> int:
+    if json.count(b"{") + json.count(b"[") <= MAX_DEPTH:
+        return 0  # cannot be too deep, however its brackets stand
+    depth = deepest = 0
+    for match in _BRACKETS.finditer(json):
+        token = match[0]
+        if token in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in b"}]":
+            depth -= 1
+    return deepest
+
+
+def _expected(fields: dict[str, Any], name: str, what: str) -> str:
+    if name not in fields:
+        return f"{name}: missing, expected {what}"
+    return f"{name}: expected {what}, got {_kind(fields[name])}"
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"
+
+
+def _readable(value: Any) -> str | None:
+    """A key that may stand in a reply: a string of bounded length."""
+    return value if type(value) is str and len(value) <= MAX_NAME_CHARS else None
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "…"

@@ -1,0 +1,237 @@
+"""Listeners, the registry of connections, signals, and the order of starting and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+from functools import partial
+from typing import Final
+
+from aggregator import __version__
+from aggregator.admin import View
+from aggregator.config import (
+    BACKLOG,
+    KEEPALIVE_IDLE_S,
+    KEEPALIVE_INTERVAL_S,
+    KEEPALIVE_PROBES,
+    SPARE_DESCRIPTORS,
+    Config,
+)
+from aggregator.connection import Connection, RefusalLog
+from aggregator.consumer import Consumer
+from aggregator.intake import Failure, Intake
+from aggregator.stats import Stats
+from aggregator.store import Store
+
+log = logging.getLogger("aggregator")
+
+BUSY_LINGER_S: Final = 0.1
+"""How long a refused client may take to read why; half of the spare descriptors may wait for that at a time."""
+
+LAST_COMMIT_S: Final = 2.0
+"""How long the last batches may take once no connection is left: many times what a full queue takes."""
+
+FAILURE_REPLIES_S: Final = 0.5
+"""How long a server whose store has failed takes to say so to its clients before it exits."""
+
+
+class CannotStart(Exception):
+    """The server cannot start; the text says why in one line, for an administrator."""
+
+
+class Server:
+    """One store, its consumer, and the connections of both listeners."""
+
+    def __init__(self, config: Config, store: Store) -> None:
+        self._config = config
+        self._store = store
+        self._stats = Stats()
+        self._intake = Intake(config.queue_events, config.queue_bytes)
+        self._consumer = Consumer(self._intake, store, self._stats, config.max_batch)
+        self._view = View(config, self._stats, self._intake, store)
+        self._refusals = RefusalLog()
+        self._listeners: list[asyncio.Server] = []
+        self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()
+        self._nobody_left = asyncio.Event()
+        self._stopping: Failure | None = None
+
+    async def run(self) -> bool:
+        """Serve until SIGTERM or SIGINT, or until the store fails. Return whether all that was read is stored."""
+        # 1. Listen, so that a port in use is found before anything else happens.
+        acked = await self._listen(self._config.port, None)
+        silent = "off"
+        if self._config.silent_port is not None:
+            silent = await self._listen(self._config.silent_port, self._refusals)
+        # 2. Store what arrives, until told to stop.
+        stop = asyncio.Event()
+        self._handle_signals(stop)
+        consumer = asyncio.create_task(self._consumer.run())
+        log.info(
+            "aggregator %s ready: acked port %s, silent port %s, %d events in %s",
+            __version__, acked, silent, self._store.stored_total, self._store.path,
+        )  # fmt: skip
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({consumer, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        # 3. Stop, in either case.
+        if consumer.done():
+            stopped.cancel()
+            await self._fail(consumer)
+            return False
+        return await self._drain(consumer)
+
+    async def _listen(self, port: int, refusals: RefusalLog | None) -> str:
+        """Open a listener; return the addresses it is bound to, as ``host:port``."""
+        try:
+            listener = await asyncio.start_server(
+                partial(self._accept, refusals), self._config.host, port, backlog=BACKLOG
+            )
+        except OSError as error:  # the host's name is unknown, the port is in use, forbidden, …
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise CannotStart(f"cannot listen on {self._config.host}:{port}: {reason or error}") from error
+        self._listeners.append(listener)
+        return " and ".join("{}:{}".format(*one.getsockname()[:2]) for one in listener.sockets)
+
+    def _handle_signals(self, stop: asyncio.Event) -> None:
+        def on_signal(name: str) -> None:
+            if stop.is_set():
+                log.warning("stopped at once by a second signal; what was not acked may not be stored")
+                _exit_now(1)
+            log.info("%s: stopping", name)
+            stop.set()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal, number.name)
+
+    def _accept(
+        self, refusals: RefusalLog | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        transport = writer.transport
+        connection = Connection(self._view, refusals, self._ended, writer)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        self._stats.connections_total += 1
+        if self._stopping or len(self._connections) >= self._config.max_connections:
+            self._refuse(connection, refusals)
+            return
+        self._connections.add(connection)
+        self._stats.connections = len(self._connections)
+        _keep_alive(transport.get_extra_info("socket"))
+
+    def _refuse(self, connection: Connection, refusals: RefusalLog | None) -> None:
+        self._stats.connections_refused += 1
+        if refusals or len(self._refused) >= SPARE_DESCRIPTORS // 2:
+            connection.abort()
+            return
+        self._refused.add(connection)
+        busy = Failure("busy", f"{self._config.max_connections} connections are open; try again later")
+        connection.refuse(self._stopping or busy, BUSY_LINGER_S)
+
+    def _ended(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._refused.discard(connection)
+        self._stats.connections = len(self._connections)
+        if not self._connections:
+            self._nobody_left.set()
+
+    async def _drain(self, consumer: asyncio.Task[None]) -> bool:
+        # 1. Accept nobody any more.
+        self._stopping = Failure("shutting_down", "the server is stopping; send this again with the same id")
+        self._close_listeners()
+        # 2. Silent clients get our half of the close and are read to their end; the others get their replies first.
+        self._shut_down_connections(self._stopping)
+        # 3. Wait for them, but not for ever. What was read of those that remain is stored all the same.
+        if not await self._all_gone(self._config.drain_timeout_s):
+            log.warning("%d connections did not end in time", len(self._connections))
+            self._abort_connections()
+        # 4. Let the consumer store what is queued.
+        self._intake.close()
+        done, _ = await asyncio.wait({consumer}, timeout=LAST_COMMIT_S)
+        if not done or consumer.exception():
+            log.error("stopped: not all that was read could be stored; none of that was acked")
+            return False
+        # 5. Close the database; its WAL goes into it.
+        await self._store.close()
+        log.info("stopped: %d events in %s", self._store.stored_total, self._store.path)
+        return True
+
+    async def _fail(self, consumer: asyncio.Task[None]) -> None:
+        """The store is broken: no more acks. Tell those who wait, and leave the files to the next start's recovery."""
+        log.critical("stopping: the store has failed: %s", self._stats.failure, exc_info=_defect(consumer))
+        self._stopping = Failure("storage", f"the store has failed: {self._stats.failure}")
+        self._close_listeners()
+        self._shut_down_connections(self._stopping)
+        await self._all_gone(FAILURE_REPLIES_S)
+
+    def _close_listeners(self) -> None:
+        # Not wait_closed(): Python 3.12 waits there for connections that are not ours to wait for any more.
+        for listener in self._listeners:
+            listener.close()
+
+    def _shut_down_connections(self, failure: Failure) -> None:
+        for connection in list(self._connections):
+            connection.shut_down(failure)
+
+    def _abort_connections(self) -> None:
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _all_gone(self, timeout_s: float) -> bool:
+        if self._connections:
+            self._nobody_left.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._nobody_left.wait(), timeout_s)
+        return not self._connections
+
+
+async def serve(config: Config) -> bool:
+    """Run a server; return whether it ended well. Raises CannotStart and StoreUnusable.
+
+    After False the store may still be stuck in a commit: the process has to end by ``os._exit``, for the database's
+    threads would keep it alive.
+    """
+    _allow_descriptors(config.max_connections)
+    store = await Store.open(config.db)
+    try:
+        return await Server(config, store).run()
+    except BaseException:
+        await store.close()
+        raise
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Notice a peer that has vanished without a word."""
+    with contextlib.suppress(OSError):  # it may be gone already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def _allow_descriptors(connections: int) -> None:
+    """At the limit of descriptors asyncio logs a hundred errors a second and uvloop drops peers: stay below it."""
+    needed = connections + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise CannotStart(
+                f"max-connections {connections} needs {needed} descriptors, and the limit here is {hard} (ulimit -Hn)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _defect(consumer: asyncio.Task[None]) -> BaseException | None:
+    """The traceback is for a defect of ours, not for a broken disk."""
+    error = consumer.exception()
+    return None if error is None or type(error).__module__ == "aggregator.store" else error
+
+
+def _exit_now(code: int) -> None:
+    logging.shutdown()
+    os._exit(code)

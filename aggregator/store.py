@@ -1,0 +1,440 @@
+"""The only SQL: append, read, counters, checkpoint; and the lock file that keeps a second server out.
+
+Rules that hold here:
+
+- A batch is one statement, and the statement is the transaction: it is committed and fsynced (WAL, synchronous=FULL)
+  when it ends, or it never happened. What is stored and what is a duplicate is decided by ``INSERT OR IGNORE`` alone.
+- A batch is bound as a handful of parameters and runs as one step of SQLite, without Python's interpreter lock:
+  ``executemany`` takes the lock once a row and was measured 17 times slower beside a busy event loop.
+- There is exactly one read-write connection, and only it checkpoints (SQLite before 3.51.3 can corrupt a database
+  that two connections write or checkpoint at once). All reading goes through a second connection, ``mode=ro``.
+- The database files are never opened here by other means than SQLite: closing such a descriptor would drop SQLite's
+  own POSIX locks. Sizes come from ``stat``, the lock lies in a file beside the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiosqlite
+import orjson
+
+from aggregator.event import Event
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x41475245
+"""``PRAGMA application_id`` of our files ("AGRE"), so that a database of another program is never taken for ours."""
+
+MIN_SQLITE: Final = (3, 38, 0)  # the ->> operator
+
+PAGE_BYTES: Final = 4096
+CACHE_KIB: Final = 64 * 1024
+"""SQLite's page cache for the writer: the inner pages of the indexes of some hundred million events."""
+
+CHECKPOINT_BYTES: Final = 64 << 20
+"""The WAL is copied into the database when it holds about this much: large enough that pages written again and again
+are copied once, small enough to be replayed in well under a second at start."""
+
+IDLE_CHECKPOINT_BYTES: Final = 4 << 20
+"""The same, when no event waits: about 10 ms of work that no sender has to wait for."""
+
+WAL_LIMIT_BYTES: Final = 1 << 30
+"""Above this nothing is appended until a checkpoint succeeds (a foreign reader may hold the WAL, or the disk fails)."""
+
+BUSY_TIMEOUT_S: Final = 1.0
+"""How long SQLite waits for a foreign writer before the batch is tried again from the start."""
+
+READ_ROWS: Final = 32
+"""Rows fetched at a time; with lines of at most 1 MiB each, this bounds what one answer holds in memory."""
+
+_SCHEMA = f"""
+BEGIN;
+CREATE TABLE topics (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    stored INTEGER NOT NULL DEFAULT 0,     -- events in this topic
+    last_seq INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY,
+    topic INTEGER NOT NULL REFERENCES topics,
+    event_id TEXT NOT NULL,
+    received_at INTEGER NOT NULL,          -- milliseconds since 1970, UTC
+    json TEXT NOT NULL,                    -- the event as it was sent
+    UNIQUE (topic, event_id)
+);
+CREATE INDEX events_by_topic ON events (topic);  -- and seq, which every index entry ends with
+CREATE TABLE totals (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    next_seq INTEGER NOT NULL,             -- never handed out before, whatever is deleted
+    stored INTEGER NOT NULL,
+    topics INTEGER NOT NULL
+);
+INSERT INTO totals VALUES (1, 1, 0, 0);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+# The transaction of a batch, as a trigger: whoever inserts a row into the view runs it in one statement.
+#   rows:   [[number of the topic in topics, event_id, start in data, length], …]
+#   topics: the distinct topics of the batch;  data: the events' JSON, end to end
+_APPEND_TRIGGER = """
+CREATE TEMP TABLE batch_topics (number INTEGER PRIMARY KEY, topic INTEGER NOT NULL);
+CREATE TEMP VIEW batch AS SELECT NULL AS first_seq, NULL AS received_at, NULL AS topics, NULL AS rows, NULL AS data;
+CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
+    INSERT OR IGNORE INTO topics (name) SELECT value FROM json_each(NEW.topics);
+    UPDATE totals SET topics = topics + changes();
+    DELETE FROM batch_topics;
+    INSERT INTO batch_topics
+        SELECT named.key, topics.id FROM json_each(NEW.topics) AS named JOIN topics ON topics.name = named.value;
+    INSERT OR IGNORE INTO events (seq, topic, event_id, received_at, json)
+        SELECT NEW.first_seq + key,
+               (SELECT topic FROM batch_topics WHERE number = value ->> 0),
+               value ->> 1,
+               NEW.received_at,
+               CAST(substr(NEW.data, value ->> 2, value ->> 3) AS TEXT)
+        FROM json_each(NEW.rows);
+    UPDATE totals SET next_seq = NEW.first_seq + json_array_length(NEW.rows), stored = stored + changes();
+    UPDATE topics SET stored = topics.stored + added.stored, last_seq = added.last_seq
+        FROM (SELECT topic, count(*) AS stored, max(seq) AS last_seq
+              FROM events WHERE seq >= NEW.first_seq GROUP BY topic) AS added
+        WHERE topics.id = added.topic;
+END;
+"""
+_APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?)"
+
+# Asked right behind the commit: which rows of the batch are not there under their own seq, and under which they are.
+_DUPLICATES = """
+SELECT (SELECT topics FROM totals), json_group_array(json_array(sent.key, events.seq))
+FROM json_each(?1) AS sent
+JOIN events ON events.topic = (SELECT topic FROM batch_topics WHERE number = sent.value ->> 0)
+           AND events.event_id = sent.value ->> 1
+WHERE NOT EXISTS (SELECT 1 FROM events WHERE seq = ?2 + sent.key)
+"""
+
+_EVENT_COLUMNS = "SELECT seq, received_at, CAST(json AS BLOB) FROM events"
+_THE_TOPIC = "topic = (SELECT id FROM topics WHERE name = ?)"
+
+
+class StoreUnusable(Exception):
+    """The database cannot be opened; the text says why in one line, for an administrator."""
+
+
+class StorageFull(Exception):
+    """Nothing of the batch was stored because the disk is full. Later batches may succeed."""
+
+
+class StorageBusy(Exception):
+    """Nothing of the batch was stored because another program holds the write lock. Try it again."""
+
+
+class StorageFailed(Exception):
+    """Whether the batch is stored is unknown, and this store must not be used again."""
+
+
+@dataclass(slots=True)
+class StoredEvent:
+    """An event as it was sent (a JSON object, UTF-8), and what the store knows of it. Times in ms since 1970, UTC."""
+
+    seq: int
+    received_at: int
+    json: bytes
+
+
+@dataclass(slots=True)
+class Topic:
+    """A topic with the number of its events and the seq of the newest."""
+
+    name: str
+    stored: int
+    last_seq: int
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """How the last attempt to copy the WAL into the database went."""
+
+    ended: float  # time.monotonic()
+    error: str | None
+
+
+class Store:
+    """One SQLite database. Made by ``open``; must be closed, or the process never ends (aiosqlite's threads)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stored_total = 0
+        self.topics_total = 0
+        self.last_checkpoint = Checkpoint(time.monotonic(), None)
+        self.sqlite_version = sqlite3.sqlite_version
+        self._wal_path = path.with_name(path.name + "-wal")
+        self._next_seq = 1
+        self._backlog_bytes = 0  # estimate of what a checkpoint would have to copy
+        self._lock_fd = -1
+        self._connections: list[aiosqlite.Connection] = []
+        self._writer: aiosqlite.Connection
+        self._reader: aiosqlite.Connection
+        self._read_turn = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, path: Path) -> Store:
+        """Open or create the database. Raises StoreUnusable; a file that is not ours is left as it was."""
+        if sqlite3.sqlite_version_info < MIN_SQLITE:
+            raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed")
+        try:
+            _make_folder(path.parent)
+            path = path.resolve()
+            store = cls(path)
+            store._lock_fd = _lock(path)
+        except OSError as error:
+            raise StoreUnusable(f"cannot use {path}: {error.strerror or error}") from error
+        try:
+            await store._open()
+        except BaseException as error:
+            await store.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreUnusable(f"cannot use {path}: {error}") from error
+            raise
+        return store
+
+    async def _open(self) -> None:
+        if not _size(self.path) and _size(self._wal_path):
+            raise StoreUnusable(
+                f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore it, or move both away"
+            )
+        self._writer = await self._connect(self.path, timeout=BUSY_TIMEOUT_S)
+        await self._refuse_foreign_file()
+        for pragma in (
+            f"page_size = {PAGE_BYTES}",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "wal_autocheckpoint = 0",  # a failing automatic checkpoint would be silent
+            f"journal_size_limit = {CHECKPOINT_BYTES}",
+            f"cache_size = -{CACHE_KIB}",
+            "temp_store = MEMORY",
+        ):
+            await self._write(f"PRAGMA {pragma}")
+        if await self._pragma("application_id") != APPLICATION_ID:
+            await self._writer.executescript(_SCHEMA)
+        await self._writer.executescript(_APPEND_TRIGGER)
+        promised = {"journal_mode": "wal", "synchronous": 2}
+        found = {name: await self._pragma(name) for name in promised}
+        if found != promised:
+            raise StoreUnusable(f"cannot use {self.path}: an ack would not be durable with {found}")
+        totals = await self._write("SELECT next_seq, stored, topics FROM totals")
+        self._next_seq, self.stored_total, self.topics_total = totals[0]
+        self._backlog_bytes = self.wal_bytes
+        self._reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True, iter_chunk_size=READ_ROWS)
+
+    async def _connect(self, database: Path | str, **options: Any) -> aiosqlite.Connection:
+        # isolation_level None: SQLite's own autocommit, so that one statement is one transaction.
+        connection = await aiosqlite.connect(database, isolation_level=None, **options)
+        self._connections.append(connection)
+        return connection
+
+    async def _refuse_foreign_file(self) -> None:
+        application_id = await self._pragma("application_id")
+        version = await self._pragma("user_version")
+        tables = (await self._write("SELECT count(*) FROM sqlite_master"))[0][0]
+        if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
+            return
+        if application_id == APPLICATION_ID and version > SCHEMA_VERSION:
+            raise StoreUnusable(
+                f"{self.path} was written by a newer aggregator (schema {version}, this one knows {SCHEMA_VERSION})"
+            )
+        if application_id or version or tables:
+            raise StoreUnusable(f"{self.path} is a database of another program")
+
+    async def _write(self, sql: str, parameters: Iterable[Any] = ()) -> list[sqlite3.Row]:
+        # Fetched in the writer's thread, where the cursor ends too: a cursor that is dropped in the event loop would
+        # wait there for SQLite's mutex, that is, for the whole of the next commit.
+        return list(await self._writer.execute_fetchall(sql, parameters))
+
+    async def _pragma(self, name: str) -> Any:
+        return (await self._write(f"PRAGMA {name}"))[0][0]
+
+    @property
+    def db_bytes(self) -> int:
+        return _size(self.path)
+
+    @property
+    def wal_bytes(self) -> int:
+        return _size(self._wal_path)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """About how much of the WAL is not yet in the database."""
+        return self._backlog_bytes
+
+    @property
+    def checkpoint_age_s(self) -> float:
+        """Time since the last attempt to checkpoint, or since the database was opened."""
+        return time.monotonic() - self.last_checkpoint.ended
+
+    async def append(self, events: Sequence[Event]) -> tuple[int, dict[int, int]]:
+        """Store a batch durably; return the seq of its first event, and the older seqs of duplicates by position.
+
+        Event ``i`` got seq ``first + i`` unless ``i`` is in the duplicates. Raises StorageFull, StorageBusy or
+        StorageFailed. Cancelling it says nothing about what was stored.
+        """
+        first_seq = self._next_seq
+        topics, rows, data = _pack(events)
+        # The second statement is queued right behind the first: a round through a busy event loop takes milliseconds.
+        appended, found = await asyncio.gather(
+            self._write(_APPEND, (first_seq, time.time_ns() // 1_000_000, topics, rows, data)),
+            self._write(_DUPLICATES, (rows, first_seq)),
+            return_exceptions=True,
+        )
+        for result in (appended, found):
+            if isinstance(result, BaseException):
+                raise _storage_error(result) from result
+        self.topics_total, duplicates_json = found[0]  # type: ignore[index]
+        duplicates = dict(orjson.loads(duplicates_json))
+        self._next_seq = first_seq + len(events)
+        self.stored_total += len(events) - len(duplicates)
+        # Each event dirties about one page of the unique index, beside its own bytes; six pages go with any commit.
+        self._backlog_bytes += len(data) + (len(events) + 6) * PAGE_BYTES
+        return first_seq, duplicates
+
+    async def checkpoint(self) -> None:
+        """Copy the WAL into the database. Failing is no loss, but shown in ``last_checkpoint`` and to be retried."""
+        # PASSIVE waits for nobody. Readers that always overlap would keep the WAL from ever starting anew: once it
+        # has grown far past its usual size, wait for them.
+        mode = "TRUNCATE" if self.wal_bytes > 4 * CHECKPOINT_BYTES else "PASSIVE"
+        try:
+            blocked, in_wal, copied = (await self._write(f"PRAGMA wal_checkpoint({mode})"))[0]
+        except sqlite3.Error as error:
+            self.last_checkpoint = Checkpoint(time.monotonic(), str(error))
+            return
+        left = max(0, in_wal - copied)
+        self._backlog_bytes = left * PAGE_BYTES
+        blocked = blocked or left * PAGE_BYTES > CHECKPOINT_BYTES
+        self.last_checkpoint = Checkpoint(time.monotonic(), "another program is reading" if blocked else None)
+
+    async def probe(self) -> None:
+        """Commit something that changes nothing. Raises as ``append`` does: tells whether the disk has space again."""
+        try:
+            await self._write("UPDATE totals SET stored = stored")
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+
+    async def event(self, topic: str, event_id: str) -> StoredEvent | None:
+        """The event with this key."""
+        found, _ = await self._read(f"{_EVENT_COLUMNS} WHERE {_THE_TOPIC} AND event_id = ?", (topic, event_id))
+        return found[0] if found else None
+
+    async def events(
+        self, topic: str, limit: int, after: int | None, max_bytes: int
+    ) -> tuple[list[StoredEvent], bool]:
+        """Without ``after`` the newest events, newest first; with it the oldest past that seq, oldest first.
+
+        Cut short where they would exceed ``max_bytes`` together, but never to none; the second value tells.
+        """
+        if after is None:
+            where, order, parameters = _THE_TOPIC, "seq DESC", (topic, limit)
+        else:
+            where, order, parameters = f"{_THE_TOPIC} AND seq > ?", "seq", (topic, after, limit)  # type: ignore[assignment]
+        return await self._read(f"{_EVENT_COLUMNS} WHERE {where} ORDER BY {order} LIMIT ?", parameters, max_bytes)
+
+    async def _read(
+        self, sql: str, parameters: Iterable[Any], max_bytes: int | None = None
+    ) -> tuple[list[StoredEvent], bool]:
+        found: list[StoredEvent] = []
+        size = 0
+        async with self._read_turn, self._reader.execute(sql, parameters) as cursor:
+            async for row in cursor:
+                event = StoredEvent(*row)
+                size += len(event.json)
+                if found and max_bytes is not None and size > max_bytes:
+                    return found, True
+                found.append(event)
+        return found, False
+
+    async def topics(self, limit: int, after: str) -> list[Topic]:
+        """The topics whose name comes after ``after`` (in order of code points), with their counts."""
+        rows = await self._reader.execute_fetchall(
+            "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY name LIMIT ?", (after, limit)
+        )
+        return list(itertools.starmap(Topic, rows))
+
+    async def close(self) -> None:
+        """Close the database and give up the lock. SQLite moves everything out of the WAL when the last one leaves."""
+        try:
+            while self._connections:  # the reader first, for only the writer may move the WAL
+                await self._connections.pop().close()
+        finally:
+            if self._lock_fd >= 0:
+                os.close(self._lock_fd)
+                self._lock_fd = -1
+
+
+def _pack(events: Sequence[Event]) -> tuple[str, str, bytes]:
+    """The batch as the parameters ``topics``, ``rows`` and ``data`` of the append trigger."""
+    numbers: dict[str, int] = {}
+    rows = []
+    start = 1
+    for event in events:
+        number = numbers.setdefault(event.topic, len(numbers))
+        length = len(event.json)
+        rows.append((number, event.event_id, start, length))
+        start += length
+    data = b"".join([event.json for event in events])
+    return orjson.dumps(list(numbers)).decode(), orjson.dumps(rows).decode(), data
+
+
+def _storage_error(error: BaseException) -> BaseException:
+    if not isinstance(error, sqlite3.Error):
+        return error
+    name: str = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    # SHMSIZE: the shared-memory file could not be made longer. Both say that the transaction did not happen.
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
+        return StorageFull("no space left on the disk of the database")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StorageBusy("another program is writing to the database")
+    return StorageFailed(f"{error} ({name})")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and the ones above it so that they survive a power cut: a new entry is durable with its parent."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    parent = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _lock(path: Path) -> int:
+    """Hold a lock for as long as the process lives. Beside the database: its own locks must not be touched."""
+    fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(fd, 32).decode(errors="replace").strip()
+        os.close(fd)
+        raise StoreUnusable(f"{path} is in use by another aggregator (process {owner or 'unknown'})") from None
+    with contextlib.suppress(OSError):  # a full disk: the name of the owner is a courtesy
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    return fd
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
