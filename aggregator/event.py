@@ -108,7 +108,7 @@ def _parse_batch(value: Any, line: bytes) -> list[Event | InvalidEvent]:
     if type(value) is dict:
         if len(value) > 1:
             other = next(name for name in value if name != "events")
-            raise InvalidEvent("bad_event", f"{_shorten(other)}: a batch object holds nothing but events")
+            raise InvalidEvent("bad_event", f"{_shorten(other)!r}: a batch object holds nothing but events")
         value = value["events"]
         start = _last_member(text)
     if type(value) is not list:

@@ -1,0 +1,121 @@
+"""A real server in a process of its own, for tests that look at it from the outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests import wire
+
+# The product always runs on uvloop; on asyncio's own loop a few things behave differently.
+_ON_ASYNCIO = """
+import asyncio, functools, sys
+from aggregator import cli
+cli.run_server = functools.partial(cli.run_server, new_loop=asyncio.new_event_loop)
+sys.exit(cli.main())
+"""
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Poll until the condition holds. Fails the test when it does not within the time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.005)
+
+
+class ServerProcess:
+    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db."""
+
+    def __init__(
+        self, folder: Path, *options: str, db: Path | None = None, loop: str = "uvloop", prefix: tuple[str, ...] = ()
+    ) -> None:
+        self.folder = folder
+        self.db = db or folder / "data" / "events.db"
+        self.log_path = folder / "server.log"
+        self._options = options
+        self._prefix = prefix
+        self._program = ("-m", "aggregator") if loop == "uvloop" else ("-c", _ON_ASYNCIO)
+        self.process: subprocess.Popen[bytes]
+        self.port = 0
+        self.silent_port = 0
+
+    def start(self, port: int = 0, silent_port: int = 0) -> ServerProcess:
+        """Start it and wait until it is ready."""
+        seen = len(self.log)
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *self._prefix, sys.executable, *self._program, "serve", "--db", str(self.db),
+                    "--port", str(port), "--silent-port", str(silent_port), *self._options,
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=Path(__file__).parent.parent,
+            )  # fmt: skip
+        ready = re.compile(r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^ ]*:(\d+))")
+        wait_until(lambda: ready.search(self.log, seen) or self.process.poll() is not None)
+        match = ready.search(self.log, seen)
+        assert match, f"the server ended with {self.process.returncode}: {self.log[seen:]}"
+        self.port = int(match[1])
+        self.silent_port = int(match[2] or 0)
+        return self
+
+    @property
+    def log(self) -> str:
+        """All that it has written to standard error, in every run."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        """Wait for its end; return the exit code."""
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def restart(self) -> None:
+        """Start it again on the same ports and database."""
+        self.start(self.port, self.silent_port)
+
+    def end(self) -> None:
+        """Whatever the test left: nothing may survive it."""
+        if hasattr(self, "process") and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def ask(self, command: str) -> wire.Json:
+        """The answer to one admin command, on a connection of its own."""
+        return wire.exchange(self.port, command.encode() + b"\n")[0]
+
+    def stored(self, topic: str) -> dict[str, wire.Json]:
+        """Every stored event of a topic by event_id, paged through as a reader would."""
+        events: dict[str, wire.Json] = {}
+        after = 0
+        while page := self.ask(f"EVENTS {topic} 1000 AFTER {after}")["events"]:
+            for event in page:
+                assert event["event_id"] not in events, "stored twice"
+                events[event["event_id"]] = event
+            after = page[-1]["seq"]
+        return events
+
+    @property
+    def rss_bytes(self) -> int:
+        fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
