@@ -32,6 +32,8 @@ _SAFE_BYTES = 2 * MAX_DEPTH
 # The longest ISO 8601 form accepted: 2026-11-22T10:00:00.123456789+00:00:00.123456, with room to spare.
 _MAX_TIMESTAMP_CHARS = 64
 
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
+
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _STRING_OR_NUMBER = re.compile(rb'("(?:[^"\\]|\\.)*")|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?')
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
@@ -88,7 +90,7 @@ def _decode(line: bytes) -> Any:
         except orjson.JSONDecodeError as error:
             failure = error
     if failure.msg.startswith("depth limit"):
-        raise InvalidEvent("too_deep", f"nested deeper than {MAX_DEPTH} levels")
+        raise InvalidEvent("too_deep", _TOO_DEEP)
     if failure.msg.startswith("str is not valid UTF-8"):
         raise InvalidEvent("bad_json", f"not valid UTF-8 at byte {_first_bad_byte(line)}")
     raise InvalidEvent("bad_json", f"{failure.msg} at character {failure.pos + 1}")
@@ -116,7 +118,7 @@ def _parse_batch(value: Any, line: bytes) -> list[Event | InvalidEvent]:
     try:
         members = [text[slice(*span)].encode() for span in _elements(text, start)]
     except RecursionError:
-        raise InvalidEvent("too_deep", f"nested deeper than {MAX_DEPTH} levels") from None
+        raise InvalidEvent("too_deep", _TOO_DEEP) from None
     return [_judge(member, json) for member, json in zip(value, members, strict=True)]
 
 
@@ -137,7 +139,7 @@ def _last_member(text: str) -> int:
         try:
             _, index = _find_end(text, start)
         except RecursionError:
-            raise InvalidEvent("too_deep", f"nested deeper than {MAX_DEPTH} levels") from None
+            raise InvalidEvent("too_deep", _TOO_DEEP) from None
         index = _skip_space(text, index)
         if text[index] == "}":
             return start
@@ -166,59 +168,84 @@ def _check(fields: Any, json: bytes) -> Event:
         raise InvalidEvent("bad_event", f"expected an object, got {_kind(fields)}")
     topic = fields.get("topic")
     event_id = fields.get("event_id")
-    try:
-        _check_name(fields, "topic", topic)
-        _check_name(fields, "event_id", event_id)
-        _check_timestamp(fields)
-        _check_name(fields, "source", fields.get("source"))
-        if type(fields.get("payload")) is not dict:
-            raise InvalidEvent("bad_event", _expected(fields, "payload", "an object"))
-        if len(json) > _SAFE_BYTES and _depth(json) > MAX_DEPTH:
-            raise InvalidEvent("too_deep", f"nested deeper than {MAX_DEPTH} levels")
-    except InvalidEvent as invalid:
-        invalid.topic = _readable(topic)
-        invalid.event_id = _readable(event_id)
-        raise
+    # All in one look, for nearly every event passes; only the others are worth finding out why.
+    if not (
+        _is_name(topic)
+        and _is_name(event_id)
+        and _is_name(fields.get("source"))
+        and type(fields.get("payload")) is dict
+        and is_date_time(fields.get("timestamp"))
+        and (len(json) <= _SAFE_BYTES or _depth(json) <= MAX_DEPTH)
+    ):
+        raise _find_fault(fields, topic, event_id)
     return Event(topic, event_id, json)  # type: ignore[arg-type]
 
 
-def _check_name(fields: dict[str, Any], name: str, value: Any) -> None:
+def _is_name(value: Any) -> bool:
+    # isprintable() is the cheap test; it also says no to some harmless characters, like a no-break space.
+    return (
+        type(value) is str
+        and 0 < len(value) <= MAX_NAME_CHARS
+        and (value.isprintable() or _CONTROL.search(value) is None)
+    )
+
+
+def _find_fault(fields: dict[str, Any], topic: Any, event_id: Any) -> InvalidEvent:
+    """The first thing that is wrong with an event that is known to be invalid."""
+    detail = (
+        _name_fault(fields, "topic")
+        or _name_fault(fields, "event_id")
+        or _timestamp_fault(fields)
+        or _name_fault(fields, "source")
+        or _payload_fault(fields)
+    )
+    code = "bad_event" if detail else "too_deep"
+    return InvalidEvent(code, detail or _TOO_DEEP, _readable(topic), _readable(event_id))
+
+
+def _name_fault(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if _is_name(value):
+        return None
     if type(value) is not str:
-        raise InvalidEvent("bad_event", _expected(fields, name, "a string"))
-    if not 0 < len(value) <= MAX_NAME_CHARS:
-        raise InvalidEvent("bad_event", f"{name}: expected 1 to {MAX_NAME_CHARS} characters, got {len(value)}")
-    # isprintable() is the cheap test that nearly every name passes; it also says no to some harmless characters.
-    if not value.isprintable() and (match := _CONTROL.search(value)):
-        raise InvalidEvent(
-            "bad_event", f"{name}: control character U+{ord(match[0]):04X} at character {match.start() + 1}"
-        )
+        return _expected(fields, name, "a string")
+    if match := _CONTROL.search(value):
+        return f"{name}: control character U+{ord(match[0]):04X} at character {match.start() + 1}"
+    return f"{name}: expected 1 to {MAX_NAME_CHARS} characters, got {len(value)}"
 
 
-def _check_timestamp(fields: dict[str, Any]) -> None:
+def _timestamp_fault(fields: dict[str, Any]) -> str | None:
     value = fields.get("timestamp")
+    if is_date_time(value):
+        return None
     if type(value) is not str:
-        raise InvalidEvent("bad_event", _expected(fields, "timestamp", "a string"))
-    if not is_date_time(value):
-        raise InvalidEvent("bad_event", f"timestamp: expected an ISO 8601 date and time, got {_shorten(value)!r}")
+        return _expected(fields, "timestamp", "a string")
+    return f"timestamp: expected an ISO 8601 date and time, got {_shorten(value)!r}"
 
 
-def is_date_time(text: str) -> bool:
-    """Whether a text is an ISO 8601 date and time: `T`, `t` or a space between them, any zone or none, any fraction."""
+def _payload_fault(fields: dict[str, Any]) -> str | None:
+    return None if type(fields.get("payload")) is dict else _expected(fields, "payload", "an object")
+
+
+def is_date_time(text: Any) -> bool:
+    """Whether a value is an ISO 8601 date and time: `T`, `t` or a space between, any zone or none, any fraction."""
     # A date alone has at most 10 characters, and fromisoformat() takes any separator.
-    if not 10 < len(text) <= _MAX_TIMESTAMP_CHARS or (text[10] not in "Tt " and text[8] not in "Tt "):
+    if type(text) is not str or not 10 < len(text) <= _MAX_TIMESTAMP_CHARS:
         return False
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        pass
-    else:
+    if text[10] not in "Tt " and text[8] not in "Tt ":
+        return False
+    if _is_iso(text):
         return True
     # Two forms that RFC 3339 allows and fromisoformat() refuses: a lower-case zone, and a leap second.
     respelt = text.upper()
     if text[17:19] == "60":
         respelt = respelt[:17] + "59" + respelt[19:]
+    return _is_iso(respelt)
+
+
+def _is_iso(text: str) -> bool:
     try:
-        datetime.fromisoformat(respelt)
+        datetime.fromisoformat(text)
     except ValueError:
         return False
     return True

@@ -121,14 +121,15 @@ class LineSplitter:
 
     def finish(self) -> list[bytes | None]:
         """Take the orderly end of the stream: the unterminated rest, if there is one, is a line too."""
-        if not self._rest:
+        if not self._rest or self.foreign_reply:
             return []
         line = self._end_line(bytes(self._rest))
         self._rest.clear()
         return [line]
 
     def _look_for_foreign_protocol(self, data: bytes) -> None:
-        first_line, _, _ = (self._rest[:_HEAD_BYTES] + data[:_HEAD_BYTES]).partition(b"\n")
+        size = min(_HEAD_BYTES, self._max)
+        first_line, _, _ = (self._rest[:size] + data[:size])[:size].partition(b"\n")
         if first_line.startswith(TLS_HELLO):
             self.foreign_reply = TLS_REPLY
         elif _HTTP.match(first_line):

@@ -1,0 +1,53 @@
+"""A real server, started for a run in a folder of its own, and watched from outside."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import psutil
+
+START_S: Final = 10.0
+
+
+class Server:
+    """``aggregator serve`` on a free port. ``cpu_s`` and ``rss_bytes`` are of that process alone."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._log = folder / "server.log"
+        self._command = [
+            sys.executable, "-m", "aggregator", "serve", "--port", "0", "--silent-port", "off",
+            "--db", str(folder / "events.db"), *options,
+        ]  # fmt: skip
+
+    def __enter__(self) -> Server:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._watched = psutil.Process(self._process.pid)
+        deadline = time.monotonic() + START_S
+        while not (match := re.search(r"acked port 127\.0\.0\.1:(\d+)", self._log.read_text())):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the server did not start: {self._log.read_text()}")
+            time.sleep(0.01)
+        self.port = int(match[1])
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        if self._process.wait(30) and not error:
+            raise SystemExit(f"the server ended badly: {self._log.read_text()}")
+
+    @property
+    def cpu_s(self) -> float:
+        times: Any = self._watched.cpu_times()
+        return float(times.user + times.system)
+
+    @property
+    def rss_bytes(self) -> int:
+        return int(self._watched.memory_info().rss)

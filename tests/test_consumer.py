@@ -1,0 +1,288 @@
+"""The consumer over a store that fails at will, and the queue before it: who is told what, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from aggregator import consumer as consumer_module
+from aggregator.consumer import Consumer
+from aggregator.event import Event
+from aggregator.intake import Commit, Failure, Intake, Outcome, Submission
+from aggregator.stats import Stats
+from aggregator.store import Checkpoint, StorageBusy, StorageFailed, StorageFull
+
+
+class ScriptedStore:
+    """Does as the script says, call by call: None stores, an exception is raised; then stores for ever."""
+
+    def __init__(self, *script: BaseException | None) -> None:
+        self.script = list(script)
+        self.batches: list[list[str]] = []
+        self.seqs: dict[str, int] = {}
+        self.next_seq = 1
+        self.backlog_bytes = 0
+        self.checkpoints = 0
+        self.probes = 0
+        self.last_checkpoint = Checkpoint(time.monotonic(), None)
+        self.may_commit = asyncio.Event()
+        self.may_commit.set()
+
+    async def append(self, events: Sequence[Event]) -> tuple[int, dict[int, int]]:
+        await self.may_commit.wait()
+        self.fail_as_scripted()
+        first = self.next_seq
+        self.batches.append([event.event_id for event in events])
+        duplicates = {}
+        for position, event in enumerate(events):
+            seq = self.seqs.setdefault(event.event_id, first + position)
+            if seq != first + position:
+                duplicates[position] = seq
+        self.next_seq += len(events)
+        return first, duplicates
+
+    async def checkpoint(self) -> None:
+        self.checkpoints += 1
+        self.backlog_bytes = 0
+
+    async def probe(self) -> None:
+        self.probes += 1
+        self.fail_as_scripted()
+
+    def fail_as_scripted(self) -> None:
+        step = self.script.pop(0) if self.script else None
+        if step is not None:
+            raise step
+
+
+class Bench:
+    """A consumer at work, and what it has told to each submission."""
+
+    def __init__(self, store: ScriptedStore, max_batch: int = 100) -> None:
+        self.store = store
+        self.stats = Stats()
+        self.intake = Intake(max_events=1000, max_bytes=10**6)
+        self.consumer = Consumer(self.intake, store, self.stats, max_batch)
+        self.told: dict[str, list[Outcome]] = {}
+        self.task = asyncio.create_task(self.consumer.run())
+
+    def put(self, *ids: str) -> None:
+        name = ids[0]
+        outcomes = self.told.setdefault(name, [])
+        self.intake.put(Submission([Event("t", one, b"{}") for one in ids], outcomes.append, 2 * len(ids)))
+
+    async def finish(self) -> None:
+        self.intake.close()
+        await self.task
+
+    async def until_told(self, *names: str) -> None:
+        async with asyncio.timeout(10):
+            while not all(self.told[name] for name in names):
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    made = Bench(ScriptedStore(*getattr(request, "param", ())))
+    yield made
+    made.task.cancel()
+    await asyncio.gather(made.task, return_exceptions=True)
+
+
+async def test_what_is_queued_is_one_batch_and_what_arrives_meanwhile_the_next(bench: Bench) -> None:
+    bench.store.may_commit.clear()
+    bench.put("a")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    bench.put("b", "c")
+    bench.put("d")
+    bench.store.may_commit.set()
+    await bench.finish()
+
+    assert bench.store.batches == [["a"], ["b", "c", "d"]]
+
+
+async def test_each_submission_is_told_its_own_part_of_the_commit(bench: Bench) -> None:
+    bench.put("a", "b")
+    bench.put("b", "c")
+    await bench.finish()
+
+    assert bench.told == {"a": [Commit(1, {2: 2}, 0)], "b": [Commit(3, {2: 2}, 2)]}
+    assert (bench.stats.stored, bench.stats.duplicate) == (3, 1)
+
+
+async def test_a_batch_is_no_larger_than_allowed_and_no_submission_is_split(bench: Bench) -> None:
+    for name in "abc":
+        bench.put(*(f"{name}{i}" for i in range(60)))
+    bench.put(*(f"d{i}" for i in range(150)))
+    await bench.finish()
+
+    assert [len(batch) for batch in bench.store.batches] == [60, 60, 60, 150]
+
+
+@pytest.mark.parametrize("bench", [[StorageFull("full")]], indirect=True)
+async def test_a_full_disk_fails_its_batch_alone(bench: Bench) -> None:
+    bench.put("a")
+    await bench.until_told("a")
+    assert bench.stats.trouble == "full"
+    bench.put("b")
+    await bench.finish()
+
+    assert bench.told == {"a": [Failure("storage_full", "full")], "b": [Commit(1, {}, 0)]}
+    assert (bench.stats.errors, bench.stats.trouble, bench.stats.failure) == (1, None, None)
+
+
+@pytest.mark.parametrize("bench", [[StorageFull("full"), StorageFull("full"), None]], indirect=True)
+async def test_after_a_full_disk_health_recovers_without_traffic(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
+    bench.put("a")
+    async with asyncio.timeout(10):
+        while bench.store.probes < 2 or bench.stats.trouble:
+            await asyncio.sleep(0)
+
+    assert bench.stats.trouble is None
+
+
+@pytest.mark.parametrize("bench", [[StorageBusy("locked")] * 3], indirect=True)
+async def test_a_busy_database_is_tried_again_and_nobody_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
+    bench.put("a")
+    await bench.finish()
+
+    assert bench.told == {"a": [Commit(1, {}, 0)]}
+    assert bench.stats.errors == 0
+
+
+@pytest.mark.parametrize("bench", [[None, StorageFailed("EIO")], [None, RuntimeError("a defect")]], indirect=True)
+async def test_a_broken_store_ends_the_consumer_and_no_ack_follows(bench: Bench) -> None:
+    bench.put("a")
+    await bench.until_told("a")
+    bench.store.may_commit.clear()
+    bench.put("b")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    bench.put("c")
+    bench.store.may_commit.set()
+    with pytest.raises((StorageFailed, RuntimeError)):
+        await bench.task
+
+    assert bench.told["a"] == [Commit(1, {}, 0)]
+    assert [[outcome.code for outcome in bench.told[name] if isinstance(outcome, Failure)] for name in "bc"] == [
+        ["storage"],
+        ["storage"],
+    ]
+    assert bench.store.batches == [["a"]]
+    assert bench.stats.failure in ("EIO", "a defect")
+    assert bench.stats.errors == 2
+
+
+@pytest.mark.parametrize("failing_call", range(6))
+@pytest.mark.parametrize("error", [StorageFull, StorageBusy, StorageFailed])
+async def test_whichever_call_fails_nothing_is_acked_that_is_not_stored(
+    failing_call: int, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
+    bench = Bench(ScriptedStore(*[None] * failing_call, error("injected")), max_batch=2)
+    names = [f"n{i}" for i in range(8)]
+    for name in names:
+        bench.put(name, name + "x")
+    await asyncio.gather(bench.finish(), return_exceptions=True)
+
+    stored = {name for batch in bench.store.batches for name in batch}
+    for name in names:
+        (outcome,) = bench.told[name]  # exactly once
+        assert isinstance(outcome, Commit) == (name in stored)
+
+
+async def test_a_large_wal_is_checkpointed_between_batches(bench: Bench) -> None:
+    bench.store.backlog_bytes = consumer_module.CHECKPOINT_BYTES + 1
+    bench.put("a")
+    await bench.finish()
+
+    assert bench.store.checkpoints == 1
+
+
+async def test_a_small_wal_is_checkpointed_only_in_quiet_times(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "IDLE_S", 0.001)
+    bench.store.backlog_bytes = 1
+    bench.put("a")
+    await bench.until_told("a")
+    async with asyncio.timeout(10):
+        while not bench.store.checkpoints:
+            await asyncio.sleep(0)
+
+    assert bench.store.checkpoints == 1
+
+
+async def test_above_its_limit_the_wal_stops_the_intake_until_a_checkpoint_succeeds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
+    store, attempts = bench.store, 0
+
+    async def checkpoint() -> None:
+        nonlocal attempts
+        attempts += 1
+        store.last_checkpoint = Checkpoint(time.monotonic(), "blocked" if attempts < 3 else None)
+        if attempts == 3:
+            store.backlog_bytes = 0
+
+    monkeypatch.setattr(store, "checkpoint", checkpoint)
+    store.backlog_bytes = consumer_module.WAL_LIMIT_BYTES + 1
+    bench.put("a")
+    await bench.until_told("a")
+    bench.put("b")
+    await bench.until_told("b")
+
+    assert attempts == 3
+    assert store.batches == [["a"], ["b"]]
+
+
+async def test_the_intake_wakes_those_who_wait_at_half_and_only_while_there_is_room() -> None:
+    intake = Intake(max_events=10, max_bytes=1000)
+    woken: list[int] = []
+
+    def put(count: int) -> None:
+        intake.put(Submission([Event("t", "e", b"{}")] * count, lambda _: None, count))
+
+    def wake(number: int) -> None:
+        woken.append(number)
+        put(10)
+
+    put(6)
+    put(6)
+    assert intake.full
+    for number in range(3):
+        intake.when_room(lambda number=number: wake(number))  # type: ignore[misc]
+
+    await intake.take(6)  # 6 left: above the low water mark
+    assert woken == []
+    await intake.take(6)  # 0 left: the first one fills it again
+    assert woken == [0]
+    await intake.take(10)
+    assert woken == [0, 1]
+
+
+async def test_the_intake_is_full_by_bytes_too() -> None:
+    intake = Intake(max_events=1000, max_bytes=100)
+    intake.put(Submission([Event("t", "e", b"{}")], lambda _: None, 100))
+
+    assert intake.full
+
+
+async def test_a_closed_intake_gives_out_what_came_after_its_end_too() -> None:
+    intake = Intake(max_events=10, max_bytes=100)
+    first, late = (Submission([Event("t", name, b"{}")], lambda _: None, 1) for name in "ab")
+    intake.put(first)
+    intake.close()
+    intake.put(late)
+
+    assert await intake.take(10) == [first, late]
+    assert await intake.take(10) == await intake.take(10) == []

@@ -1,0 +1,239 @@
+"""What an event is, as a table: what is taken, what is refused, with which code and why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.event import MAX_DEPTH, Event, InvalidEvent, is_date_time, parse
+
+GOOD = {"topic": "t", "event_id": "e", "timestamp": "2026-11-22T10:00:00Z", "source": "s", "payload": {}}
+
+
+def line(**changes: Any) -> bytes:
+    """A good event with some fields changed; a field set to ... is left out."""
+    return json.dumps({name: value for name, value in {**GOOD, **changes}.items() if value is not ...}).encode()
+
+
+def refusal(text: bytes) -> InvalidEvent:
+    with pytest.raises(InvalidEvent) as caught:
+        parse(text)
+    return caught.value
+
+
+def test_a_valid_event_keeps_its_key_and_its_bytes() -> None:
+    text = b'{ "event_id" : "\\u0065\\n1", "topic":"t", "timestamp":"2026-11-22T10:00:00Z","source":"s","payload":{} }'
+    text = text.replace(b"\\n", b"")
+
+    assert parse(text) == Event("t", "e1", text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "detail"),
+    [
+        ({"topic": ...}, "topic: missing, expected a string"),
+        ({"topic": 7}, "topic: expected a string, got a number"),
+        ({"topic": None}, "topic: expected a string, got null"),
+        ({"topic": True}, "topic: expected a string, got a boolean"),
+        ({"topic": []}, "topic: expected a string, got an array"),
+        ({"topic": ""}, "topic: expected 1 to 255 characters, got 0"),
+        ({"topic": "x" * 256}, "topic: expected 1 to 255 characters, got 256"),
+        ({"topic": "a\nb"}, "topic: control character U+000A at character 2"),
+        ({"event_id": "a\x00"}, "event_id: control character U+0000 at character 2"),
+        ({"event_id": "\x7f"}, "event_id: control character U+007F at character 1"),
+        ({"source": "\x85"}, "source: control character U+0085 at character 1"),
+        ({"event_id": 2**64 - 1}, "event_id: expected a string, got a number"),
+        ({"event_id": ...}, "event_id: missing, expected a string"),
+        ({"source": ...}, "source: missing, expected a string"),
+        ({"source": {}}, "source: expected a string, got an object"),
+        ({"timestamp": ...}, "timestamp: missing, expected a string"),
+        ({"timestamp": 1790000000}, "timestamp: expected a string, got a number"),
+        ({"timestamp": "yesterday"}, "timestamp: expected an ISO 8601 date and time, got 'yesterday'"),
+        ({"payload": ...}, "payload: missing, expected an object"),
+        ({"payload": "text"}, "payload: expected an object, got a string"),
+        ({"payload": []}, "payload: expected an object, got an array"),
+    ],
+)
+def test_a_bad_field_is_named(changes: dict[str, Any], detail: str) -> None:
+    invalid = refusal(line(**changes))
+
+    assert (invalid.code, invalid.detail) == ("bad_event", detail)
+
+
+def test_a_refusal_names_the_key_where_it_could_be_read() -> None:
+    assert (refusal(line(payload=1)).topic, refusal(line(payload=1)).event_id) == ("t", "e")
+    assert (refusal(line(topic=1)).topic, refusal(line(topic="x" * 300)).topic) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["topic", "event_id", "source"])
+@pytest.mark.parametrize("value", ["x" * 255, "é" * 255, "with space", "\u00a0", "\u200b", "日本語", "'\"\\", "🙂" * 255])
+def test_names_of_any_printable_or_foreign_characters_are_taken(name: str, value: str) -> None:
+    event = parse(line(**{name: value}))
+
+    assert isinstance(event, Event)
+    assert getattr(event, name, value) == value
+
+
+def test_other_top_level_fields_are_kept() -> None:
+    text = line(level=30, tags=["a"], nested={"x": None})
+
+    assert parse(text) == Event("t", "e", text)
+
+
+DATE_TIMES = [
+    ("2026-11-22T10:00:00Z", True),
+    ("2026-11-22T10:00:00z", True),
+    ("2026-11-22t10:00:00Z", True),
+    ("2026-11-22 10:00:00", True),
+    ("2026-11-22T10:00", True),
+    ("2026-11-22T10:00:00.1Z", True),
+    ("2026-11-22T10:00:00,1Z", True),
+    ("2026-11-22T10:00:00.123456789+05:30", True),
+    ("2026-11-22T10:00:00-0530", True),
+    ("2026-11-22T10:00:00 +02:00", True),
+    ("20261122T100000Z", True),
+    ("2026-W47-7T10:00:00Z", True),
+    ("2016-12-31T23:59:60Z", True),
+    ("2016-12-31T23:59:60.5+00:00", True),
+    ("2026-11-22", False),
+    ("10:00:00", False),
+    ("2026-13-22T10:00:00Z", False),
+    ("2026-11-31T10:00:00Z", False),
+    ("2026-11-22T24:00:01Z", False),
+    ("2026-11-22T10:61:00Z", False),
+    ("2026-11-22T10:00:61Z", False),
+    ("2026-11-22x10:00:00Z", False),
+    ("2026-11-22T10:00:00Zulu", False),
+    ("2026-11-22T10:00:00." + "1" * 60 + "Z", False),
+    ("", False),
+    ("now", False),
+]
+
+
+@pytest.mark.parametrize(("text", "good"), DATE_TIMES)
+def test_timestamps(text: str, good: bool) -> None:
+    assert is_date_time(text) is good
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "detail"),
+    [
+        (b"{", "bad_json", "unexpected end of data at character 2"),
+        (b'{"a":1,}', "bad_json", "trailing comma is not allowed at character 7"),
+        (b'{"a":01}', "bad_json", "number with leading zero is not allowed at character 6"),
+        (b'{"a":NaN}', "bad_json", None),
+        (b'{"a":Infinity}', "bad_json", None),
+        (b"{'a':1}", "bad_json", None),
+        (b'{"a":"\\ud800"}', "bad_json", None),
+        (b'{"a":"x\ty"}', "bad_json", None),
+        (b'{"a":"x\x00y"}', "bad_json", None),
+        (b'{"a":"\xff"}', "bad_json", "not valid UTF-8 at byte 7"),
+        (b'{"a":1}{"b":2}', "bad_json", None),
+        (b'{"a":1e400,"b":01}', "bad_json", None),
+        (b"[" * 100_000, "too_deep", "nested deeper than 250 levels"),
+        (b"[" * 1024 + b"]" * 1024, "too_deep", "nested deeper than 250 levels"),
+        (b'{"events":' + b"[" * 1000 + b"]" * 1000 + b"}", "too_deep", "nested deeper than 250 levels"),
+        (b"{}", "bad_event", "topic: missing, expected a string"),
+        (b'{"events":{}}', "bad_event", "events: expected an array, got an object"),
+        (b'{"events":[],"more":1}', "bad_event", "'more': a batch object holds nothing but events"),
+    ],
+)
+def test_a_line_that_is_no_event_and_no_batch(text: bytes, code: str, detail: str | None) -> None:
+    invalid = refusal(text)
+
+    assert invalid.code == code
+    assert detail is None or invalid.detail == detail
+
+
+def nested(levels: int) -> bytes:
+    """A good event nested that deep: the event itself, its payload, and arrays."""
+    arrays = levels - 2
+    return line().replace(b'"payload": {}', b'"payload": {"a":' + b"[" * arrays + b"]" * arrays + b"}")
+
+
+def test_nesting_is_limited() -> None:
+    assert isinstance(parse(nested(MAX_DEPTH)), Event)
+    for levels in (MAX_DEPTH + 1, 300, 1000):
+        assert refusal(nested(levels)).code == "too_deep"
+
+
+def test_brackets_inside_strings_are_not_nesting() -> None:
+    text = line(payload={"text": "[{" * 1000 + '\\"' + "[" * 500})
+
+    assert isinstance(parse(text), Event)
+
+
+@pytest.mark.parametrize(
+    "number", ["123456789012345678901234567890", "1.10", "-0.0", "1e400", "-1E+999", "9" * 5000, "1e-999", "18446744073709551615"]
+)
+def test_any_number_is_taken_with_its_digits(number: str) -> None:
+    text = line(payload={"n": "?"}).replace(b'"?"', number.encode())
+
+    assert parse(text) == Event("t", "e", text)
+
+
+def test_a_huge_number_hides_no_fault() -> None:
+    assert refusal(line(topic=1).replace(b'{"topic": 1', b'{"topic": 1e999')).detail.startswith("topic: expected a string")
+    assert refusal(b'{"a":1e999,"b":"\\ud800"}').code == "bad_json"
+
+
+def test_of_a_repeated_name_the_last_counts() -> None:
+    text = line()[:-1] + b',"topic":"last"}'
+
+    assert parse(text) == Event("last", "e", text)
+
+
+@pytest.mark.parametrize("form", ["[%s]", '{"events":[%s]}', ' [ %s ] '.strip(), '{"events":[1],"ev\\u0065nts" : [%s]}'])
+def test_each_member_of_a_batch_keeps_its_bytes(form: str) -> None:
+    members = [line(event_id="a"), b'{ "x" : [1.10, "]"] }', line(event_id="b", payload={"n": 10**30})]
+    text = form.encode() % b" , ".join(members)
+
+    first, bad, last = parse(text)  # type: ignore[misc]
+
+    assert first == Event("t", "a", members[0])
+    assert isinstance(bad, InvalidEvent)
+    assert bad.code == "bad_event"
+    assert last == Event("t", "b", members[2])
+
+
+def test_an_empty_batch_is_a_batch() -> None:
+    assert parse(b"[]") == parse(b"[ ]") == parse(b'{"events":[]}') == []
+
+
+def test_a_too_deep_member_does_not_harm_its_neighbours() -> None:
+    good, bad = parse(b"[" + line() + b"," + nested(MAX_DEPTH + 1) + b"]")  # type: ignore[misc]
+
+    assert isinstance(good, Event)
+    assert bad.code == "too_deep"  # type: ignore[union-attr]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.lists(st.dictionaries(st.text(), json_values, max_size=4), max_size=5), st.sampled_from([None, 1]))
+def test_batches_are_cut_where_json_says(payloads: list[Any], indent: int | None) -> None:
+    texts = [json.dumps({**GOOD, "payload": payload}, indent=indent, ensure_ascii=False) for payload in payloads]
+    try:
+        whole = ("[" + ",".join(texts) + "]").encode()
+    except UnicodeEncodeError:  # hypothesis likes lone surrogates, which no UTF-8 line can hold
+        return
+
+    assert parse(whole) == [Event("t", "e", text.encode()) for text in texts]
+
+
+@given(st.binary(max_size=80) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_whatever_arrives_is_an_event_a_batch_or_a_refusal(text: bytes) -> None:
+    try:
+        found = parse(text)
+    except InvalidEvent as invalid:
+        assert invalid.code in {"bad_json", "bad_event", "too_deep"}
+    else:
+        assert isinstance(found, Event | list)
