@@ -1,0 +1,175 @@
+"""The admin commands, as typed by hand, and `aggregator admin`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.server_process import ServerProcess
+from tests.wire import Peer, event, events, exchange
+
+
+@pytest.mark.parametrize("word", ["PING", "ping", "Ping"])
+def test_ping(server: ServerProcess, word: str) -> None:
+    assert server.ask(word) == {"status": "ok", "pong": True}
+
+
+def test_help_lists_every_command(server: ServerProcess) -> None:
+    commands = server.ask("HELP")["commands"]
+
+    assert [usage.split()[0] for usage in commands] == [
+        "PING", "HELP", "STATS", "HEALTH", "TOPICS", "EVENTS", "EVENT", "QUIT",
+    ]  # fmt: skip
+
+
+def test_stats_count_what_happened(server: ServerProcess) -> None:
+    exchange(server.port, event("a") + event("a") + event("b", topic="u") + b"%\n")
+    stats = server.ask("STATS")
+
+    expected = {
+        "received": 4, "unique_processed": 2, "duplicate_dropped": 1, "rejected": 1, "errors": 0, "topics": 2,
+        "stored_total": 2, "queue_events": 0, "queue_limit": 10_000, "connections": 1, "muted": 0,
+    }  # fmt: skip
+    assert {name: stats[name] for name in expected} == expected
+    assert stats["uptime_s"] > 0
+    assert stats["db_bytes"] + stats["wal_bytes"] > 0
+    assert 0 < stats["commit_ms"]["p50"] <= stats["commit_ms"]["p99"]
+    assert stats["events_per_s"] >= 0
+    assert set(stats["versions"]) == {"aggregator", "python", "uvloop", "orjson", "aiosqlite", "sqlite"}
+
+
+def test_totals_survive_a_restart_and_counts_since_the_start_do_not(server: ServerProcess) -> None:
+    exchange(server.port, b"".join(events("e", 10)) + event("x", topic="u"))
+    before = server.ask("TOPICS")
+    server.stop()
+    server.restart()
+
+    assert server.ask("TOPICS") == before
+    stats = server.ask("STATS")
+    assert (stats["stored_total"], stats["topics"], stats["received"]) == (11, 2, 0)
+
+
+def test_health_names_its_checks(server: ServerProcess) -> None:
+    health = server.ask("HEALTH")
+
+    assert (health["status"], health["health"]) == ("ok", "healthy")
+    assert {name: health["checks"][name] for name in ("storage", "commit", "checkpoint")} == {
+        "storage": "ok", "commit": "ok", "checkpoint": "ok",
+    }  # fmt: skip
+    assert health["checks"]["wal_bytes"] >= 0
+    assert health["checks"]["checkpoint_age_s"] >= 0
+
+
+def test_events_come_newest_first_and_after_a_seq_oldest_first(server: ServerProcess) -> None:
+    exchange(server.port, b"".join(events("e", 25)) + event("other", topic="u"))
+
+    newest = server.ask("EVENTS t")
+    assert newest["topic"] == "t"
+    assert [one["event_id"] for one in newest["events"]] == [f"e-{i}" for i in range(24, 14, -1)]
+    assert [one["event_id"] for one in server.ask("EVENTS t 2")["events"]] == ["e-24", "e-23"]
+    fifth = server.ask("EVENT t e-4")["event"]["seq"]
+    assert [one["event_id"] for one in server.ask(f"events t 3 after {fifth}")["events"]] == ["e-5", "e-6", "e-7"]
+    assert server.ask(f"EVENTS t AFTER {newest['events'][0]['seq']}")["events"] == []
+    assert server.ask("EVENTS nowhere")["events"] == []
+    assert len(server.stored("t")) == 25
+
+
+def test_an_answer_is_cut_short_at_the_reply_buffer_and_says_so(start_server: StartServer) -> None:
+    server = start_server("--reply-buffer-bytes", "10000")
+    text = json.dumps({"x": "x" * 4000})
+    exchange(server.port, b"".join(event(f"e{i}", payload=text) for i in range(5)))
+
+    page = server.ask("EVENTS t 1000 AFTER 0")
+    assert [one["event_id"] for one in page["events"]] == ["e0", "e1"]
+    assert page["truncated"] is True
+    assert len(server.stored("t")) == 5, "paging still finds every one"
+    exchange(server.port, event("huge", payload=json.dumps({"x": "x" * 50_000})))
+    assert server.ask("EVENTS t 1")["events"][0]["event_id"] == "huge", "never none if there is one"
+
+
+def test_topics_are_paged_by_name(server: ServerProcess) -> None:
+    exchange(server.port, b"".join(event("e", topic=f"topic {i:02}") for i in range(12)))
+
+    first = server.ask("TOPICS 10")
+    assert first["total"] == 12
+    assert [one["topic"] for one in first["topics"]] == [f"topic {i:02}" for i in range(10)]
+    rest = server.ask(f"TOPICS AFTER '{first['topics'][-1]['topic']}'")
+    assert [one["topic"] for one in rest["topics"]] == ["topic 10", "topic 11"]
+    assert server.ask("EVENTS 'topic 03'")["events"][0]["topic"] == "topic 03"
+
+
+def test_an_event_that_is_not_there_is_null(server: ServerProcess) -> None:
+    assert server.ask("EVENT t nothing") == {"status": "ok", "event": None}
+
+
+def test_a_field_of_the_events_own_called_seq_does_not_break_paging(server: ServerProcess) -> None:
+    exchange(server.port, event("a", seq="999", received_at='"never"'))
+    found = server.ask("EVENT t a")["event"]
+
+    assert found["seq"] == 1
+    assert found["received_at"] != "never"
+
+
+@pytest.mark.parametrize(
+    ("command", "detail"),
+    [
+        ("FOO", "unknown command FOO; HELP lists them"),
+        ("PING x", "too many arguments; usage: PING"),
+        ("QUIT now", "too many arguments; usage: QUIT"),
+        ("EVENTS", "a topic is missing; usage: EVENTS <topic> [limit] [AFTER seq]"),
+        ("EVENTS t 0", "limit: expected a number from 1 to 1000, got '0'"),
+        ("EVENTS t 1001", "limit: expected a number from 1 to 1000, got '1001'"),
+        ("EVENTS t -1", "limit: expected a number from 1 to 1000, got '-1'"),
+        ("EVENTS t ten", "limit: expected a number from 1 to 1000, got 'ten'"),
+        ("EVENTS t AFTER x", "seq: expected a number from 0 to 9223372036854775807, got 'x'"),
+        ("EVENTS t 5 6", "unexpected '6'; usage: EVENTS <topic> [limit] [AFTER seq]"),
+        ("EVENTS t 5 6 7 8 9", "too many arguments; usage: EVENTS <topic> [limit] [AFTER seq]"),
+        ("EVENT t", "a topic and an event_id are needed; usage: EVENT <topic> <event_id>"),
+        ("EVENTS 'open", "no closing quotation: quote arguments as in a shell"),
+    ],
+)
+def test_a_bad_command_says_what_is_wrong(server: ServerProcess, command: str, detail: str) -> None:
+    assert server.ask(command) == {"status": "rejected", "code": "bad_command", "detail": detail, "line": 1}
+
+
+def admin(server: ServerProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "aggregator", "admin", "--to", f"127.0.0.1:{server.port}", *arguments],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+
+
+def test_the_admin_tool_prints_json_into_a_pipe(server: ServerProcess) -> None:
+    exchange(server.port, event("an id", topic="a topic"))
+
+    done = admin(server, "EVENT", "a topic", "an id")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["event"]["event_id"] == "an id"
+    assert done.stdout.count("\n") == 1
+
+
+def test_the_admin_tool_fails_when_the_command_does(server: ServerProcess) -> None:
+    done = admin(server, "NONSENSE")
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["code"] == "bad_command"
+
+
+def test_admin_health_exits_0_only_when_healthy(server: ServerProcess) -> None:
+    assert admin(server, "HEALTH").returncode == 0
+    server.stop()
+    down = admin(server, "HEALTH")
+    assert down.returncode == 1
+    assert down.stdout == ""
+    assert "refused" in down.stderr
+    assert down.stderr.count("\n") == 1
+
+
+def test_a_reader_that_never_ends_its_lines_costs_the_others_nothing(server: ServerProcess) -> None:
+    with Peer(server.port) as silent:
+        silent.send(b"EVENTS t")
+        assert server.ask("PING")["pong"] is True

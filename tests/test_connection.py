@@ -1,0 +1,289 @@
+"""The wire protocol against a real server: every reply, their order, half-close, resets, both listeners."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.server_process import ServerProcess, wait_until
+from tests.wire import Json, Peer, event, events, exchange
+
+
+def statuses(replies: list[Json]) -> list[str]:
+    return [reply.get("code") or reply["status"] for reply in replies]
+
+
+def test_an_event_is_stored_and_its_resend_is_a_duplicate_with_the_same_seq(server: ServerProcess) -> None:
+    first, again, other = exchange(server.port, event("evt-001") + event("evt-001") + event("evt-002"))
+
+    assert list(first) == ["status", "seq", "topic", "event_id"]
+    assert first == {"status": "stored", "seq": first["seq"], "topic": "t", "event_id": "evt-001"}
+    assert again == {"status": "duplicate", "seq": first["seq"], "topic": "t", "event_id": "evt-001"}
+    assert other["status"] == "stored"
+    assert other["seq"] > first["seq"]
+
+
+def test_every_rejection_says_what_is_wrong_and_on_which_line(server: ServerProcess) -> None:
+    lines = [
+        b"\n",
+        b"%bad line\n",
+        b"{bad json\n",
+        event("e", payload='"text"'),
+        b"EVENTS\n",
+        b"NONSENSE\n",
+        b'{"topic":"t","event_id":"deep","payload":' + b"[" * 2000 + b"\n",
+        b"x" * (1 << 20) + b"x\n",
+        b"\r\n",
+        event("good"),
+    ]
+    *rejections, good = exchange(server.port, b"".join(lines))
+
+    assert [(reply["status"], reply["code"], reply["line"]) for reply in rejections] == [
+        ("rejected", "bad_line", 2),
+        ("rejected", "bad_json", 3),
+        ("rejected", "bad_event", 4),
+        ("rejected", "bad_command", 5),
+        ("rejected", "bad_command", 6),
+        ("rejected", "too_deep", 7),
+        ("rejected", "too_long", 8),
+    ]
+    assert rejections[2]["detail"] == "payload: expected an object, got a string"
+    assert (rejections[2]["topic"], rejections[2]["event_id"]) == ("t", "e")
+    assert good["status"] == "stored"
+
+
+def test_an_over_long_line_is_rejected_once_and_its_tail_is_not_parsed(start_server: StartServer) -> None:
+    server = start_server("--max-line-bytes", "1000")
+    smuggled = event("smuggled")
+    with Peer(server.port) as peer:
+        peer.send(b"x" * 5000)
+        assert peer.reply()["code"] == "too_long"
+        peer.send(smuggled[:-1] + b"y" * 100_000 + smuggled)
+        peer.send(event("after"))
+        assert peer.reply()["event_id"] == "after"
+        peer.half_close()
+        assert peer.rest() == []
+
+    assert list(server.stored("t")) == ["after"]
+
+
+@pytest.mark.parametrize(
+    ("stream", "ids"),
+    [
+        (event("a") + event("b"), ["a", "b"]),
+        (event("a").replace(b"\n", b"\r\n") + event("b"), ["a", "b"]),
+        (b"\xef\xbb\xbf" + event("a"), ["a"]),
+        (b"\n\r\n" + event("a") + b"\n", ["a"]),
+        (event("a") + event("last")[:-1], ["a", "last"]),
+    ],
+)
+def test_line_ends_bom_and_a_last_line_without_lf(server: ServerProcess, stream: bytes, ids: list[str]) -> None:
+    assert [reply["event_id"] for reply in exchange(server.port, stream)] == ids
+
+
+def test_a_cut_last_line_is_rejected(server: ServerProcess) -> None:
+    assert statuses(exchange(server.port, event("a") + event("b")[:-10])) == ["stored", "bad_json"]
+
+
+def test_a_line_may_arrive_byte_by_byte(server: ServerProcess) -> None:
+    with Peer(server.port) as peer:
+        for byte in event("slow"):
+            peer.send(bytes([byte]))
+        assert peer.reply()["status"] == "stored"
+
+
+PAYLOADS = [
+    '{"n":123456789012345678901234567890}',
+    '{"n":1.10,"m":-0.0,"e":1E+5,"big":' + "9" * 400 + "}",
+    '{"n":18446744073709551615}',
+    '{"s":"a\\u0000b","t":"\\u00e9 \\/ \\" \\\\"}',
+    '{ "spaced" : [ 1 , 2 ] }',
+    '{"a":1,"a":2}',
+    '{"ü":"日本 🙂"}',
+    "{}",
+]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize("form", ["%s\n", "[%s]\n", '{"events":[%s]}\n'])
+def test_a_payload_comes_back_byte_for_byte(server: ServerProcess, payload: str, form: str) -> None:
+    sent = event("e", payload=payload, level="30")[:-1]
+    with Peer(server.port) as peer:
+        peer.send(form.encode() % sent)
+        peer.reply()
+        peer.send(b"EVENT t e\n")
+        peer.half_close()
+        answer = peer.raw_rest()
+
+    prefix = b'{"status":"ok","event":'
+    assert answer.startswith(prefix + sent[:-1] + b',"seq":1,"received_at":"2')
+    found = json.loads(answer)["event"]
+    assert found["level"] == 30
+    assert found["received_at"].endswith("Z")
+
+
+def test_keys_are_compared_after_json_unescaping(server: ServerProcess) -> None:
+    escaped = event("caf\u00e9").replace(b"\\u00e9", b"\\u00E9")
+    plain = event("caf\u00e9").replace(b"\\u00e9", "é".encode())
+
+    assert statuses(exchange(server.port, escaped + plain)) == ["stored", "duplicate"]
+    assert server.ask("EVENT t café")["event"]["event_id"] == "café"
+
+
+def test_a_batch_has_one_reply_with_one_result_an_event_in_order(server: ServerProcess) -> None:
+    a, b = event("a")[:-1], event("b")[:-1]
+    replies = exchange(server.port, b"[%b,%b,3,%b]\n" % (a, b, a) + b'{"events":[%b]}\n' % b + b"[]\n")
+
+    assert {name: replies[0][name] for name in ("status", "stored", "duplicate", "rejected", "error")} == {
+        "status": "batch", "stored": 2, "duplicate": 1, "rejected": 1, "error": 0,
+    }  # fmt: skip
+    assert [(result["status"], result.get("event_id")) for result in replies[0]["results"]] == [
+        ("stored", "a"),
+        ("stored", "b"),
+        ("rejected", None),
+        ("duplicate", "a"),
+    ]
+    assert replies[0]["results"][3]["seq"] == replies[0]["results"][0]["seq"]
+    assert (replies[1]["duplicate"], replies[2]["results"]) == (1, [])
+
+
+def test_one_poison_event_among_500_harms_no_other(server: ServerProcess) -> None:
+    lines = events("e", 500)
+    lines[250] = event("poison").replace(b'"poison"', b"18446744073709551615")
+    replies = exchange(server.port, b"".join(lines))
+
+    assert statuses(replies) == ["stored"] * 250 + ["bad_event"] + ["stored"] * 249
+
+
+def test_replies_keep_the_order_of_lines_under_pipelining(server_on_both_loops: ServerProcess) -> None:
+    """Eight connections, each with events, duplicates, bad lines, batches and commands mixed."""
+    port = server_on_both_loops.port
+    failures: list[str] = []
+
+    def client(number: int) -> None:
+        lines, expected = [], []
+        for i in range(2000):
+            name = f"c{number}-{i}"
+            match i % 10:
+                case 3:
+                    lines.append(event(f"c{number}-{i - 1}"))
+                    expected.append(("duplicate", f"c{number}-{i - 1}"))
+                case 5:
+                    lines.append(b"%\n")
+                    expected.append(("bad_line", i + 1))
+                case 7:
+                    lines.append(f"EVENT t c{number}-{i - 1}\n".encode())
+                    expected.append(("ok", f"c{number}-{i - 1}"))
+                case 9:
+                    lines.append(b"[" + event(name)[:-1] + b"]\n")
+                    expected.append(("batch", name))
+                case _:
+                    lines.append(event(name))
+                    expected.append(("stored", name))
+        found = []
+        for reply in exchange(port, b"".join(lines)):
+            match reply:
+                case {"code": code, "line": line}:
+                    found.append((code, line))
+                case {"status": "ok", "event": {"event_id": event_id}}:
+                    found.append(("ok", event_id))
+                case {"status": "batch", "results": [{"event_id": event_id}]}:
+                    found.append(("batch", event_id))
+                case _:
+                    found.append((reply["status"], reply.get("event_id")))
+        if found != expected:
+            wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
+            failures.append(f"client {number}: {len(found)} replies to {len(expected)} lines, first wrong: {wrong}")
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert failures == []
+
+
+def test_a_command_sees_what_was_sent_before_it(server: ServerProcess) -> None:
+    stream = b"".join(event(f"e{i}") + f"EVENT t e{i}\nSTATS\nTOPICS\n".encode() for i in range(50))
+    replies = exchange(server.port, stream)
+
+    for i in range(50):
+        stored, found, stats, topics = replies[4 * i : 4 * i + 4]
+        assert found["event"]["seq"] == stored["seq"]
+        assert stats["stored_total"] > i
+        assert topics["topics"][0]["stored"] > i
+
+
+def test_half_close_prints_every_ack_and_then_closes(server_on_both_loops: ServerProcess) -> None:
+    replies = exchange(server_on_both_loops.port, b"".join(events("e", 1000)))
+
+    assert statuses(replies) == ["stored"] * 1000
+
+
+def test_complete_lines_before_a_reset_are_stored_and_the_rest_is_dropped(server_on_both_loops: ServerProcess) -> None:
+    server = server_on_both_loops
+    with Peer(server.port) as peer:
+        peer.send(b"".join(events("e", 500)) + event("cut")[:-1])
+        peer.reply()  # the server has begun to read
+        wait_until(lambda: server.ask("STATS")["stored_total"] == 500)
+        peer.reset()
+    wait_until(lambda: server.ask("STATS")["connections"] == 1)
+
+    assert set(server.stored("t")) == {f"e-{i}" for i in range(500)}
+    assert "Traceback" not in server.log
+
+
+def test_quit_says_bye_after_everything_before_it_and_reads_no_further(server: ServerProcess) -> None:
+    with Peer(server.port) as peer:
+        peer.send(event("before") + b"quit\n" + event("after"))
+        assert statuses(peer.rest()) == ["stored", "ok"]
+
+    assert list(server.stored("t")) == ["before"]
+
+
+@pytest.mark.parametrize(
+    ("hello", "answer"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03\n\n", b"\x15\x03"),
+    ],
+)
+def test_http_and_tls_get_an_answer_they_understand_and_store_nothing(
+    server: ServerProcess, hello: bytes, answer: bytes
+) -> None:
+    with Peer(server.port) as peer:
+        peer.send(hello + event("tricked"))
+        assert peer.raw_rest().startswith(answer)
+    with Peer(server.silent_port) as peer:
+        peer.send(hello + event("tricked"))
+        assert peer.raw_rest() == b""
+
+    stats = server.ask("STATS")
+    assert (stats["stored_total"], stats["received"], stats["connections_refused"]) == (0, 0, 2)
+
+
+def test_the_silent_port_stores_and_never_writes_a_byte(server: ServerProcess) -> None:
+    good = b"".join(events("e", 100))
+    bad = b"%\n{\nPING\n" + event("x", payload="1") + b"x" * (2 << 20) + b"\n"
+    with Peer(server.silent_port) as peer:
+        peer.send(good + bad + b"[" + event("in-batch")[:-1] + b",1]\n" + event("last")[:-1])
+        peer.half_close()
+        assert peer.raw_rest() == b""
+
+    wait_until(lambda: server.ask("STATS")["stored_total"] == 102)
+    assert server.ask("STATS")["rejected"] == 6
+    assert "silent port: refused line 101 of 127.0.0.1" in server.log
+    assert server.log.count("silent port: refused") == 1, "the log is rate-limited"
+
+
+def test_commands_are_refused_on_the_silent_port_and_that_is_logged(server: ServerProcess) -> None:
+    with Peer(server.silent_port) as peer:
+        peer.send(b"STATS\n")
+        peer.half_close()
+        assert peer.raw_rest() == b""
+
+    wait_until(lambda: "not_allowed" in server.log)
