@@ -38,6 +38,7 @@ APPLICATION_ID: Final = 0x41475245
 MIN_SQLITE: Final = (3, 38, 0)  # the ->> operator
 
 PAGE_BYTES: Final = 4096
+MIN_PAGE_BYTES: Final = 512  # the least that SQLite allows, and so the smallest file that is a database
 CACHE_KIB: Final = 64 * 1024
 """SQLite's page cache for the writer: the inner pages of the indexes of some hundred million events."""
 
@@ -213,6 +214,8 @@ class Store:
             raise StoreUnusable(
                 f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore it, or move both away"
             )
+        if 0 < _size(self.path) < MIN_PAGE_BYTES:  # SQLite would take it for an empty one
+            raise StoreUnusable(f"cannot use {self.path}: file is not a database")
         self._writer = await self._connect(self.path, timeout=BUSY_TIMEOUT_S)
         await self._refuse_foreign_file()
         for pragma in (
@@ -410,7 +413,8 @@ def _make_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     _make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # if it is a file, opening something in it will say so
+        folder.mkdir()
     parent = os.open(folder.parent, os.O_RDONLY)
     try:
         os.fsync(parent)

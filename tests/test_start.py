@@ -1,0 +1,227 @@
+"""Starting: ready, or one clear line and an exit code, within a second, with nothing harmed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartServer
+from tests.server_process import ServerProcess
+from tests.wire import event, exchange
+
+
+def serve(*options: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a server that is not expected to start."""
+    root = str(Path(__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, "-m", "aggregator", *options],
+        capture_output=True, text=True, timeout=20, cwd=cwd, env={**os.environ, "PYTHONPATH": root, **environment},
+    )  # fmt: skip
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("aggregator")
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["serve", "--port", "99999"], ["--port", "0 to 65535"]),
+        (["serve", "--port", "http"], ["--port", "'http'"]),
+        (["serve", "--silent-port", "on"], ["--silent-port"]),
+        (["serve", "--queue-events", "0"], ["--queue-events"]),
+        (["serve", "--max-batch", "-5"], ["--max-batch"]),
+        (["serve", "--max-line-bytes", "1MiB"], ["--max-line-bytes"]),
+        (["serve", "--drain-timeout", "nan"], ["--drain-timeout"]),
+        (["serve", "--log-level", "loud"], ["--log-level"]),
+        (["serve", "--nonsense"], ["--nonsense"]),
+        (["nonsense"], ["nonsense"]),
+        (["send", "--to", "nowhere"], ["--to", "HOST:PORT"]),
+    ],
+)
+def test_a_bad_option_is_one_line(tmp_path: Path, options: list[str], words: list[str]) -> None:
+    assert_one_clear_line(serve(*options, cwd=tmp_path), 2, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_environment_variable_is_named(tmp_path: Path) -> None:
+    assert_one_clear_line(serve(cwd=tmp_path, AGGREGATOR_QUEUE_EVENTS="many"), 2, "AGGREGATOR_QUEUE_EVENTS", "'many'")
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = serve("serve", "--port", port, "--silent-port", "0", cwd=tmp_path)
+    assert_one_clear_line(done, 1, f"cannot listen on 127.0.0.1:{port}", "in use")
+
+
+def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
+    done = serve("serve", "--host", "192.0.2.1", "--port", "0", cwd=tmp_path)
+    assert_one_clear_line(done, 1, "cannot listen on 192.0.2.1:0")
+    done = serve("serve", "--host", "no.such.host.invalid", "--port", "0", cwd=tmp_path)
+    assert_one_clear_line(done, 1, "cannot listen on no.such.host.invalid:0")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = serve("serve", "--port", "0", "--db", "file/events.db", cwd=tmp_path)
+    assert_one_clear_line(done, 1, "file/events.db: Not a directory")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o555)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == 0 and not parent.stat().st_mode & 1:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    python = Path(sys.executable).resolve()
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(python), "-m", "aggregator",
+         "serve", "--port", "0", "--db", str(folder / "events.db")],
+        capture_output=True, text=True, timeout=20, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in (str(Path(__file__).parent.parent), *sys.path) if path)},
+    )  # fmt: skip
+    if "ModuleNotFoundError" in done.stderr or done.returncode == 126:
+        pytest.skip("another user cannot run this Python")
+    assert_one_clear_line(done, 1, "cannot use", "Permission denied")
+
+
+def test_a_second_server_on_the_same_database(server: ServerProcess, tmp_path: Path) -> None:
+    exchange(server.port, event("e"))
+    link = tmp_path / "link.db"
+    link.symlink_to(server.db)
+    for path in (server.db, link, server.db.parent / ".." / "data" / "events.db"):
+        started = time.monotonic()
+        done = serve("serve", "--port", "0", "--silent-port", "0", "--db", str(path), cwd=tmp_path)
+        assert time.monotonic() - started < 2  # a second for the server, the rest for Python on a busy machine
+        assert_one_clear_line(done, 1, "in use by another aggregator", str(server.pid))
+
+    assert exchange(server.port, event("f"))[0]["status"] == "stored", "the first one is not disturbed"
+    assert server.ask("HEALTH")["health"] == "healthy"
+
+
+FOREIGN = {
+    "no database": b"this is a text, and no database at all\n" * 1000,
+    "short": b"x",
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=list(FOREIGN))
+def test_a_file_that_is_no_database_is_left_as_it_was(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    done = serve("serve", "--port", "0", "--silent-port", "off", "--db", str(path), cwd=tmp_path)
+
+    assert_one_clear_line(done, 1, str(path), "not a database")
+    assert path.read_bytes() == content
+
+
+def test_the_database_of_another_program_is_left_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE notes (text)")
+    other.close()
+    before = path.read_bytes()
+    done = serve("serve", "--port", "0", "--silent-port", "off", "--db", str(path), cwd=tmp_path)
+
+    assert_one_clear_line(done, 1, str(path), "another program")
+    assert path.read_bytes() == before
+
+
+def test_a_newer_file_is_refused(server: ServerProcess, tmp_path: Path) -> None:
+    server.stop()
+    with sqlite3.connect(server.db) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    before = server.db.read_bytes()
+    done = serve("serve", "--port", "0", "--silent-port", "off", "--db", str(server.db), cwd=tmp_path)
+
+    assert_one_clear_line(done, 1, "newer aggregator", "schema 99")
+    assert server.db.read_bytes() == before
+
+
+@pytest.mark.parametrize("left", [0, None])
+def test_no_fresh_database_is_made_over_a_wal_that_holds_events(
+    server: ServerProcess, tmp_path: Path, left: int | None
+) -> None:
+    exchange(server.port, event("e"))
+    server.kill()
+    if left is None:
+        server.db.unlink()
+    else:
+        os.truncate(server.db, left)
+    wal = server.db.with_name("events.db-wal")
+    before = wal.read_bytes()
+    done = serve("serve", "--port", "0", "--silent-port", "off", "--db", str(server.db), cwd=tmp_path)
+
+    assert_one_clear_line(done, 1, "missing or empty", "events.db-wal")
+    assert wal.read_bytes() == before
+
+
+def test_a_truncated_database_is_refused(server: ServerProcess, tmp_path: Path) -> None:
+    exchange(server.port, event("e"))
+    server.stop()
+    os.truncate(server.db, 8192)
+    done = serve("serve", "--port", "0", "--silent-port", "off", "--db", str(server.db), cwd=tmp_path)
+
+    assert_one_clear_line(done, 1, "malformed")
+
+
+def test_more_connections_than_descriptors_allow(tmp_path: Path) -> None:
+    done = serve("serve", "--port", "0", "--max-connections", "2000000000", cwd=tmp_path)
+
+    assert_one_clear_line(done, 1, "max-connections", "descriptors")
+
+
+def test_bare_words_serve_and_options_come_from_the_environment(tmp_path: Path, start_server: StartServer) -> None:
+    for words in ([], ["serve"], ["--log-level", "info"]):
+        environment = {
+            **os.environ, "AGGREGATOR_PORT": "0", "AGGREGATOR_SILENT_PORT": "off", "AGGREGATOR_DB": "deep/er/e.db",
+            "AGGREGATOR_QUEUE_EVENTS": "123", "PYTHONPATH": str(Path(__file__).parent.parent),
+        }  # fmt: skip
+        with subprocess.Popen(
+            [sys.executable, "-m", "aggregator", *words], stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+        ) as process:
+            assert process.stderr
+            line = process.stderr.readline()
+            assert "ready: acked port 127.0.0.1:" in line
+            assert "silent port off" in line
+            port = int(line.split("127.0.0.1:")[1].split(",")[0])
+            assert exchange(port, b"STATS\n")[0]["queue_limit"] == 123
+            process.terminate()
+            assert "SIGTERM" in process.stderr.readline()
+            assert "stopped: 0 events" in process.stderr.readline()
+            assert process.wait(10) == 0
+    assert (tmp_path / "deep" / "er" / "e.db").exists()
+
+
+def test_help_names_every_option_with_its_default_and_variable(tmp_path: Path) -> None:
+    done = serve("serve", "--help", cwd=tmp_path)
+
+    text = " ".join(done.stdout.split())
+    for option, default in [
+        ("--host", "127.0.0.1"), ("--port", "8080"), ("--silent-port", "8081"), ("--db", "data/events.db"),
+        ("--queue-events", "10000"), ("--queue-bytes", "67108864"), ("--max-batch", "10000"),
+        ("--max-line-bytes", "1048576"), ("--max-connections", "1000"), ("--reply-buffer-bytes", "1048576"),
+        ("--drain-timeout", "5.0"), ("--log-level", "info"),
+    ]:  # fmt: skip
+        variable = "AGGREGATOR_" + option[2:].replace("-", "_").upper()
+        assert f"({default}; {variable})" in text, option
+
+
+def test_the_version(tmp_path: Path) -> None:
+    assert serve("--version", cwd=tmp_path).stdout.startswith("aggregator ")
