@@ -168,7 +168,7 @@ def _nothing_left(rest: list[str], word: str) -> None:
 
 
 def _as_sent(event: StoredEvent) -> orjson.Fragment:
-    """The event byte for byte, with two fields more. They come last: a parser that finds a name twice keeps the last."""
+    """The event byte for byte, and two fields more; last, for of a name that is there twice parsers keep the last."""
     received_at = (_EPOCH + timedelta(milliseconds=event.received_at)).isoformat(timespec="milliseconds")
     ours = b',"seq":%d,"received_at":"%sZ"}' % (event.seq, received_at[:-6].encode())
     return orjson.Fragment(event.json.rstrip()[:-1] + ours)

@@ -135,10 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     _option(serve, "--drain-timeout", _seconds, defaults.drain_timeout_s, "seconds to end in", "drain_timeout_s")
     _option(serve, "--log-level", _log_level, defaults.log_level, "debug, info, warning or error")
 
-    to = ("127.0.0.1", defaults.port)
+    # So that in a container, where the port is set in the environment, its health check finds it.
+    to = ("127.0.0.1", serve.get_default("port") or defaults.port)
     sender = commands.add_parser("send", help="send files or standard input, until every event is acked")
     sender.set_defaults(run=_send)
-    sender.add_argument("files", nargs="*", metavar="FILE", help="files of events, one a line; - or none: standard input")
+    sender.add_argument(
+        "files", nargs="*", metavar="FILE", help="files of events, one a line; - or none: standard input"
+    )
     _option(sender, "--to", _address, to, "HOST:PORT of the acked port")
     sender.add_argument("--topic", help="the lines are plain text: wrap each into an event of this topic")
     sender.add_argument("--source", help="with --topic: the events' source (this host's name)")
@@ -155,7 +158,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _option(
-    parser: argparse.ArgumentParser, flag: str, parse: Callable[[str], Any], default: Any, text: str, dest: str | None = None
+    parser: argparse.ArgumentParser,
+    flag: str,
+    parse: Callable[[str], Any],
+    default: Any,
+    text: str,
+    dest: str | None = None,
 ) -> None:
     """An option that may also be set as ``AGGREGATOR_…`` in the environment; the command line wins."""
     variable = _ENV + flag.removeprefix("--").replace("-", "_").upper()

@@ -38,8 +38,9 @@ class Config:
     max_line_bytes: int = MIB
     """Longest line. rsyslog and syslog-ng send at most 256 KiB unless configured up."""
 
-    max_connections: int = 1000
-    """Just below the usual limit of 1,024 descriptors; log4js alone was seen to open 279."""
+    max_connections: int = 960
+    """With SPARE_DESCRIPTORS below 1,024, the usual limit, in many containers the hard one. log4js alone was seen to
+    open 279."""
 
     reply_buffer_bytes: int = MIB
     """Replies waiting in this process for one client that reads slowly: those of about 10,000 events."""

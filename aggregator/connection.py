@@ -57,7 +57,10 @@ class _Place:
     __slots__ = ("command", "lines", "reply")
 
     def __init__(
-        self, lines: int, reply: bytes | None = None, command: Callable[[_Place], Coroutine[None, None, None]] | None = None
+        self,
+        lines: int,
+        reply: bytes | None = None,
+        command: Callable[[_Place], Coroutine[None, None, None]] | None = None,
     ) -> None:
         self.lines = lines
         self.reply = reply
@@ -77,9 +80,7 @@ class RefusalLog:
             self._left_out += 1
             return
         since = f" (and {self._left_out} more since the last such line)" if self._left_out else ""
-        log.warning(
-            "silent port: refused line %d of %s: %s: %s%s", line, peer, rejection.code, rejection.detail, since
-        )
+        log.warning("silent port: refused line %d of %s: %s: %s%s", line, peer, rejection.code, rejection.detail, since)
         self._next = now + SILENT_LOG_INTERVAL_S
         self._left_out = 0
 
@@ -299,8 +300,7 @@ class Connection(asyncio.Protocol):
             return
         replies = iter(_replies([member for member in members if isinstance(member, Event)], outcome))
         results = [
-            next(replies) if isinstance(member, Event) else protocol.rejected(member, line_number)
-            for member in members
+            next(replies) if isinstance(member, Event) else protocol.rejected(member, line_number) for member in members
         ]
         self._fill(place, protocol.encode(protocol.batch(results)))
 
@@ -453,7 +453,5 @@ def _replies(events: list[Event], outcome: Outcome) -> list[Reply]:
     replies = []
     for i, event in enumerate(events):
         seq = duplicates.get(outcome.offset + i)
-        replies.append(
-            protocol.stored(event, outcome.first_seq + i) if seq is None else protocol.duplicate(event, seq)
-        )
+        replies.append(protocol.stored(event, outcome.first_seq + i) if seq is None else protocol.duplicate(event, seq))
     return replies

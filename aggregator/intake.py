@@ -109,9 +109,6 @@ class Intake:
             self.events -= len(submission.events)
             self.bytes -= submission.size_bytes
         # Below the low water mark wake the waiting ones, but only as many as fill the queue again.
-        if (
-            self.events <= self.max_events // LOW_WATER_DIVISOR
-            and self.bytes <= self.max_bytes // LOW_WATER_DIVISOR
-        ):
+        if self.events <= self.max_events // LOW_WATER_DIVISOR and self.bytes <= self.max_bytes // LOW_WATER_DIVISOR:
             while self._waiting and not self.full:
                 self._waiting.popleft()()

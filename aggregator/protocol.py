@@ -95,7 +95,7 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """Take the next bytes; return the lines that they complete."""
-        if self._in_first_line:
+        if self._in_first_line and not self.foreign_reply:
             self._look_for_foreign_protocol(data)
         if self.foreign_reply:
             return []
@@ -157,7 +157,7 @@ def parse(line: bytes) -> Event | list[Event | Rejection] | Command | Rejection:
     """Say what a non-empty line is: an event, a batch (its members judged one by one), a command or a rejection."""
     first = line[0]
     try:
-        if first == _OPEN_BRACE or first == _OPEN_BRACKET:
+        if first in (_OPEN_BRACE, _OPEN_BRACKET):
             found = event.parse(line)
             if type(found) is list:
                 return [_rejection(one) if isinstance(one, InvalidEvent) else one for one in found]

@@ -61,16 +61,14 @@ class Server:
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
 
-    async def run(self) -> bool:
-        """Serve until SIGTERM or SIGINT, or until the store fails. Return whether all that was read is stored."""
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Serve until ``stop`` is set, or until the store fails. Return whether all that was read is stored."""
         # 1. Listen, so that a port in use is found before anything else happens.
         acked = await self._listen(self._config.port, None)
         silent = "off"
         if self._config.silent_port is not None:
             silent = await self._listen(self._config.silent_port, self._refusals)
         # 2. Store what arrives, until told to stop.
-        stop = asyncio.Event()
-        self._handle_signals(stop)
         consumer = asyncio.create_task(self._consumer.run())
         log.info(
             "aggregator %s ready: acked port %s, silent port %s, %d events in %s",
@@ -97,21 +95,7 @@ class Server:
         self._listeners.append(listener)
         return " and ".join("{}:{}".format(*one.getsockname()[:2]) for one in listener.sockets)
 
-    def _handle_signals(self, stop: asyncio.Event) -> None:
-        def on_signal(name: str) -> None:
-            if stop.is_set():
-                log.warning("stopped at once by a second signal; what was not acked may not be stored")
-                _exit_now(1)
-            log.info("%s: stopping", name)
-            stop.set()
-
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal, number.name)
-
-    def _accept(
-        self, refusals: RefusalLog | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def _accept(self, refusals: RefusalLog | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
         connection = Connection(self._view, refusals, self._ended, writer)
         transport.set_protocol(connection)
@@ -196,13 +180,29 @@ async def serve(config: Config) -> bool:
     After False the store may still be stuck in a commit: the process has to end by ``os._exit``, for the database's
     threads would keep it alive.
     """
+    stop = asyncio.Event()
+    _handle_signals(stop)  # before anything else: a process 1 without a handler is not ended by SIGTERM at all
     _allow_descriptors(config.max_connections)
     store = await Store.open(config.db)
     try:
-        return await Server(config, store).run()
+        return await Server(config, store).run(stop)
     except BaseException:
         await store.close()
         raise
+
+
+def _handle_signals(stop: asyncio.Event) -> None:
+    def on_signal(name: str) -> None:
+        if stop.is_set():
+            log.warning("stopped at once by a second signal; what was not acked may not be stored")
+            logging.shutdown()
+            os._exit(1)
+        log.info("%s: stopping", name)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number.name)
 
 
 def _keep_alive(sock: socket.socket) -> None:
@@ -230,8 +230,3 @@ def _defect(consumer: asyncio.Task[None]) -> BaseException | None:
     """The traceback is for a defect of ours, not for a broken disk."""
     error = consumer.exception()
     return None if error is None or type(error).__module__ == "aggregator.store" else error
-
-
-def _exit_now(code: int) -> None:
-    logging.shutdown()
-    os._exit(code)

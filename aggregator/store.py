@@ -195,7 +195,7 @@ class Store:
             raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed")
         try:
             _make_folder(path.parent)
-            path = path.resolve()
+            path = path.resolve()  # noqa: ASYNC240 (nothing runs yet)
             store = cls(path)
             store._lock_fd = _lock(path)
         except OSError as error:
@@ -212,7 +212,7 @@ class Store:
     async def _open(self) -> None:
         if not _size(self.path) and _size(self._wal_path):
             raise StoreUnusable(
-                f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore it, or move both away"
+                f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore one or move both"
             )
         if 0 < _size(self.path) < MIN_PAGE_BYTES:  # SQLite would take it for an empty one
             raise StoreUnusable(f"cannot use {self.path}: file is not a database")
@@ -337,9 +337,7 @@ class Store:
         found, _ = await self._read(f"{_EVENT_COLUMNS} WHERE {_THE_TOPIC} AND event_id = ?", (topic, event_id))
         return found[0] if found else None
 
-    async def events(
-        self, topic: str, limit: int, after: int | None, max_bytes: int
-    ) -> tuple[list[StoredEvent], bool]:
+    async def events(self, topic: str, limit: int, after: int | None, max_bytes: int) -> tuple[list[StoredEvent], bool]:
         """Without ``after`` the newest events, newest first; with it the oldest past that seq, oldest first.
 
         Cut short where they would exceed ``max_bytes`` together, but never to none; the second value tells.

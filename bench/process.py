@@ -38,7 +38,9 @@ class Server:
         self.port = int(match[1])
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.send_signal(signal.SIGTERM)
         if self._process.wait(30) and not error:
             raise SystemExit(f"the server ended badly: {self._log.read_text()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,3 +44,22 @@ def server(start_server: StartServer) -> ServerProcess:
 def server_on_both_loops(request: pytest.FixtureRequest, start_server: StartServer) -> ServerProcess:
     """The same, once on each event loop."""
     return start_server(loop=request.param)
+
+
+GROUPS = ("container", "netcat", "root", "shipper")
+"""Markers of tests that are skipped where a program or a right is missing. In CI nothing may be missing."""
+
+_passed: set[str] = set()
+_skipped: set[str] = set()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped or (report.passed and report.when == "call"):
+        (_skipped if report.skipped else _passed).update(group for group in GROUPS if group in report.keywords)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A group of which every test was skipped checks nothing, and CI must not be green then."""
+    if os.environ.get("CI") and (empty := _skipped - _passed):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\nall tests were skipped in: {', '.join(sorted(empty))}")

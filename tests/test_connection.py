@@ -164,7 +164,8 @@ def test_replies_keep_the_order_of_lines_under_pipelining(server_on_both_loops: 
     failures: list[str] = []
 
     def client(number: int) -> None:
-        lines, expected = [], []
+        lines: list[bytes] = []
+        expected: list[tuple[str, object]] = []
         for i in range(2000):
             name = f"c{number}-{i}"
             match i % 10:
@@ -224,7 +225,9 @@ def test_half_close_prints_every_ack_and_then_closes(server_on_both_loops: Serve
     assert statuses(replies) == ["stored"] * 1000
 
 
-def test_complete_lines_before_a_reset_are_stored_and_the_rest_is_dropped(server_on_both_loops: ServerProcess) -> None:
+def test_complete_lines_before_a_reset_are_stored_and_the_rest_is_dropped(
+    server_on_both_loops: ServerProcess,
+) -> None:
     server = server_on_both_loops
     with Peer(server.port) as peer:
         peer.send(b"".join(events("e", 500)) + event("cut")[:-1])

@@ -13,7 +13,14 @@ from aggregator.consumer import Consumer
 from aggregator.event import Event
 from aggregator.intake import Commit, Failure, Intake, Outcome, Submission
 from aggregator.stats import Stats
-from aggregator.store import Checkpoint, StorageBusy, StorageFailed, StorageFull
+from aggregator.store import (
+    CHECKPOINT_BYTES,
+    WAL_LIMIT_BYTES,
+    Checkpoint,
+    StorageBusy,
+    StorageFailed,
+    StorageFull,
+)
 
 
 class ScriptedStore:
@@ -132,13 +139,12 @@ async def test_a_full_disk_fails_its_batch_alone(bench: Bench) -> None:
     await bench.finish()
 
     assert bench.told == {"a": [Failure("storage_full", "full")], "b": [Commit(1, {}, 0)]}
-    assert (bench.stats.errors, bench.stats.trouble, bench.stats.failure) == (1, None, None)
+    assert bench.stats.errors == 1
+    assert bench.stats.failure is None
 
 
 @pytest.mark.parametrize("bench", [[StorageFull("full"), StorageFull("full"), None]], indirect=True)
-async def test_after_a_full_disk_health_recovers_without_traffic(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_after_a_full_disk_health_recovers_without_traffic(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
     bench.put("a")
     async with asyncio.timeout(10):
@@ -149,9 +155,7 @@ async def test_after_a_full_disk_health_recovers_without_traffic(
 
 
 @pytest.mark.parametrize("bench", [[StorageBusy("locked")] * 3], indirect=True)
-async def test_a_busy_database_is_tried_again_and_nobody_is_told(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_busy_database_is_tried_again_and_nobody_is_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
     bench.put("a")
     await bench.finish()
@@ -202,7 +206,7 @@ async def test_whichever_call_fails_nothing_is_acked_that_is_not_stored(
 
 
 async def test_a_large_wal_is_checkpointed_between_batches(bench: Bench) -> None:
-    bench.store.backlog_bytes = consumer_module.CHECKPOINT_BYTES + 1
+    bench.store.backlog_bytes = CHECKPOINT_BYTES + 1
     bench.put("a")
     await bench.finish()
 
@@ -235,7 +239,7 @@ async def test_above_its_limit_the_wal_stops_the_intake_until_a_checkpoint_succe
             store.backlog_bytes = 0
 
     monkeypatch.setattr(store, "checkpoint", checkpoint)
-    store.backlog_bytes = consumer_module.WAL_LIMIT_BYTES + 1
+    store.backlog_bytes = WAL_LIMIT_BYTES + 1
     bench.put("a")
     await bench.until_told("a")
     bench.put("b")

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,8 +19,8 @@ from tests.conftest import StartServer
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, event, events, exchange
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mount")
-needs_strace = pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian package strace)")
+is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mount and strace")
+has_strace = pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian package strace)")
 
 
 def test_kill_9_under_load_loses_and_doubles_nothing(server: ServerProcess) -> None:
@@ -132,12 +133,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@needs_root
+@pytest.mark.root
+@is_root
 def test_a_full_disk_is_said_and_acks_resume_by_themselves(start_server: StartServer, small_disk: Path) -> None:
     server = start_server(db=small_disk / "events.db")
     payload = '{"x":"' + "x" * 1000 + '"}'
     sent = {}
-    acked, refused = set(), set()
+    acked: set[str] = set()
+    refused: set[str] = set()
     with Peer(server.port) as peer:
         for number in range(20_000):
             name = f"e{number}"
@@ -178,8 +181,9 @@ def fail_syscalls(server: ServerProcess, inject: str, path: Path) -> subprocess.
     return tracer
 
 
-@needs_strace
-@needs_root
+@pytest.mark.root
+@is_root
+@has_strace
 def test_an_io_error_at_commit_stops_every_ack_and_the_server(server: ServerProcess) -> None:
     exchange(server.port, event("before"))
     wal = server.db.with_name("events.db-wal")
@@ -201,8 +205,9 @@ def test_an_io_error_at_commit_stops_every_ack_and_the_server(server: ServerProc
     }  # fmt: skip
 
 
-@needs_strace
-@needs_root
+@pytest.mark.root
+@is_root
+@has_strace
 def test_a_failing_checkpoint_is_shown_and_loses_nothing(server: ServerProcess) -> None:
     exchange(server.port, event("before"))
     tracer = fail_syscalls(server, "fdatasync:error=EIO:when=1", server.db)
@@ -215,8 +220,9 @@ def test_a_failing_checkpoint_is_shown_and_loses_nothing(server: ServerProcess) 
     assert set(server.stored("t")) == {"before", "after"}
 
 
-@needs_strace
-@needs_root
+@pytest.mark.root
+@is_root
+@has_strace
 def test_a_slow_disk_does_not_slow_health(server: ServerProcess) -> None:
     exchange(server.port, event("before"))
     tracer = fail_syscalls(server, "fdatasync:delay_enter=300000", server.db.with_name("events.db-wal"))
@@ -234,8 +240,6 @@ def test_a_slow_disk_does_not_slow_health(server: ServerProcess) -> None:
 
 
 def test_a_foreign_writer_delays_acks_and_fails_none(server: ServerProcess) -> None:
-    import sqlite3
-
     exchange(server.port, event("before"))
     other = sqlite3.connect(server.db, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -254,8 +258,9 @@ def test_acks_are_durable_by_sqlites_own_settings(server: ServerProcess) -> None
     assert server.db.read_bytes()[18:20] == b"\x02\x02", "the file format says WAL"
 
 
-@needs_strace
-@needs_root
+@pytest.mark.root
+@is_root
+@has_strace
 def test_an_fsync_of_the_wal_comes_before_each_ack(server: ServerProcess, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     tracer = subprocess.Popen(

@@ -70,7 +70,9 @@ def test_a_refusal_names_the_key_where_it_could_be_read() -> None:
 
 
 @pytest.mark.parametrize("name", ["topic", "event_id", "source"])
-@pytest.mark.parametrize("value", ["x" * 255, "é" * 255, "with space", "\u00a0", "\u200b", "日本語", "'\"\\", "🙂" * 255])
+@pytest.mark.parametrize(
+    "value", ["x" * 255, "é" * 255, "with space", "\u00a0", "\u200b", "日本語", "'\"\\", "🙂" * 255]
+)
 def test_names_of_any_printable_or_foreign_characters_are_taken(name: str, value: str) -> None:
     event = parse(line(**{name: value}))
 
@@ -168,7 +170,17 @@ def test_brackets_inside_strings_are_not_nesting() -> None:
 
 
 @pytest.mark.parametrize(
-    "number", ["123456789012345678901234567890", "1.10", "-0.0", "1e400", "-1E+999", "9" * 5000, "1e-999", "18446744073709551615"]
+    "number",
+    [
+        "123456789012345678901234567890",
+        "1.10",
+        "-0.0",
+        "1e400",
+        "-1E+999",
+        "9" * 5000,
+        "1e-999",
+        "18446744073709551615",
+    ],
 )
 def test_any_number_is_taken_with_its_digits(number: str) -> None:
     text = line(payload={"n": "?"}).replace(b'"?"', number.encode())
@@ -177,7 +189,9 @@ def test_any_number_is_taken_with_its_digits(number: str) -> None:
 
 
 def test_a_huge_number_hides_no_fault() -> None:
-    assert refusal(line(topic=1).replace(b'{"topic": 1', b'{"topic": 1e999')).detail.startswith("topic: expected a string")
+    assert refusal(line(topic=1).replace(b'{"topic": 1', b'{"topic": 1e999')).detail.startswith(
+        "topic: expected a string"
+    )
     assert refusal(b'{"a":1e999,"b":"\\ud800"}').code == "bad_json"
 
 
@@ -187,7 +201,9 @@ def test_of_a_repeated_name_the_last_counts() -> None:
     assert parse(text) == Event("last", "e", text)
 
 
-@pytest.mark.parametrize("form", ["[%s]", '{"events":[%s]}', ' [ %s ] '.strip(), '{"events":[1],"ev\\u0065nts" : [%s]}'])
+@pytest.mark.parametrize(
+    "form", ["[%s]", '{"events":[%s]}', " [ %s ] ".strip(), '{"events":[1],"ev\\u0065nts" : [%s]}']
+)
 def test_each_member_of_a_batch_keeps_its_bytes(form: str) -> None:
     members = [line(event_id="a"), b'{ "x" : [1.10, "]"] }', line(event_id="b", payload={"n": 10**30})]
     text = form.encode() % b" , ".join(members)
@@ -231,9 +247,9 @@ def test_batches_are_cut_where_json_says(payloads: list[Any], indent: int | None
 
 @given(st.binary(max_size=80) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_whatever_arrives_is_an_event_a_batch_or_a_refusal(text: bytes) -> None:
+    found: object
     try:
         found = parse(text)
     except InvalidEvent as invalid:
-        assert invalid.code in {"bad_json", "bad_event", "too_deep"}
-    else:
-        assert isinstance(found, Event | list)
+        found = invalid.code
+    assert isinstance(found, Event | list) or found in {"bad_json", "bad_event", "too_deep"}

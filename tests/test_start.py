@@ -81,6 +81,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert_one_clear_line(done, 1, "file/events.db: Not a directory")
 
 
+@pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "data"
@@ -93,7 +94,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(python), "-m", "aggregator",
          "serve", "--port", "0", "--db", str(folder / "events.db")],
         capture_output=True, text=True, timeout=20, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in (str(Path(__file__).parent.parent), *sys.path) if path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *filter(None, sys.path)])},
     )  # fmt: skip
     if "ModuleNotFoundError" in done.stderr or done.returncode == 126:
         pytest.skip("another user cannot run this Python")
@@ -194,7 +195,11 @@ def test_bare_words_serve_and_options_come_from_the_environment(tmp_path: Path, 
             "AGGREGATOR_QUEUE_EVENTS": "123", "PYTHONPATH": str(Path(__file__).parent.parent),
         }  # fmt: skip
         with subprocess.Popen(
-            [sys.executable, "-m", "aggregator", *words], stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+            [sys.executable, "-m", "aggregator", *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
         ) as process:
             assert process.stderr
             line = process.stderr.readline()
@@ -216,7 +221,7 @@ def test_help_names_every_option_with_its_default_and_variable(tmp_path: Path) -
     for option, default in [
         ("--host", "127.0.0.1"), ("--port", "8080"), ("--silent-port", "8081"), ("--db", "data/events.db"),
         ("--queue-events", "10000"), ("--queue-bytes", "67108864"), ("--max-batch", "10000"),
-        ("--max-line-bytes", "1048576"), ("--max-connections", "1000"), ("--reply-buffer-bytes", "1048576"),
+        ("--max-line-bytes", "1048576"), ("--max-connections", "960"), ("--reply-buffer-bytes", "1048576"),
         ("--drain-timeout", "5.0"), ("--log-level", "info"),
     ]:  # fmt: skip
         variable = "AGGREGATOR_" + option[2:].replace("-", "_").upper()

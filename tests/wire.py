@@ -41,11 +41,14 @@ class Peer:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
-    def reply(self) -> Json:
-        """The next reply line."""
+    def line(self) -> bytes:
+        """The next reply line as it came."""
         line = self._replies.readline()
         assert line.endswith(b"\n"), f"the connection ended with {line!r}"
-        return json.loads(line)
+        return line
+
+    def reply(self) -> Json:
+        return json.loads(self.line())
 
     def replies(self, count: int) -> list[Json]:
         return [self.reply() for _ in range(count)]
@@ -76,7 +79,9 @@ class Peer:
     def __enter__(self) -> Peer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

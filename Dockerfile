@@ -1,0 +1,36 @@
+# docker build -t aggregator . && docker run -d -p 127.0.0.1:8080:8080 -v aggregator:/data --stop-timeout 15 aggregator
+# BASE: any Debian-like image with `python`, pip and venv, 3.11 or later; build and run must share it.
+ARG BASE=python:3.12-slim
+
+FROM ${BASE} AS build
+WORKDIR /src
+# A virtual environment that the base's pip fills from outside: no pip goes into the final image with it.
+RUN python -m venv --without-pip /opt/venv
+# The dependencies, in a layer of their own: it stays as it is until setup.cfg changes.
+COPY setup.cfg .
+RUN python -c "import configparser; c = configparser.RawConfigParser(); c.read('setup.cfg'); \
+        print(c['options']['install_requires'])" > requirements.txt \
+    && python -m pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -r requirements.txt
+COPY pyproject.toml .
+COPY aggregator aggregator
+RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps .
+
+FROM ${BASE}
+# /data must belong to the user before VOLUME: a new named volume takes its owner from here.
+# A folder of the host mounted there instead has to be given to uid 10001.
+RUN useradd --uid 10001 --user-group --no-create-home --no-log-init --shell /usr/sbin/nologin aggregator \
+    && install -d -m 0750 -o aggregator -g aggregator /data
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    AGGREGATOR_HOST=0.0.0.0 \
+    AGGREGATOR_DB=/data/events.db
+# By number, so that Kubernetes' runAsNonRoot can tell that it is not root.
+USER 10001:10001
+VOLUME /data
+# 8080 acks, 8081 is silent. Neither asks who is there: publish them to those you trust.
+EXPOSE 8080 8081
+HEALTHCHECK --interval=30s --timeout=12s --start-period=30s --retries=3 CMD ["aggregator", "admin", "HEALTH"]
+# The server is process 1 itself, no shell in between: SIGTERM reaches it, and what was read is stored before it ends.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["aggregator"]
+CMD ["serve"]

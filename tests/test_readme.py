@@ -1,0 +1,99 @@
+"""README.md is true: its sessions are replayed, its files and programs are the ones that run."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import Config
+from tests.conftest import StartServer
+from tests.server_process import ServerProcess
+from tests.wire import Peer, event
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+SESSIONS = [text for kind, text in BLOCKS if not kind and text.startswith(">")]
+REPLIES = {
+    json.loads(reply.replace("…", ""))["code"]: reply
+    for reply in re.findall(r'^\| `(\{"status":.*?\})` \|', README, re.MULTILINE)
+}
+
+
+def matches(shown: str, found: str) -> bool:
+    return re.fullmatch(re.escape(shown).replace("…", ".*?"), found) is not None
+
+
+@pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
+def test_sessions_are_literal(server: ServerProcess, session: str) -> None:
+    lines = session.splitlines()
+    assert len(lines) % 2 == 0
+    with Peer(server.port) as peer:
+        for sent, shown in zip(lines[::2], lines[1::2], strict=True):
+            assert (sent[:2], shown[:2]) == ("> ", "< ")
+            peer.send(sent[2:].encode() + b"\n")
+            found = peer.line().decode().rstrip("\n")
+            assert matches(shown[2:], found), f"{sent[2:]}\nREADME: {shown[2:]}\nserver: {found}"
+
+
+def test_the_sessions_show_every_command() -> None:
+    typed = {line[2:].split()[0] for line in "".join(SESSIONS).splitlines() if re.match(r"> [A-Z]", line)}
+
+    assert typed - {"FOO"} == {"PING", "HELP", "STATS", "HEALTH", "TOPICS", "EVENTS", "EVENT", "QUIT"}
+
+
+def test_the_replies_to_long_and_deep_lines_are_literal(server: ServerProcess) -> None:
+    for code, line in [
+        ("too_long", b"x" * (2 << 20) + b"\n"),
+        ("too_deep", event("e", payload='{"a":' + "[" * 2000 + "]" * 2000 + "}")),
+    ]:
+        with Peer(server.port) as peer:
+            peer.send(line)
+            assert peer.line().decode().strip() == REPLIES[code]
+
+
+def test_the_reply_to_one_client_too_many_is_literal(start_server: StartServer) -> None:
+    server = start_server("--max-connections", "1")
+    with Peer(server.port) as guest:
+        guest.ask(b"PING\n")
+        with Peer(server.port) as extra:
+            assert extra.line().decode().strip() == REPLIES["busy"].replace("960", "1")
+
+
+def test_every_code_is_in_the_readme() -> None:
+    codes = set(re.findall(r'"code":"(\w+)"', README)) | {"not_allowed"}
+
+    assert codes == {
+        "bad_line", "bad_json", "bad_event", "too_long", "too_deep", "bad_command", "not_allowed", "busy",
+        "shutting_down", "storage_full", "storage",
+    }  # fmt: skip
+
+
+def test_the_configuration_table_has_every_option_with_its_default() -> None:
+    table = dict(re.findall(r"^\| `--([a-z-]+)` \| `([^`]*)` \|", README, re.MULTILINE))
+    defaults = Config()
+
+    assert {name.replace("-", "_"): value for name, value in table.items()} == {
+        field.removesuffix("_s"): str(getattr(defaults, field)) for field in Config.__slots__
+    }
+
+
+@pytest.mark.parametrize("name", ["rsyslog.conf", "syslog-ng.conf"])
+def test_the_shipper_files_are_the_ones_the_tests_run(name: str) -> None:
+    assert (ROOT / "tests" / "shippers" / name).read_text() in [text for _, text in BLOCKS]
+
+
+def test_the_program_runs(server: ServerProcess) -> None:
+    (program,) = [text for kind, text in BLOCKS if kind == "python"]
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("8080", str(server.port))],
+        capture_output=True, text=True, timeout=30, cwd=ROOT,
+    )  # fmt: skip
+
+    assert (done.stdout, done.stderr) == ("first stored\n", "")

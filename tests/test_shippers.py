@@ -1,0 +1,140 @@
+"""Real log shippers on the silent port, with the very configuration files that the README shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import wire
+from tests.server_process import ServerProcess, wait_until
+
+pytestmark = pytest.mark.shipper
+
+CONFIGURATIONS = Path(__file__).parent / "shippers"
+UNPACKED = Path(os.environ.get("SHIPPERS_DIR", "/opt/aggregator-shippers"))
+
+SHIPPED_S = 20.0
+"""How long a shipper may take with everything that a test writes."""
+
+Ship = Callable[[str, Path], None]
+
+
+@pytest.fixture
+def ship(server: ServerProcess, tmp_path: Path) -> Iterator[Ship]:
+    """Start the shipper that a configuration is for, with this log file and our silent port instead of its own."""
+    shippers: list[subprocess.Popen[bytes]] = []
+
+    def start(configuration: str, log: Path) -> None:
+        replacements = {"/var/log/app.log": f"{log}", "8081": f"{server.silent_port}"}
+        program = _syslog_ng
+        if configuration.startswith("rsyslog"):
+            replacements["/var/spool/rsyslog"] = f"{tmp_path}"
+            program = _rsyslog
+        text = (CONFIGURATIONS / configuration).read_text()
+        for shown, here in replacements.items():
+            assert text.count(shown) == 1
+            text = text.replace(shown, here)
+        rewritten = tmp_path / configuration
+        rewritten.write_text(text)
+        command, libraries = program(rewritten, tmp_path)
+        shippers.append(subprocess.Popen(command, env={**os.environ, "LD_LIBRARY_PATH": libraries}))
+
+    yield start
+    for shipper in shippers:
+        shipper.terminate()
+        try:
+            shipper.wait(10)
+        finally:
+            shipper.kill()
+
+
+def _rsyslog(configuration: Path, state: Path) -> tuple[list[str], str]:
+    """Its command line, and where its libraries are."""
+    folder = _unpacked("rsyslog")
+    libraries = next(folder.glob("usr/lib/*-linux-*"))
+    command = [f"{folder}/usr/sbin/rsyslogd", "-n", "-iNONE", "-M", f"{libraries}/rsyslog", "-f", f"{configuration}"]
+    return command, f"{libraries}"
+
+
+def _syslog_ng(configuration: Path, state: Path) -> tuple[list[str], str]:
+    folder = _unpacked("syslog-ng-core")
+    modules = next(folder.glob("usr/lib/syslog-ng/3*"))
+    command = [
+        f"{folder}/usr/sbin/syslog-ng", "--foreground", "--no-caps", "--module-path", f"{modules}",
+        "--cfgfile", f"{configuration}", "--persist-file", f"{state}/syslog-ng.persist",
+        "--control", f"{state}/syslog-ng.ctl", "--pidfile", f"{state}/syslog-ng.pid",
+    ]  # fmt: skip
+    libraries = [modules.parent, *folder.glob("usr/lib/*-linux-*"), *folder.glob("lib/*-linux-*")]
+    return command, ":".join(map(str, libraries))
+
+
+def _unpacked(package: str) -> Path:
+    if not (UNPACKED / package).exists():
+        pytest.skip(f"{package} is not in {UNPACKED}: run {CONFIGURATIONS / 'install'}")
+    return UNPACKED / package
+
+
+def _append(log: Path, lines: list[bytes]) -> None:
+    with log.open("ab") as file:
+        file.writelines(lines)
+
+
+def _stored_total(server: ServerProcess) -> int:
+    total: int = server.ask("STATS")["stored_total"]
+    return total
+
+
+@pytest.mark.parametrize("configuration", ["rsyslog.conf", "syslog-ng.conf"])
+def test_restarts_of_the_server_lose_nothing_and_store_nothing_twice(
+    configuration: str, ship: Ship, server: ServerProcess, tmp_path: Path
+) -> None:
+    log = tmp_path / "app.log"
+    lines = wire.events("e", 20_000)
+    _append(log, lines[:10_000])
+    ship(configuration, log)
+    wait_until(lambda: _stored_total(server) > 1000)
+
+    _append(log, lines[10_000:14_000])
+    assert server.stop() == 0  # with thousands of lines on their way
+    _append(log, lines[14_000:17_000])
+    server.restart()
+    _append(log, lines[17_000:19_000])
+    wait_until(lambda: _stored_total(server) == 19_000, SHIPPED_S)
+
+    assert server.stop() == 0  # with an idle shipper; rsyslog does not notice before its next line
+    server.restart()
+    _append(log, lines[19_000:])
+    wait_until(lambda: _stored_total(server) == 20_000, SHIPPED_S)
+
+    stored = {event_id: event["payload"] for event_id, event in server.stored("t").items()}
+    assert stored == {f"e-{i}": {"n": i} for i in range(20_000)}
+    assert "silent port: refused" not in server.log
+
+
+@pytest.mark.parametrize("configuration", ["rsyslog-wrap.conf", "syslog-ng-wrap.conf"])
+def test_lines_that_are_no_events_are_wrapped(
+    configuration: str, ship: Ship, server: ServerProcess, tmp_path: Path
+) -> None:
+    texts = [
+        "started", "[42] started", "5", "null", '"quoted"', "it's \"quoted\"", "tab\there", r"back\slash \n \u0041",
+        "  blanks  ", "naïve ☃ 😀", "100% $MSG %msg% ${HOST}", "{no JSON", "[1, 2]", "escape \x1b[0m", "x" * 100_000,
+    ]  # fmt: skip
+    texts += [f"plain {i}" for i in range(100)]
+    objects: list[wire.Json] = [
+        {},
+        {"level": "info", "n": -7, "ratio": 0.5, "ok": True, "none": None, "list": [1, "two", {"three": 3}]},
+        {"text": 'naïve ☃ 😀 "quoted" tab\t back\\slash / new\nline', "a key": {"with.dots": {"": []}}},
+    ]
+    objects += [{"number": i} for i in range(100)]
+    log = tmp_path / "app.log"
+    log.write_text("\n".join([*texts, *map(json.dumps, objects), ""]))
+    ship(configuration, log)
+    wait_until(lambda: _stored_total(server) == len(texts) + len(objects))
+
+    stored = [event["payload"] for event in server.stored("logs.app").values()]
+    assert stored == [{"msg": text} for text in texts] + objects
