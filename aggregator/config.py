@@ -66,6 +66,10 @@ LINGER_S: Final = 1.0
 """How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the
 kernel send a reset, which destroys replies that the peer has not read yet."""
 
+QUIET_S: Final = 1.0
+"""A silent client that sends nothing for so long after our half of the close is closed: what it has to say next, it
+says to the next server. Under load shippers send every few milliseconds."""
+
 SPARE_DESCRIPTORS: Final = 32
 """Descriptors needed beside the connections: database, WAL, shared memory, lock, listeners, event loop, logs."""
 

@@ -30,6 +30,7 @@ from aggregator.config import (
     IN_FLIGHT_DIVISOR,
     LINGER_S,
     LOW_WATER_DIVISOR,
+    QUIET_S,
     REPLY_DEADLINE_S,
     SILENT_LOG_INTERVAL_S,
 )
@@ -110,6 +111,7 @@ class Connection(asyncio.Protocol):
         self._flush_scheduled = False
         self._blocked = _Blocked(0)
         self._held: deque[bytes] = deque()  # arrived while reading was paused
+        self._reads = 0
         self._eof = False  # the peer has closed its half
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
         self._refusing: Failure | None = None  # the server is stopping: answer events with this
@@ -129,6 +131,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=high_water, low=high_water // LOW_WATER_DIVISOR)
 
     def data_received(self, data: bytes) -> None:
+        self._reads += 1
         if self._ending:
             return
         if self._blocked:
@@ -171,16 +174,24 @@ class Connection(asyncio.Protocol):
     def shut_down(self, failure: Failure) -> None:
         """Answer what was read, then close our half; events that arrive until then are answered with ``failure``.
 
-        A silent client has our half of the close at once, and may go on sending until it has seen that.
+        A silent client has our half of the close at once, and may go on sending until it has seen that. Some look for
+        it only when they have something to send (rsyslog), so one that sends nothing for a while is closed.
         """
         if self._refusals:
             if not self._transport.is_closing():
                 self._transport.write_eof()
+                self._abort_when_quiet(reads_before=-1)
             return
         while self._held:
             self._take(self._held.popleft())
         self._refusing = failure
         self._close_when_done()
+
+    def _abort_when_quiet(self, reads_before: int) -> None:
+        if self._reads == reads_before and not self._blocked:
+            self.abort()
+        elif not self._lost:
+            asyncio.get_running_loop().call_later(QUIET_S, self._abort_when_quiet, self._reads)
 
     def abort(self) -> None:
         """Drop the connection; what was read is stored all the same."""

@@ -198,16 +198,16 @@ class _Screen:
         return time.monotonic() - self._started_at
 
     def complain(self, message: str) -> None:
-        write = self._bar.write if self._bar else print
+        write = print if self._bar is None else self._bar.write
         write(f"aggregator: {message}", file=sys.stderr)
 
     def show(self, size: int, acked: int) -> None:
-        if self._bar:
+        if self._bar is not None:  # a bar without a total has no truth value
             self._bar.set_postfix_str(f"{acked / self.elapsed_s:,.0f} events/s", refresh=False)
             self._bar.update(size)
 
     def close(self) -> None:
-        if self._bar:
+        if self._bar is not None:
             self._bar.close()
 
 

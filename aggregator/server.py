@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 from functools import partial
@@ -32,6 +33,9 @@ log = logging.getLogger("aggregator")
 
 BUSY_LINGER_S: Final = 0.1
 """How long a refused client may take to read why; half of the spare descriptors may wait for that at a time."""
+
+EMPTY_BACKLOG_S: Final = 0.5
+"""How long a stopping server accepts those who have connected already; thousands a second are no trouble."""
 
 LAST_COMMIT_S: Final = 2.0
 """How long the last batches may take once no connection is left: many times what a full queue takes."""
@@ -101,10 +105,13 @@ class Server:
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self._stats.connections_total += 1
-        if self._stopping or len(self._connections) >= self._config.max_connections:
+        late = self._stopping and refusals  # accepted as the listener closed: its events count like the others'
+        if not late and (self._stopping or len(self._connections) >= self._config.max_connections):
             self._refuse(connection, refusals)
             return
         self._connections.add(connection)
+        if late and self._stopping:
+            asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
         self._stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
@@ -125,7 +132,11 @@ class Server:
             self._nobody_left.set()
 
     async def _drain(self, consumer: asyncio.Task[None]) -> bool:
-        # 1. Accept nobody any more.
+        # 1. Accept who has connected already, and then nobody any more: a listener that closes resets its backlog.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(EMPTY_BACKLOG_S):
+                while self._somebody_waits():  # noqa: ASYNC110 (a backlog has no event)
+                    await asyncio.sleep(0)
         self._stopping = Failure("shutting_down", "the server is stopping; send this again with the same id")
         self._close_listeners()
         # 2. Silent clients get our half of the close and are read to their end; the others get their replies first.
@@ -152,6 +163,14 @@ class Server:
         self._close_listeners()
         self._shut_down_connections(self._stopping)
         await self._all_gone(FAILURE_REPLIES_S)
+
+    def _somebody_waits(self) -> bool:
+        """Whether somebody has connected whom the event loop has not accepted yet."""
+        poll = select.poll()
+        for listener in self._listeners:
+            for one in listener.sockets:
+                poll.register(one.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _close_listeners(self) -> None:
         # Not wait_closed(): Python 3.12 waits there for connections that are not ours to wait for any more.

@@ -90,6 +90,31 @@ def test_sigterm_lets_silent_senders_finish(server: ServerProcess) -> None:
     assert server.ask("STATS")["stored_total"] == 5100
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_sigterm_loses_nobody_who_has_connected_and_is_not_accepted_yet(start_server: StartServer, loop: str) -> None:
+    server = start_server(loop=loop)
+    server.signal(signal.SIGSTOP)
+    for number in range(50):
+        with Peer(server.silent_port) as short:
+            short.send(event(f"e{number}"))
+    server.signal(signal.SIGTERM)
+    server.signal(signal.SIGCONT)
+    assert server.wait() == 0
+    server.restart()
+    assert server.ask("STATS")["stored_total"] == 50
+
+
+def test_a_silent_client_that_says_nothing_does_not_hold_up_the_end(server: ServerProcess) -> None:
+    """As rsyslog does, which looks for our half of the close only before it sends."""
+    with Peer(server.silent_port) as idle:
+        idle.send(event("e"))
+        wait_until(lambda: server.ask("STATS")["stored_total"] == 1)
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 3
+    assert "did not end in time" not in server.log
+
+
 def test_events_read_while_stopping_are_told_so(server: ServerProcess) -> None:
     with Peer(server.silent_port) as shipper, Peer(server.port) as busy:
         shipper.send(event("x"))

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -276,9 +277,7 @@ def test_a_bad_topic_or_source_is_told_at_once(free_port: int, arguments: list[s
 
 
 @given(
-    data=st.binary(max_size=60).map(
-        lambda raw: raw.translate(bytes(b"\n\r\xef\xbb\xbfab"[i % 7] for i in range(256)))
-    )
+    data=st.binary(max_size=60).map(lambda raw: raw.translate(bytes(b"\n\r\xef\xbb\xbfab"[i % 7] for i in range(256))))
 )
 def test_any_split_gives_the_same_lines_at_their_true_offsets(data: bytes) -> None:
     for size in (1, 2, 3, 7, 60):
@@ -569,6 +568,7 @@ def test_a_terminal_gets_a_progress_bar_that_makes_way_for_the_summary(server: S
     file = tmp_path / "app.log"
     file.write_bytes(b"line\n" * 100_000)
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
     with subprocess.Popen(command(server.port, "--topic", "t", file), stderr=theirs, cwd=TOP) as process:
         os.close(theirs)
         shown = b""
@@ -577,6 +577,6 @@ def test_a_terminal_gets_a_progress_bar_that_makes_way_for_the_summary(server: S
                 shown += piece
         os.close(ours)
     assert process.returncode == 0
-    assert re.search(rb"100%\|.* 500k/500k .* events/s", shown.replace(b"\r", b"\n")) or b"events/s" in shown
+    assert re.search(rb"\d+%\|.*[\d.]+k/500k \[.*, [\d,]+ events/s\]", shown)
     last = re.sub(rb"\x1b\[[0-9;]*[A-Z]", b"", shown).rstrip().split(b"\r")[-1].strip()
     assert last.startswith(b"sent 100000: stored 100000, ")
