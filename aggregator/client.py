@@ -371,8 +371,11 @@ def reason(error: OSError | UnicodeError) -> str:
     return str(error) or "timed out"
 
 
-async def ask_line(host: str, port: int, command: str, timeout_s: float) -> bytes:
-    """Send one admin command; return the reply as it came, without its LF. Raises OSError and NotOurProtocol."""
+async def ask(host: str, port: int, command: str, timeout_s: float) -> bytes:
+    """Send one admin command; return the reply as it came, a line of JSON without its LF.
+
+    Not decoded, for most decoders lose digits of large numbers. Raises OSError and NotOurProtocol.
+    """
     if not command.strip() or "\n" in command:
         raise ValueError("expected one command on one line")
     try:
@@ -382,13 +385,9 @@ async def ask_line(host: str, port: int, command: str, timeout_s: float) -> byte
         raise TimeoutError(f"no reply within {timeout_s:g} s") from None
     except (OSError, UnicodeError) as error:
         raise ConnectionError(reason(error)) from error
-    _decode(reply)
+    if not reply.startswith(b'{"status":"'):
+        raise NotOurProtocol(f"expected an aggregator's reply, got {_shorten(reply)}")
     return reply.rstrip(b"\n")
-
-
-async def ask(host: str, port: int, command: str, timeout_s: float) -> dict[str, Any]:
-    """The same, decoded: numbers that orjson cannot hold exactly (in EVENTS, EVENT) lose digits."""
-    return _decode(await ask_line(host, port, command, timeout_s))
 
 
 async def _exchange(host: str, port: int, line: bytes) -> bytes:

@@ -41,8 +41,8 @@ _HEAD_BYTES = 8192
 _CR, _OPEN_BRACE, _OPEN_BRACKET = b"\r{["
 
 # A request line, or what is enough to know one that is cut short by a limit. A web page can make a browser send only
-# GET, HEAD and POST unasked; the second form covers every other HTTP client.
-_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PRI) |[!-~]+ [!-~]+ HTTP/[0-9]")
+# GET, HEAD and POST unasked; the second form covers every other HTTP client. An event may well hold such a text.
+_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PRI) |[A-Za-z][!-~]* [!-~]+ HTTP/[0-9]")
 HTTP_REPLY: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 66\r\nConnection: close\r\n\r\n"
     b"This port takes newline-delimited JSON over plain TCP, not HTTP.\r\n"

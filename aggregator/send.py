@@ -20,6 +20,7 @@ import socket
 import stat
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ class _TextEvents:
     def __init__(self, topic: str, source: str, name: str) -> None:
         self._topic = topic
         self._source = source
-        path = _STDIN if name == _STDIN else os.path.abspath(name)
+        # Standard input has no place of its own: the same words piped in tomorrow are another event.
+        path = uuid.uuid4().hex if name == _STDIN else os.path.abspath(name)
         self._key = blake2b(digest_size=16)
         for part in (source.encode(errors="surrogateescape"), os.fsencode(path)):
             self._key.update(b"%d:%s" % (len(part), part))  # with their lengths no two pairs look the same

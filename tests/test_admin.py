@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import subprocess
 import sys
 
@@ -150,6 +153,25 @@ def test_the_admin_tool_prints_json_into_a_pipe(server: ServerProcess) -> None:
     assert done.returncode == 0
     assert json.loads(done.stdout)["event"]["event_id"] == "an id"
     assert done.stdout.count("\n") == 1
+
+
+def test_the_admin_tool_keeps_every_digit_on_a_terminal_too(server: ServerProcess) -> None:
+    payload = '{"n":123456789012345678901234567890,"m":1.10,"text":"a\\":b, [{","empty":{},"none":[]}'
+    exchange(server.port, event("e", payload=payload))
+    assert payload in admin(server, "EVENT", "t", "e").stdout
+
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "aggregator", "admin", "--to", f"127.0.0.1:{server.port}", "EVENT", "t", "e"]
+    with subprocess.Popen(command, stdout=its) as process:
+        os.close(its)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while piece := os.read(ours, 65536):
+                shown += piece
+        assert process.wait(10) == 0
+    os.close(ours)
+    assert b'      "m": 1.10,\r\n      "text": "a\\":b, [{",\r\n      "empty": {},\r\n' in shown
+    assert b"123456789012345678901234567890" in shown
 
 
 def test_the_admin_tool_fails_when_the_command_does(server: ServerProcess) -> None:

@@ -96,6 +96,13 @@ def test_http_and_tls_are_told_apart_and_never_read_as_lines(stream: bytes, repl
     assert split([*(stream[i : i + 1] for i in range(len(stream))), event], 1000) == ([], reply)
 
 
+@pytest.mark.parametrize(
+    "stream", [b'{"topic":"t","payload":{"m":"GET /x HTTP/1.1"}}\n', b'["GET / HTTP/1.1"]\n', b'"GET / HTTP/1.1\n']
+)
+def test_a_line_that_quotes_http_is_not_http(stream: bytes) -> None:
+    assert split([stream], 100) == ([stream[:-1]], None)
+
+
 @pytest.mark.parametrize("stream", [b"EVENTS t\n", b"get\n", b"STATS\nGET / HTTP/1.1\n", b"HELP HTTP/1.1\n", b"\x16\n"])
 def test_what_is_no_foreign_protocol(stream: bytes) -> None:
     assert split([stream], 100)[1] is None

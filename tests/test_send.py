@@ -250,6 +250,11 @@ def test_sending_a_file_again_stores_only_what_it_has_grown_by(server: ServerPro
     assert messages(server) == ["same", "same", "no end", "same"]
 
 
+def test_standard_input_is_new_each_time(server: ServerProcess) -> None:
+    for _ in range(2):
+        assert run(server.port, "--topic", "backup", stdin=b"backup ok\n").has(sent=1, stored=1)
+
+
 def test_an_id_says_which_source_file_and_place_a_line_is_from(server: ServerProcess, tmp_path: Path) -> None:
     files = [tmp_path / "1", tmp_path / "2"]
     for file in files:

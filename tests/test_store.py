@@ -34,7 +34,7 @@ async def steps(connection: aiosqlite.Connection, work: Callable[[], Awaitable[o
         count += 1
         return 0
 
-    await connection.set_progress_handler(one_more, 1)  # type: ignore[arg-type]
+    await connection.set_progress_handler(one_more, 1)
     await work()
     await connection.set_progress_handler(None, 0)  # type: ignore[arg-type]
     return count
