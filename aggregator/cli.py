@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     sender.add_argument(
         "files", nargs="*", metavar="FILE", help="files of events, one a line; - or none: standard input"
     )
-    _option(sender, "--to", _address, to, "HOST:PORT of the acked port")
+    _option(sender, "--to", address, to, "HOST:PORT of the acked port")
     sender.add_argument("--topic", help="the lines are plain text: wrap each into an event of this topic")
     sender.add_argument("--source", help="with --topic: the events' source (this host's name)")
     sender.add_argument("--follow", action="store_true", help="go on as the files grow, like tail -F")
@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
 
     admin = commands.add_parser("admin", help="send an admin command and print the reply; HELP lists them")
     admin.set_defaults(run=_admin)
-    _option(admin, "--to", _address, to, "HOST:PORT of the acked port")
+    _option(admin, "--to", address, to, "HOST:PORT of the acked port")
     admin.add_argument("word", metavar="COMMAND", help="STATS, HEALTH, TOPICS, EVENTS, EVENT, PING or HELP")
     admin.add_argument("arguments", nargs="*", metavar="ARGUMENT")
     return parser
@@ -230,7 +230,8 @@ def _log_level(text: str) -> str:
     return text.lower()
 
 
-def _address(text: str) -> tuple[str, int]:
+def address(text: str) -> tuple[str, int]:
+    """``HOST:PORT`` as an option's value; an IPv6 address may stand in brackets."""
     host, _, port = text.rpartition(":")
     try:
         return host.strip("[]") or "127.0.0.1", _integer(port, 1, 65535)

@@ -12,7 +12,6 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-import orjson
 import uvloop
 
 from bench.workload import Workload
@@ -193,16 +192,3 @@ def _chunks(lines: list[bytes]) -> list[bytes]:
 
 def _percentile(ordered: list[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * part / 100))]
-
-
-def ask(host: str, port: int, command: str) -> Any:
-    """The answer to one admin command."""
-
-    async def exchange() -> bytes:
-        reader, writer = await asyncio.open_connection(host, port, limit=1 << 24)
-        writer.write(command.encode() + b"\n")
-        line = await reader.readline()
-        writer.close()
-        return line
-
-    return orjson.loads(uvloop.run(exchange()))
