@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import re
@@ -27,6 +28,10 @@ from aggregator.store import StoreUnusable
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long Python lets one thread run while another waits, instead of 5 ms: the database's thread asks for the
 interpreter twice a batch. Measured 11 % more events a second."""
+
+GC_THRESHOLDS: Final = (100_000, 20, 100)
+"""When Python looks for reference cycles, instead of at every 700 objects more: a batch makes tens of thousands, none
+of them in a cycle, and all are gone with the next. Measured 9 % more events a second."""
 
 ASK_TIMEOUT_S: Final = 10.0
 """How long `admin` waits for its answer, which a healthy server gives within 50 ms."""
@@ -56,6 +61,7 @@ def run_server(config: Config, new_loop: Callable[[], asyncio.AbstractEventLoop]
         stream=sys.stderr, level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             well = runner.run(server.serve(config))

@@ -105,10 +105,9 @@ class Consumer:
             self._stats.commit_started = None
         self._out_of_trouble()
         self._stats.committed(len(events) - len(duplicates), len(duplicates), time.monotonic() - started)
-        offset = 0
-        for submission in batch:
-            submission.settle(Commit(first_seq + offset, duplicates, offset))
-            offset += len(submission.events)
+        # In the loop's next turn: if more is queued, it is on its way to the disk by then, and replies are written
+        # while it commits.
+        asyncio.get_running_loop().call_soon(_acknowledge, batch, first_seq, duplicates)
 
     async def _append(self, events: list[Event]) -> tuple[int, dict[int, int]]:
         while True:
@@ -166,3 +165,10 @@ class Consumer:
         for submission in batch:
             self._stats.errors += len(submission.events)
             submission.settle(failure)
+
+
+def _acknowledge(batch: list[Submission], first_seq: int, duplicates: dict[int, int]) -> None:
+    offset = 0
+    for submission in batch:
+        submission.settle(Commit(first_seq + offset, duplicates, offset))
+        offset += len(submission.events)

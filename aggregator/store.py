@@ -92,7 +92,8 @@ COMMIT;
 #   topics: the distinct topics of the batch;  data: the events' JSON, end to end
 _APPEND_TRIGGER = """
 CREATE TEMP TABLE batch_topics (number INTEGER PRIMARY KEY, topic INTEGER NOT NULL);
-CREATE TEMP VIEW batch AS SELECT NULL AS first_seq, NULL AS received_at, NULL AS topics, NULL AS rows, NULL AS data;
+CREATE TEMP VIEW batch AS
+    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS topics, NULL AS rows, NULL AS data;
 CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
     INSERT OR IGNORE INTO topics (name) SELECT value FROM json_each(NEW.topics);
     UPDATE totals SET topics = topics + changes();
@@ -106,14 +107,14 @@ CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
                NEW.received_at,
                CAST(substr(NEW.data, value ->> 2, value ->> 3) AS TEXT)
         FROM json_each(NEW.rows);
-    UPDATE totals SET next_seq = NEW.first_seq + json_array_length(NEW.rows), stored = stored + changes();
+    UPDATE totals SET next_seq = NEW.next_seq, stored = stored + changes();
     UPDATE topics SET stored = topics.stored + added.stored, last_seq = added.last_seq
         FROM (SELECT topic, count(*) AS stored, max(seq) AS last_seq
               FROM events WHERE seq >= NEW.first_seq GROUP BY +topic) AS added  -- +: not by walking the whole index
         WHERE topics.id = added.topic;
 END;
 """
-_APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?)"
+_APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?)"
 
 # Asked right behind the commit: which rows of the batch are not there under their own seq, and under which they are.
 _DUPLICATES = """
@@ -292,19 +293,19 @@ class Store:
         StorageFailed. Cancelling it says nothing about what was stored.
         """
         first_seq = self._next_seq
+        next_seq = first_seq + len(events)
         topics, rows, data = _pack(events)
-        # The second statement is queued right behind the first: a round through a busy event loop takes milliseconds.
-        appended, found = await asyncio.gather(
-            self._write(_APPEND, (first_seq, time.time_ns() // 1_000_000, topics, rows, data)),
-            self._write(_DUPLICATES, (rows, first_seq)),
-            return_exceptions=True,
-        )
-        for result in (appended, found):
-            if isinstance(result, BaseException):
-                raise _storage_error(result) from result
-        self.topics_total, duplicates_json = found[0]  # type: ignore[index]
+        # Queued right behind the commit, not after it: a round through a busy event loop takes milliseconds.
+        found = asyncio.create_task(self._write(_DUPLICATES, (rows, first_seq)))
+        try:
+            now_ms = time.time_ns() // 1_000_000
+            await self._write(_APPEND, (first_seq, next_seq, now_ms, topics, rows, data))
+            ((self.topics_total, duplicates_json),) = await found
+        except sqlite3.Error as error:
+            await asyncio.gather(found, return_exceptions=True)
+            raise _storage_error(error) from error
         duplicates = dict(orjson.loads(duplicates_json))
-        self._next_seq = first_seq + len(events)
+        self._next_seq = next_seq
         self.stored_total += len(events) - len(duplicates)
         # Each event dirties about one page of the unique index, beside its own bytes; six pages go with any commit.
         self._backlog_bytes += len(data) + (len(events) + 6) * PAGE_BYTES
@@ -394,9 +395,7 @@ def _pack(events: Sequence[Event]) -> tuple[str, str, bytes]:
     return orjson.dumps(list(numbers)).decode(), orjson.dumps(rows).decode(), data
 
 
-def _storage_error(error: BaseException) -> BaseException:
-    if not isinstance(error, sqlite3.Error):
-        return error
+def _storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageFailed:
     name: str = getattr(error, "sqlite_errorname", None) or type(error).__name__
     # SHMSIZE: the shared-memory file could not be made longer. Both say that the transaction did not happen.
     if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
