@@ -16,7 +16,8 @@ The modules, in reading order:
 - ``stats``       counters and gauges
 - ``server``      listeners, signals, starting and stopping
 - ``client``      the wire from the other side: a window of events in flight, resent until acked
-- ``send``        files and standard input to events, with progress and a summary
+- ``tail``        files and standard input as lines that know where they stand
+- ``send``        such lines as events to a server, with progress and a summary
 - ``cli``         argv and environment to options, outcomes to exit codes
 """
 

@@ -4,5 +4,6 @@
 - ``ceiling``   what the disk and SQLite alone can do with the same rows
 - ``process``   a real server, started for a run and watched from outside
 - ``load``      throughput, and ack latency at an offered rate
+- ``plot``      the plots of report.md, from result files
 - ``result``    a result file: machine, versions, commit, settings, figures
 """

@@ -1,4 +1,4 @@
-"""``python -m bench load``: measure, print, and write one result file."""
+"""``python -m bench load``: measure, print, and write one result file; ``plot`` draws such files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from aggregator import client
 from aggregator.cli import address
-from bench import ceiling, load, result, workload
+from bench import ceiling, load, plot, result, workload
 from bench.process import Server
 
 LATENCY_CONNECTIONS = 8
@@ -41,8 +41,17 @@ def main() -> int:
     )
     one.add_argument("--folder", type=Path, help="where the databases go: the disk that is measured (a temporary one)")
     one.add_argument("--output", type=Path, help="result file (standard output)")
+    two = commands.add_parser("plot", help="draw the results of `load` again")
+    two.set_defaults(run=_plot)
+    two.add_argument("results", nargs="+", type=Path, metavar="RESULT")
+    two.add_argument("--output", type=Path, required=True, help="an .svg file")
     options = parser.parse_args()
     return int(options.run(options))
+
+
+def _plot(options: argparse.Namespace) -> int:
+    plot.draw(options.results, options.output)
+    return 0
 
 
 def _load(options: argparse.Namespace) -> int:

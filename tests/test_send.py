@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator import send
+from aggregator import tail
 from tests import wire
 from tests.conftest import StartServer
 from tests.server_process import ServerProcess, wait_until
@@ -287,7 +287,7 @@ def test_a_bad_topic_or_source_is_told_at_once(free_port: int, arguments: list[s
 )
 def test_any_split_gives_the_same_lines_at_their_true_offsets(data: bytes) -> None:
     for size in (1, 2, 3, 7, 60):
-        lines = send._Lines()
+        lines = tail.Lines()
         found = [line for start in range(0, len(data), size) for line in lines.feed(data[start : start + size])]
         found += lines.finish()
         assert [number for number, _, _ in found] == list(range(1, len(found) + 1))
@@ -298,8 +298,8 @@ def test_any_split_gives_the_same_lines_at_their_true_offsets(data: bytes) -> No
 
 
 def test_what_follows_a_line_too_long_keeps_its_number_and_offset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(send, "MAX_LINE_BYTES", 10)
-    lines = send._Lines()
+    monkeypatch.setattr(tail, "MAX_LINE_BYTES", 10)
+    lines = tail.Lines()
     found = [line for piece in (b"1234567", b"8901", b"234\nab", b"c\n") for line in lines.feed(piece)]
     assert found == [(1, 0, None), (2, 15, b"abc")]
 
