@@ -165,6 +165,8 @@ def _skip_space(text: str, index: int) -> int:
 
 def _check(fields: Any, json: bytes) -> Event:
     if type(fields) is not dict:
+        if _is_too_deep(json):
+            raise InvalidEvent("too_deep", _TOO_DEEP)
         raise InvalidEvent("bad_event", f"expected an object, got {_kind(fields)}")
     topic = fields.get("topic")
     event_id = fields.get("event_id")
@@ -175,7 +177,7 @@ def _check(fields: Any, json: bytes) -> Event:
         and _is_name(fields.get("source"))
         and type(fields.get("payload")) is dict
         and is_date_time(fields.get("timestamp"))
-        and (len(json) <= _SAFE_BYTES or _depth(json) <= MAX_DEPTH)
+        and not _is_too_deep(json)
     ):
         raise _find_fault(fields, topic, event_id)
     return Event(topic, event_id, json)  # type: ignore[arg-type]
@@ -251,9 +253,9 @@ def _is_iso(text: str) -> bool:
     return True
 
 
-def _depth(json: bytes) -> int:
-    if json.count(b"{") + json.count(b"[") <= MAX_DEPTH:
-        return 0  # cannot be too deep, however its brackets stand
+def _is_too_deep(json: bytes) -> bool:
+    if len(json) <= _SAFE_BYTES or json.count(b"{") + json.count(b"[") <= MAX_DEPTH:
+        return False  # however its brackets stand
     depth = deepest = 0
     for match in _BRACKETS.finditer(json):
         token = match[0]
@@ -262,7 +264,7 @@ def _depth(json: bytes) -> int:
             deepest = max(deepest, depth)
         elif token in b"}]":
             depth -= 1
-    return deepest
+    return deepest > MAX_DEPTH
 
 
 def _expected(fields: dict[str, Any], name: str, what: str) -> str:

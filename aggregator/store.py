@@ -119,10 +119,10 @@ _APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?)"
 # Asked right behind the commit: which rows of the batch are not there under their own seq, and under which they are.
 _DUPLICATES = """
 SELECT (SELECT topics FROM totals), json_group_array(json_array(sent.key, events.seq))
-FROM json_each(?1) AS sent
+FROM json_each(?) AS sent
 JOIN events ON events.topic = (SELECT topic FROM batch_topics WHERE number = sent.value ->> 0)
            AND events.event_id = sent.value ->> 1
-WHERE NOT EXISTS (SELECT 1 FROM events WHERE seq = ?2 + sent.key)
+WHERE NOT EXISTS (SELECT 1 FROM events WHERE seq = ? + sent.key)
 """
 
 _EVENT_COLUMNS = "SELECT seq, received_at, CAST(json AS BLOB) FROM events"

@@ -17,9 +17,9 @@ FSYNCS: Final = 500
 
 _APPEND: Final = """
 INSERT INTO events
-SELECT ?1 + key, 1, CAST(substr(?3, value >> 34, value >> 24 & 1023) AS TEXT), 1790000000000,
-       CAST(substr(?3, (value >> 34) + (value >> 24 & 1023), value & 16777215) AS TEXT)
-FROM json_each(?2)
+SELECT :first + key, 1, CAST(substr(:data, value >> 34, value >> 24 & 1023) AS TEXT), 1790000000000,
+       CAST(substr(:data, (value >> 34) + (value >> 24 & 1023), value & 16777215) AS TEXT)
+FROM json_each(:spans)
 """
 
 
@@ -47,7 +47,7 @@ def append_rate(folder: Path, lines: list[bytes]) -> float:
             spans.append(start << 34 | len(event_id) << 24 | len(line))
             start += len(event_id) + len(line)
         data = b"".join([column for row in batch for column in row])
-        database.execute(_APPEND, (first, orjson.dumps(spans).decode(), data))
+        database.execute(_APPEND, {"first": first, "spans": orjson.dumps(spans).decode(), "data": data})
         if wal.stat().st_size > CHECKPOINT_BYTES:
             database.execute("PRAGMA wal_checkpoint(PASSIVE)")
     seconds = time.perf_counter() - started

@@ -137,8 +137,6 @@ def test_timestamps(text: str, good: bool) -> None:
         (b'{"a":1}{"b":2}', "bad_json", None),
         (b'{"a":1e400,"b":01}', "bad_json", None),
         (b"[" * 100_000, "too_deep", "nested deeper than 250 levels"),
-        (b"[" * 1024 + b"]" * 1024, "too_deep", "nested deeper than 250 levels"),
-        (b'{"events":' + b"[" * 1000 + b"]" * 1000 + b"}", "too_deep", "nested deeper than 250 levels"),
         (b"{}", "bad_event", "topic: missing, expected a string"),
         (b'{"events":{}}', "bad_event", "events: expected an array, got an object"),
         (b'{"events":[],"more":1}', "bad_event", "'more': a batch object holds nothing but events"),
@@ -161,6 +159,17 @@ def test_nesting_is_limited() -> None:
     assert isinstance(parse(nested(MAX_DEPTH)), Event)
     for levels in (MAX_DEPTH + 1, 300, 1000):
         assert refusal(nested(levels)).code == "too_deep"
+
+
+@pytest.mark.parametrize("line", [b"[" * 1024 + b"]" * 1024, b'{"events":' + b"[" * 1000 + b"]" * 1000 + b"}"])
+def test_a_batch_of_nothing_but_nesting_is_too_deep(line: bytes) -> None:
+    """As a whole, or its one member: Python 3.11's scanner gives up earlier than that of later versions."""
+    try:
+        (found,) = parse(line)  # type: ignore[misc]
+    except InvalidEvent as invalid:
+        found = invalid
+    assert isinstance(found, InvalidEvent)
+    assert found.code == "too_deep"
 
 
 def test_brackets_inside_strings_are_not_nesting() -> None:
