@@ -8,7 +8,8 @@ Rules that hold here:
 - Replies leave in the order of their lines: each line gets a place in one FIFO, which a commit or a command fills.
   A command starts when it is first in line, that is, when everything sent before it has been committed.
 - Reading is paused, never awaited: while the intake is full, while this client has its share of it in flight, while
-  it does not read its replies. What arrives all the same is held back unparsed, at most what one or two reads bring.
+  it does not read its replies. Nor does it get more than a share's worth of lines, or one command, judged in one turn
+  of the loop: the others want theirs. Lines that have to wait for that are kept as they came.
 - Only this object writes to its transport, and never to a closing one (uvloop raises).
 - What was read is stored, whatever becomes of the connection; only an unterminated last line is dropped by a reset.
 """
@@ -48,8 +49,9 @@ class _Blocked(Flag):
     """Why reading is paused."""
 
     INTAKE = auto()  # the intake is full
-    IN_FLIGHT = auto()  # this client has its share of the intake in flight
+    SHARE = auto()  # this client has as many unanswered lines as one may have
     REPLIES = auto()  # this client does not read its replies
+    TURN = auto()  # this client has had its turn
 
 
 class _Place:
@@ -110,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._replying = refusals is None
         self._flush_scheduled = False
         self._blocked = _Blocked(0)
-        self._held: deque[bytes] = deque()  # arrived while reading was paused
+        self._lines: deque[bytes | None] = deque()  # read, but not yet judged
         self._reads = 0
         self._eof = False  # the peer has closed its half
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
@@ -134,15 +136,21 @@ class Connection(asyncio.Protocol):
         self._reads += 1
         if self._ending:
             return
-        if self._blocked:
-            self._held.append(data)
-        else:
-            self._take(data)
+        self._lines += self._splitter.feed(data)
+        if self._splitter.foreign_reply:
+            self._view.stats.connections_refused += 1
+            log.info("%s speaks HTTP or TLS: closed", self._peer)
+            self._end(self._splitter.foreign_reply)
+        elif not self._blocked:
+            self._take_lines()
 
     def eof_received(self) -> bool:
         self._eof = True
-        if not self._held:
-            self._take_end()
+        if not self._ending:
+            self._lines += self._splitter.finish()
+        if not self._blocked:
+            self._take_lines()
+        self._close_when_done()
         return True  # keep our half open until everything is answered
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -151,8 +159,6 @@ class Connection(asyncio.Protocol):
         self._lost = True
         self._stop_watch()
         self._stop_replying()
-        self._unblock(_Blocked.REPLIES)
-        self._close_when_done()
 
     def pause_writing(self) -> None:
         self._block(_Blocked.REPLIES)
@@ -182,8 +188,8 @@ class Connection(asyncio.Protocol):
                 self._transport.write_eof()
                 self._abort_when_quiet(reads_before=-1)
             return
-        while self._held:
-            self._take(self._held.popleft())
+        while self._lines:
+            self._take_lines()
         self._refusing = failure
         self._close_when_done()
 
@@ -199,24 +205,13 @@ class Connection(asyncio.Protocol):
 
     # --- lines in
 
-    def _take(self, data: bytes) -> None:
-        lines = self._splitter.feed(data)
-        if self._splitter.foreign_reply:
-            self._view.stats.connections_refused += 1
-            log.info("%s speaks HTTP or TLS: closed", self._peer)
-            self._end(self._splitter.foreign_reply)
-            return
-        self._take_lines(lines)
-
-    def _take_end(self) -> None:
-        if not self._ending:
-            self._take_lines(self._splitter.finish())
-        self._close_when_done()
-
-    def _take_lines(self, lines: list[bytes | None]) -> None:
+    def _take_lines(self) -> None:
+        budget = self._share
         events: list[Event] = []  # events that follow each other go into the intake as one submission
-        for line in lines:
+        while self._lines and budget > 0:
+            line = self._lines.popleft()
             self._line_number += 1
+            budget -= 1
             if line == b"":
                 continue
             found = protocol.parse(line) if line else protocol.too_long(self._view.config.max_line_bytes)
@@ -229,10 +224,10 @@ class Connection(asyncio.Protocol):
                 self._reject(found)
             elif isinstance(found, Command):
                 self._take_command(found)
+                budget = 0  # splitting its words took as long as judging a thousand events
             else:
                 self._submit_batch(found)  # type: ignore[arg-type]
-            if self._ending:
-                return
+                budget -= len(found)  # type: ignore[arg-type]
         self._submit(events)
         self._push_back()
 
@@ -280,7 +275,7 @@ class Connection(asyncio.Protocol):
             self._reject(Rejection("not_allowed", "the silent port answers no commands"))
         elif command.word == "QUIT" and not command.arguments:
             self._end(_BYE)
-        else:
+        elif self._replying:
             self._add(_Place(1, command=partial(self._carry_out, command, self._line_number)))
             self._flush_soon()
 
@@ -352,6 +347,11 @@ class Connection(asyncio.Protocol):
             reply = protocol.rejected(Rejection("bad_command", str(error)), line_number)
         except (StorageFull, StorageBusy, StorageFailed) as error:
             reply = protocol.error("storage", str(error))
+        except Exception:  # a defect of ours: this client must not wait for ever, and nobody else is harmed
+            if not self._lost:  # else the server is stopping, and its database is closed
+                log.exception("%s: %s failed", self._peer, command.word)
+            self.abort()
+            return
         self._running = None
         self._fill(place, protocol.encode(reply))
 
@@ -360,33 +360,35 @@ class Connection(asyncio.Protocol):
         self._replying = False
         self._unanswered -= sum(place.lines for place in self._places if place.reply or place.command)
         self._places.clear()
+        self._unblock(_Blocked.REPLIES)
+        self._progressed()
 
     # --- pressure
 
     def _push_back(self) -> None:
-        intake = self._view.intake
-        if intake.full and _Blocked.INTAKE not in self._blocked:
-            self._block(_Blocked.INTAKE)
-            intake.when_room(partial(self._unblock, _Blocked.INTAKE))
+        if self._view.intake.full and self._block(_Blocked.INTAKE):
+            self._view.intake.when_room(partial(self._unblock, _Blocked.INTAKE))
         if self._unanswered >= self._share:
-            self._block(_Blocked.IN_FLIGHT)
+            self._block(_Blocked.SHARE)
+        if self._lines and self._block(_Blocked.TURN):
+            asyncio.get_running_loop().call_soon(self._unblock, _Blocked.TURN)
 
-    def _block(self, reason: _Blocked) -> None:
+    def _block(self, reason: _Blocked) -> bool:
+        """Stop reading for this reason too; return whether it is a new one."""
+        if reason in self._blocked:
+            return False
         if not self._blocked and not self._transport.is_closing():
             self._transport.pause_reading()
         self._blocked |= reason
+        return True
 
     def _unblock(self, reason: _Blocked) -> None:
         if reason not in self._blocked:
             return
         self._blocked &= ~reason
-        while self._held and not self._blocked:
-            self._take(self._held.popleft())
-        if self._blocked:
-            return
-        if self._eof:
-            self._take_end()
-        elif not self._transport.is_closing():
+        if not self._blocked:
+            self._take_lines()
+        if not self._blocked and not self._eof and not self._transport.is_closing():
             self._transport.resume_reading()
         self._close_when_done()
 
@@ -396,7 +398,7 @@ class Connection(asyncio.Protocol):
 
     def _progressed(self) -> None:
         if self._unanswered <= self._share // LOW_WATER_DIVISOR:
-            self._unblock(_Blocked.IN_FLIGHT)
+            self._unblock(_Blocked.SHARE)
         self._close_when_done()
 
     # --- the end
@@ -404,14 +406,14 @@ class Connection(asyncio.Protocol):
     def _end(self, last_reply: bytes) -> None:
         """Answer what came before, write ``last_reply``, close our half; drop what the peer still sends."""
         self._ending = True
-        self._held.clear()
+        self._lines.clear()
         if self._replying:
             self._add(_Place(0, last_reply))
             self._flush_soon()
         self._close_when_done()
 
     def _close_when_done(self) -> None:
-        if self._held or self._places:
+        if self._lines or self._places:
             return
         if self._lost:
             self._on_end(self)
@@ -453,7 +455,6 @@ class Connection(asyncio.Protocol):
                 self._peer,
             )
             self._stop_replying()
-            self._unblock(_Blocked.REPLIES)
 
 
 def _replies(events: list[Event], outcome: Outcome) -> list[Reply]:

@@ -47,6 +47,8 @@ class Store(Protocol):
 
     @property
     def backlog_bytes(self) -> int: ...
+    @property
+    def wal_bytes(self) -> int: ...
     async def append(self, events: Sequence[Event]) -> tuple[int, dict[int, int]]: ...
     async def checkpoint(self) -> None: ...
     async def probe(self) -> None: ...
@@ -82,9 +84,13 @@ class Consumer:
     async def _take(self) -> list[Submission]:
         """The next batch; while there is none, do what is better done in quiet times."""
         while True:
-            quiet = RETRY_S if self._stats.trouble else IDLE_S
+            quiet_s: float | None = None
+            if self._stats.trouble:
+                quiet_s = RETRY_S
+            elif self._store.backlog_bytes or self._store.last_checkpoint.error:
+                quiet_s = IDLE_S
             try:
-                async with asyncio.timeout(quiet if self._stats.trouble or self._store.backlog_bytes else None):
+                async with asyncio.timeout(quiet_s):
                     return await self._intake.take(self._max_batch)
             except TimeoutError:
                 if self._stats.trouble:
@@ -125,7 +131,8 @@ class Consumer:
             limit = WAL_LIMIT_BYTES
         if self._store.backlog_bytes > limit:
             await self._checkpoint()
-        while self._store.backlog_bytes > WAL_LIMIT_BYTES:
+        # The file too: readers that always overlap keep a WAL that was copied from being used anew.
+        while max(self._store.backlog_bytes, self._store.wal_bytes) > WAL_LIMIT_BYTES:
             self._in_trouble(f"the WAL has reached its limit: {self._store.last_checkpoint.error}")
             await asyncio.sleep(RETRY_S)
             await self._checkpoint()

@@ -26,6 +26,9 @@ MAX_DEPTH = 250
 """Deepest nesting of one event. It comes back two levels deeper, inside a reply and its array of events, and has to
 be readable there: orjson writes 254 levels, jq 1.6 reads 256."""
 
+MAX_BATCH_EVENTS = 10_000
+"""Most events in one batch line: more than fit into a mebibyte. Judging them takes the loop some 50 ms."""
+
 # The shortest line that can nest deeper than that: a bracket opened and closed for each level.
 _SAFE_BYTES = 2 * MAX_DEPTH
 
@@ -35,7 +38,9 @@ _MAX_TIMESTAMP_CHARS = 64
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_STRING_OR_NUMBER = re.compile(rb'("(?:[^"\\]|\\.)*")|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?')
+# Strings, and whatever may hold a number. Possessive: of an unterminated string each byte is looked at once.
+_STRING_OR_WORD = re.compile(rb'("(?:[^"\\]|\\.)*+"?)|[-+.\w]+')
+_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -86,7 +91,7 @@ def _decode(line: bytes) -> Any:
     if failure.msg.startswith("number is infinity"):
         # A number too large for a double is still a number, and its digits are kept: judge the rest without it.
         try:
-            return orjson.loads(_STRING_OR_NUMBER.sub(lambda match: match[1] or b"0", line))
+            return orjson.loads(_STRING_OR_WORD.sub(_blank_number, line))
         except orjson.JSONDecodeError as error:
             failure = error
     if failure.msg.startswith("depth limit"):
@@ -94,6 +99,10 @@ def _decode(line: bytes) -> Any:
     if failure.msg.startswith("str is not valid UTF-8"):
         raise InvalidEvent("bad_json", f"not valid UTF-8 at byte {_first_bad_byte(line)}")
     raise InvalidEvent("bad_json", f"{failure.msg} at character {failure.pos + 1}")
+
+
+def _blank_number(match: re.Match[bytes]) -> bytes:
+    return match[0] if match[1] or not _NUMBER.fullmatch(match[0]) else b"0"
 
 
 def _first_bad_byte(line: bytes) -> int:
@@ -115,6 +124,8 @@ def _parse_batch(value: Any, line: bytes) -> list[Event | InvalidEvent]:
         start = _last_member(text)
     if type(value) is not list:
         raise InvalidEvent("bad_event", f"events: expected an array, got {_kind(value)}")
+    if len(value) > MAX_BATCH_EVENTS:
+        raise InvalidEvent("bad_event", f"events: at most {MAX_BATCH_EVENTS} in a batch, got {len(value)}")
     try:
         members = [text[slice(*span)].encode() for span in _elements(text, start)]
     except RecursionError:
@@ -126,7 +137,7 @@ def _judge(value: Any, json: bytes) -> Event | InvalidEvent:
     try:
         return _check(value, json)
     except InvalidEvent as invalid:
-        return invalid
+        return invalid.with_traceback(None)  # which would keep this call's every object alive
 
 
 def _last_member(text: str) -> int:

@@ -56,7 +56,7 @@ class Intake:
         self.events = 0
         self.bytes = 0
         self._queue: asyncio.Queue[Submission | None] = asyncio.Queue()  # None: closed, nothing follows
-        self._held_over: Submission | None = None
+        self._held_over: Submission | None = None  # did not fit into the last batch
         self._waiting: deque[Callable[[], None]] = deque()
 
     @property
@@ -78,13 +78,13 @@ class Intake:
         self._queue.put_nowait(None)
 
     async def take(self, max_events: int) -> list[Submission]:
-        """Wait for a submission, then take all that are queued, up to ``max_events`` events.
+        """Wait for a submission, then take all that are queued, up to ``max_events`` events and ``max_bytes``.
 
         Needs no timer: what arrives while a batch commits is the next batch. A submission is never split, so a
         single one may be larger. Empty when the intake is closed and all was taken.
         """
         batch: list[Submission] = []
-        count = 0
+        count = size_bytes = 0
         submission = self._held_over or await self._queue.get()
         self._held_over = None
         while True:
@@ -94,7 +94,8 @@ class Intake:
                     break
             else:
                 count += len(submission.events)
-                if batch and count > max_events:
+                size_bytes += submission.size_bytes
+                if batch and (count > max_events or size_bytes > self.max_bytes):
                     self._held_over = submission
                     break
                 batch.append(submission)

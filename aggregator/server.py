@@ -93,8 +93,10 @@ class Server:
             listener = await asyncio.start_server(
                 partial(self._accept, refusals), self._config.host, port, backlog=BACKLOG
             )
-        except OSError as error:  # the host's name is unknown, the port is in use, forbidden, …
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        except (OSError, UnicodeError) as error:  # a host's name that is unknown or none, a port in use, forbidden …
+            reason = None
+            if isinstance(error, OSError):
+                reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise CannotStart(f"cannot listen on {self._config.host}:{port}: {reason or error}") from error
         self._listeners.append(listener)
         return " and ".join("{}:{}".format(*one.getsockname()[:2]) for one in listener.sockets)
@@ -142,12 +144,15 @@ class Server:
         # 2. Silent clients get our half of the close and are read to their end; the others get their replies first.
         self._shut_down_connections(self._stopping)
         # 3. Wait for them, but not for ever. What was read of those that remain is stored all the same.
-        if not await self._all_gone(self._config.drain_timeout_s):
+        deadline = asyncio.get_running_loop().time() + self._config.drain_timeout_s
+        await self._all_gone(self._config.drain_timeout_s, consumer)
+        if self._connections:
             log.warning("%d connections did not end in time", len(self._connections))
             self._abort_connections()
-        # 4. Let the consumer store what is queued.
+        # 4. Let the consumer store what is queued, in what is left of that time and a little more.
         self._intake.close()
-        done, _ = await asyncio.wait({consumer}, timeout=LAST_COMMIT_S)
+        left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+        done, _ = await asyncio.wait({consumer}, timeout=left_s + LAST_COMMIT_S)
         if not done or consumer.exception():
             log.error("stopped: not all that was read could be stored; none of that was acked")
             return False
@@ -185,12 +190,15 @@ class Server:
         for connection in list(self._connections):
             connection.abort()
 
-    async def _all_gone(self, timeout_s: float) -> bool:
+    async def _all_gone(self, timeout_s: float, consumer: asyncio.Task[None] | None = None) -> None:
+        """Wait until no connection is left, or the consumer has ended: then nothing that is read is stored any more."""
         if self._connections:
             self._nobody_left.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._nobody_left.wait(), timeout_s)
-        return not self._connections
+            gone = asyncio.create_task(self._nobody_left.wait())
+            await asyncio.wait(
+                {gone, consumer} if consumer else {gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            gone.cancel()
 
 
 async def serve(config: Config) -> bool:

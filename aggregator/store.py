@@ -8,8 +8,8 @@ Rules that hold here:
   ``executemany`` takes the lock once a row and was measured 17 times slower beside a busy event loop.
 - There is exactly one read-write connection, and only it checkpoints (SQLite before 3.51.3 can corrupt a database
   that two connections write or checkpoint at once). All reading goes through a second connection, ``mode=ro``.
-- The database files are never opened here by other means than SQLite: closing such a descriptor would drop SQLite's
-  own POSIX locks. Sizes come from ``stat``, the lock lies in a file beside the database.
+- While SQLite has the database files open they are opened by no other means: closing such a descriptor would drop
+  SQLite's own POSIX locks. Sizes come from ``stat``, the lock lies in a file beside the database.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import itertools
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -38,7 +38,6 @@ APPLICATION_ID: Final = 0x41475245
 MIN_SQLITE: Final = (3, 38, 0)  # the ->> operator
 
 PAGE_BYTES: Final = 4096
-MIN_PAGE_BYTES: Final = 512  # the least that SQLite allows, and so the smallest file that is a database
 CACHE_KIB: Final = 64 * 1024
 """SQLite's page cache for the writer: the inner pages of the indexes of some hundred million events."""
 
@@ -199,8 +198,9 @@ class Store:
             path = path.resolve()  # noqa: ASYNC240 (nothing runs yet)
             store = cls(path)
             store._lock_fd = _lock(path)
-        except OSError as error:
-            raise StoreUnusable(f"cannot use {path}: {error.strerror or error}") from error
+        except (OSError, ValueError, RuntimeError) as error:  # the latter: no file name, a loop of links
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise StoreUnusable(f"cannot use {path}: {reason or error}") from error
         try:
             await store._open()
         except BaseException as error:
@@ -215,22 +215,21 @@ class Store:
             raise StoreUnusable(
                 f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore one or move both"
             )
-        if 0 < _size(self.path) < MIN_PAGE_BYTES:  # SQLite would take it for an empty one
-            raise StoreUnusable(f"cannot use {self.path}: file is not a database")
+        _refuse_foreign_file(self.path)
         self._writer = await self._connect(self.path, timeout=BUSY_TIMEOUT_S)
-        await self._refuse_foreign_file()
+        await self._write("PRAGMA synchronous = FULL")
+        if await self._pragma("application_id") != APPLICATION_ID:
+            # A new file, or one whose making was cut short. Before there is a WAL: the file itself says whose it is.
+            await self._write(f"PRAGMA page_size = {PAGE_BYTES}")
+            await self._writer.executescript(_SCHEMA)
         for pragma in (
-            f"page_size = {PAGE_BYTES}",
             "journal_mode = WAL",
-            "synchronous = FULL",
             "wal_autocheckpoint = 0",  # a failing automatic checkpoint would be silent
             f"journal_size_limit = {CHECKPOINT_BYTES}",
             f"cache_size = -{CACHE_KIB}",
             "temp_store = MEMORY",
         ):
             await self._write(f"PRAGMA {pragma}")
-        if await self._pragma("application_id") != APPLICATION_ID:
-            await self._writer.executescript(_SCHEMA)
         await self._writer.executescript(_APPEND_TRIGGER)
         promised = {"journal_mode": "wal", "synchronous": 2}
         found = {name: await self._pragma(name) for name in promised}
@@ -246,19 +245,6 @@ class Store:
         connection = await aiosqlite.connect(database, isolation_level=None, **options)
         self._connections.append(connection)
         return connection
-
-    async def _refuse_foreign_file(self) -> None:
-        application_id = await self._pragma("application_id")
-        version = await self._pragma("user_version")
-        tables = (await self._write("SELECT count(*) FROM sqlite_master"))[0][0]
-        if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
-            return
-        if application_id == APPLICATION_ID and version > SCHEMA_VERSION:
-            raise StoreUnusable(
-                f"{self.path} was written by a newer aggregator (schema {version}, this one knows {SCHEMA_VERSION})"
-            )
-        if application_id or version or tables:
-            raise StoreUnusable(f"{self.path} is a database of another program")
 
     async def _write(self, sql: str, parameters: Iterable[Any] = ()) -> list[sqlite3.Row]:
         # Fetched in the writer's thread, where the cursor ends too: a cursor that is dropped in the event loop would
@@ -300,12 +286,15 @@ class Store:
         try:
             now_ms = time.time_ns() // 1_000_000
             await self._write(_APPEND, (first_seq, next_seq, now_ms, topics, rows, data))
-            ((self.topics_total, duplicates_json),) = await found
         except sqlite3.Error as error:
             await asyncio.gather(found, return_exceptions=True)
             raise _storage_error(error) from error
-        duplicates = dict(orjson.loads(duplicates_json))
         self._next_seq = next_seq
+        try:
+            ((self.topics_total, duplicates_json),) = await found
+        except sqlite3.Error as error:  # whatever it is: the batch is stored, and which of it is new is not known
+            raise StorageFailed(f"after the commit: {error}") from error
+        duplicates = dict(orjson.loads(duplicates_json))
         self.stored_total += len(events) - len(duplicates)
         # Each event dirties about one page of the unique index, beside its own bytes; six pages go with any commit.
         self._backlog_bytes += len(data) + (len(events) + 6) * PAGE_BYTES
@@ -321,9 +310,9 @@ class Store:
         except sqlite3.Error as error:
             self.last_checkpoint = Checkpoint(time.monotonic(), str(error))
             return
-        left = max(0, in_wal - copied)
-        self._backlog_bytes = left * PAGE_BYTES
-        blocked = blocked or left * PAGE_BYTES > CHECKPOINT_BYTES
+        if in_wal >= 0:  # else another program is at it, and nothing was done
+            self._backlog_bytes = (in_wal - copied) * PAGE_BYTES
+        blocked = blocked or self._backlog_bytes > CHECKPOINT_BYTES
         self.last_checkpoint = Checkpoint(time.monotonic(), "another program is reading" if blocked else None)
 
     async def probe(self) -> None:
@@ -354,7 +343,7 @@ class Store:
     ) -> tuple[list[StoredEvent], bool]:
         found: list[StoredEvent] = []
         size = 0
-        async with self._read_turn, self._reader.execute(sql, parameters) as cursor:
+        async with self._reading(), self._reader.execute(sql, parameters) as cursor:
             async for row in cursor:
                 event = StoredEvent(*row)
                 size += len(event.json)
@@ -363,11 +352,21 @@ class Store:
                 found.append(event)
         return found, False
 
+    @contextlib.asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        """One reader at a time, so that what answers hold in memory is bounded."""
+        try:
+            async with self._read_turn:
+                yield
+        except sqlite3.Error as error:
+            raise StorageFailed(f"cannot read: {error}") from error
+
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """The topics whose name comes after ``after`` (in order of code points), with their counts."""
-        rows = await self._reader.execute_fetchall(
-            "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY name LIMIT ?", (after, limit)
-        )
+        async with self._reading():
+            rows = await self._reader.execute_fetchall(
+                "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY name LIMIT ?", (after, limit)
+            )
         return list(itertools.starmap(Topic, rows))
 
     async def close(self) -> None:
@@ -432,6 +431,30 @@ def _lock(path: Path) -> int:
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     return fd
+
+
+def _refuse_foreign_file(path: Path) -> None:
+    """Raise StoreUnusable unless the file is a database of ours, or empty, or not there.
+
+    Looks at SQLite's file header (sqlite.org/fileformat2.html, section 1.3) before SQLite itself opens the file: SQLite
+    would take a file of a few bytes for an empty database, and would recover another program's.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except FileNotFoundError:
+        return
+    if not header:
+        return
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise StoreUnusable(f"cannot use {path}: it is not a database")
+    version = int.from_bytes(header[60:64])
+    if int.from_bytes(header[68:72]) != APPLICATION_ID:
+        raise StoreUnusable(f"cannot use {path}: it is a database of another program")
+    if version != SCHEMA_VERSION:
+        raise StoreUnusable(
+            f"{path} was written by a newer aggregator (schema {version}, this one knows {SCHEMA_VERSION})"
+        )
 
 
 def _size(path: Path) -> int:

@@ -32,6 +32,7 @@ class ScriptedStore:
         self.seqs: dict[str, int] = {}
         self.next_seq = 1
         self.backlog_bytes = 0
+        self.wal_bytes = 0
         self.checkpoints = 0
         self.probes = 0
         self.last_checkpoint = Checkpoint(time.monotonic(), None)
@@ -225,6 +226,15 @@ async def test_a_small_wal_is_checkpointed_only_in_quiet_times(bench: Bench, mon
     assert bench.store.checkpoints == 1
 
 
+async def test_a_failed_checkpoint_is_tried_again_in_quiet_times(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "IDLE_S", 0.001)
+    bench.store.last_checkpoint = Checkpoint(time.monotonic(), "another program is reading")
+    bench.put("a")
+    async with asyncio.timeout(10):
+        while not bench.store.checkpoints:
+            await asyncio.sleep(0)
+
+
 async def test_above_its_limit_the_wal_stops_the_intake_until_a_checkpoint_succeeds(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +282,14 @@ async def test_the_intake_wakes_those_who_wait_at_half_and_only_while_there_is_r
     assert woken == [0]
     await intake.take(10)
     assert woken == [0, 1]
+
+
+async def test_a_batch_is_bounded_by_bytes_too() -> None:
+    intake = Intake(max_events=1000, max_bytes=100)
+    for _ in range(5):
+        intake.put(Submission([Event("t", "e", b"{}")], lambda _: None, 60))
+
+    assert [len(await intake.take(1000)) for _ in range(5)] == [1] * 5
 
 
 async def test_the_intake_is_full_by_bytes_too() -> None:

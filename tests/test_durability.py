@@ -277,6 +277,18 @@ def test_a_foreign_writer_delays_acks_and_fails_none(server: ServerProcess) -> N
     wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
 
 
+def test_a_damaged_database_is_said_to_who_asks_and_holds_up_nobody(server: ServerProcess) -> None:
+    exchange(server.port, b"".join(events("e", 5000)))
+    server.stop()
+    with server.db.open("r+b") as file:  # all but the first pages
+        file.seek(20 * 4096)
+        file.write(os.urandom(server.db.stat().st_size - 20 * 4096))
+    server.restart()
+    replies = exchange(server.port, b"EVENTS t 1000\nPING\n")
+    assert replies[0]["code"] == "storage"
+    assert replies[1] == {"status": "ok", "pong": True}
+
+
 def test_acks_are_durable_by_sqlites_own_settings(server: ServerProcess) -> None:
     """WAL is in the file; that every commit is fsynced is seen in the system calls."""
     exchange(server.port, event("e"))

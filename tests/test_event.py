@@ -204,6 +204,23 @@ def test_a_huge_number_hides_no_fault() -> None:
     assert refusal(b'{"a":1e999,"b":"\\ud800"}').code == "bad_json"
 
 
+@pytest.mark.parametrize("bad", ["1.5.5", "--5", "1e5e5", "01", "1.", "+1", ".5", "1e", "0x1", "nul"])
+def test_a_huge_number_makes_no_bad_one_good(bad: str) -> None:
+    text = line(payload={"a": "?", "b": "!"}).replace(b'"?"', b"1e999").replace(b'"!"', bad.encode())
+
+    assert refusal(text).code == "bad_json"
+    assert refusal(b"[" + text + b"]").code == "bad_json"
+
+
+def test_a_huge_number_before_an_open_string_is_judged_in_linear_time() -> None:
+    """Quadratic, this took an hour."""
+    assert refusal(b'[1e999,"' + b'\\"' * 500_000).code == "bad_json"
+
+
+def test_a_batch_has_a_bounded_number_of_members() -> None:
+    assert refusal(b"[" + b"0," * 10_000 + b"0]").detail == "events: at most 10000 in a batch, got 10001"
+
+
 def test_of_a_repeated_name_the_last_counts() -> None:
     text = line()[:-1] + b',"topic":"last"}'
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,42 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(start_server
     assert server.ask("STATS")["errors"] == 0
     assert server.rss_bytes < 200 << 20
     assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize("unread", [b"STATS\n" * 10_000, b"%\n" * 100_000])
+def test_what_a_muted_client_sends_is_still_stored(start_server: StartServer, unread: bytes) -> None:
+    """Whatever kind of replies it was that it did not read, and whatever commands it still sends."""
+    server = start_server("--reply-buffer-bytes", "65536")
+    with Peer(server.port, receive_buffer=4096) as silent:
+        sending = in_background(lambda: silent.send(unread + b"".join(events("a", 1000))))
+        wait_until(lambda: server.ask("STATS")["muted"] == 1, 30)
+        sending.join(30)
+        silent.send(b"PING\n" * 3000 + b"".join(events("b", 1000)))
+        wait_until(lambda: server.ask("STATS")["stored_total"] == 2000)
+        silent.half_close()
+        wait_until(lambda: server.ask("STATS")["connections"] == 1)
+
+
+@pytest.mark.parametrize("line", [b"x\n", b"{}\n", b"\n", b"PING " + b"'a' " * 1000 + b"\n"])
+@pytest.mark.parametrize("port", ["port", "silent_port"])
+def test_a_flood_of_useless_lines_does_not_hold_up_the_others(server: ServerProcess, line: bytes, port: str) -> None:
+    before = server.rss_bytes
+    flood = line * ((8 << 20) // len(line))
+    flooders = [Peer(getattr(server, port)) for _ in range(4)]
+    for flooder in flooders:
+        flooder.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                flooder.socket.send(flood)
+    slowest = 0.0
+    for _ in range(20):
+        started = time.monotonic()
+        assert server.ask("HEALTH")["health"] == "healthy"
+        slowest = max(slowest, time.monotonic() - started)
+    assert slowest < 1, "not a figure to be proud of on a busy machine, but seconds before"
+    assert server.rss_bytes - before < 100 << 20
+    for flooder in flooders:
+        flooder.close()
 
 
 def test_the_queue_is_bounded_and_loses_nothing(start_server: StartServer) -> None:

@@ -73,6 +73,8 @@ def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
     assert_one_clear_line(done, 1, "cannot listen on 192.0.2.1:0")
     done = serve("serve", "--host", "no.such.host.invalid", "--port", "0", cwd=tmp_path)
     assert_one_clear_line(done, 1, "cannot listen on no.such.host.invalid:0")
+    done = serve("serve", "--host", "a..b", "--port", "0", cwd=tmp_path)
+    assert_one_clear_line(done, 1, "cannot listen on a..b:0")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -141,6 +143,31 @@ def test_the_database_of_another_program_is_left_as_it_was(tmp_path: Path) -> No
 
     assert_one_clear_line(done, 1, str(path), "another program")
     assert path.read_bytes() == before
+
+
+def test_the_wal_of_another_program_is_left_as_it_was(tmp_path: Path) -> None:
+    """As a crash of that program left it; SQLite would move it into the database."""
+    path = tmp_path / "other.db"
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA journal_mode = WAL")
+    other.execute("CREATE TABLE notes (text)")
+    copy = tmp_path / "crashed.db"
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    other.close()
+    before = [Path(f"{copy}{suffix}").read_bytes() for suffix in ("", "-wal")]
+    done = serve("serve", "--port", "0", "--silent-port", "off", "--db", str(copy), cwd=tmp_path)
+
+    assert_one_clear_line(done, 1, "another program")
+    assert [Path(f"{copy}{suffix}").read_bytes() for suffix in ("", "-wal")] == before
+
+
+@pytest.mark.parametrize("target", ["loop.db", "/"])
+def test_a_path_that_can_be_no_file(tmp_path: Path, target: str) -> None:
+    (tmp_path / "loop.db").symlink_to("loop.db")
+    done = serve("serve", "--port", "0", "--silent-port", "off", "--db", target, cwd=tmp_path)
+
+    assert_one_clear_line(done, 1, "cannot use")
 
 
 def test_a_newer_file_is_refused(server: ServerProcess, tmp_path: Path) -> None:
