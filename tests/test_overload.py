@@ -57,23 +57,21 @@ def test_what_a_muted_client_sends_is_still_stored(start_server: StartServer, un
         wait_until(lambda: server.ask("STATS")["connections"] == 1)
 
 
-@pytest.mark.parametrize("line", [b"x\n", b"{}\n", b"\n", b"PING " + b"'a' " * 1000 + b"\n"])
-@pytest.mark.parametrize("port", ["port", "silent_port"])
-def test_a_flood_of_useless_lines_does_not_hold_up_the_others(server: ServerProcess, line: bytes, port: str) -> None:
+@pytest.mark.parametrize("line", [b"x\n", b"{}\n", b"PING " + b"'a' " * 1000 + b"\n"])
+def test_a_flood_of_useless_lines_does_not_hold_up_the_others(server: ServerProcess, line: bytes) -> None:
+    """The others are answered while the flood is being worked off, not after it; and it costs little memory."""
     before = server.rss_bytes
     flood = line * ((8 << 20) // len(line))
-    flooders = [Peer(getattr(server, port)) for _ in range(4)]
+    flooders = [Peer(server.silent_port) for _ in range(4)]  # nothing holds these back but their turns
+    sent = 0
     for flooder in flooders:
         flooder.socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
-                flooder.socket.send(flood)
-    slowest = 0.0
-    for _ in range(20):
-        started = time.monotonic()
+                sent += flooder.socket.send(flood)
+    for _ in range(5):
         assert server.ask("HEALTH")["health"] == "healthy"
-        slowest = max(slowest, time.monotonic() - started)
-    assert slowest < 1, "not a figure to be proud of on a busy machine, but seconds before"
+    assert server.ask("STATS")["rejected"] < sent // len(line)
     assert server.rss_bytes - before < 100 << 20
     for flooder in flooders:
         flooder.close()
