@@ -66,6 +66,18 @@ LINGER_S: Final = 1.0
 """How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the
 kernel send a reset, which destroys replies that the peer has not read yet."""
 
+BUSY_LINGER_S: Final = 0.1
+"""The same for a client over the connection cap; half of the spare descriptors may wait for that at a time."""
+
+EMPTY_BACKLOG_S: Final = 0.5
+"""How long a stopping server accepts those who have connected already; thousands a second are no trouble."""
+
+LAST_COMMIT_S: Final = 2.0
+"""How long the last batches may take beyond the drain timeout: many times what a full queue takes."""
+
+FAILURE_REPLIES_S: Final = 0.5
+"""How long a server whose store has failed takes to say so to its clients before it exits."""
+
 QUIET_S: Final = 1.0
 """A silent client that sends nothing for so long after our half of the close is closed: what it has to say next, it
 says to the next server. Under load shippers send every few milliseconds."""

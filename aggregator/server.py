@@ -11,15 +11,18 @@ import select
 import signal
 import socket
 from functools import partial
-from typing import Final
 
 from aggregator import __version__
 from aggregator.admin import View
 from aggregator.config import (
     BACKLOG,
+    BUSY_LINGER_S,
+    EMPTY_BACKLOG_S,
+    FAILURE_REPLIES_S,
     KEEPALIVE_IDLE_S,
     KEEPALIVE_INTERVAL_S,
     KEEPALIVE_PROBES,
+    LAST_COMMIT_S,
     SPARE_DESCRIPTORS,
     Config,
 )
@@ -30,18 +33,6 @@ from aggregator.stats import Stats
 from aggregator.store import Store
 
 log = logging.getLogger("aggregator")
-
-BUSY_LINGER_S: Final = 0.1
-"""How long a refused client may take to read why; half of the spare descriptors may wait for that at a time."""
-
-EMPTY_BACKLOG_S: Final = 0.5
-"""How long a stopping server accepts those who have connected already; thousands a second are no trouble."""
-
-LAST_COMMIT_S: Final = 2.0
-"""How long the last batches may take once no connection is left: many times what a full queue takes."""
-
-FAILURE_REPLIES_S: Final = 0.5
-"""How long a server whose store has failed takes to say so to its clients before it exits."""
 
 
 class CannotStart(Exception):
@@ -146,6 +137,9 @@ class Server:
         # 3. Wait for them, but not for ever. What was read of those that remain is stored all the same.
         deadline = asyncio.get_running_loop().time() + self._config.drain_timeout_s
         await self._all_gone(self._config.drain_timeout_s, consumer)
+        if consumer.done():
+            await self._fail(consumer)
+            return False
         if self._connections:
             log.warning("%d connections did not end in time", len(self._connections))
             self._abort_connections()
@@ -154,7 +148,8 @@ class Server:
         left_s = max(0.0, deadline - asyncio.get_running_loop().time())
         done, _ = await asyncio.wait({consumer}, timeout=left_s + LAST_COMMIT_S)
         if not done or consumer.exception():
-            log.error("stopped: not all that was read could be stored; none of that was acked")
+            reason = self._stats.failure or self._stats.trouble or "a commit does not end"
+            log.error("stopped: not all that was read could be stored, and none of that was acked: %s", reason)
             return False
         # 5. Close the database; its WAL goes into it.
         await self._store.close()

@@ -314,7 +314,7 @@ async def test_an_outage_is_told_once_and_the_next_one_again() -> None:
     async with connected(port) as client:
         await client.send(lines[:1])
         await until(lambda: client.troubles)
-        await asyncio.sleep(0.4)  # several attempts
+        await until(lambda: client.sender._pause_s >= 0.4)  # it has grown over several attempts
         async with serving(Accepted.reply_to_all, port=port):
             await client.sender.flush()
         await client.send(lines[1:])

@@ -233,6 +233,23 @@ def test_an_io_error_at_commit_stops_every_ack_and_the_server(server: ServerProc
 @pytest.mark.root
 @is_root
 @has_strace
+def test_a_store_that_fails_while_the_server_stops_is_named(server: ServerProcess) -> None:
+    with Peer(server.silent_port) as shipper:
+        shipper.send(event("before"))
+        wait_until(lambda: server.ask("STATS")["stored_total"] == 1)
+        tracer = fail_syscalls(server, "fdatasync:error=EIO", server.db.with_name("events.db-wal"))
+        server.signal(signal.SIGTERM)
+        assert shipper.raw_rest() == b""
+        shipper.send(event("failing"))
+        assert server.wait() == 1
+    tracer.wait(10)
+    assert "the store has failed: disk I/O error (SQLITE_IOERR_FSYNC)" in server.log
+    assert "Traceback" not in server.log
+
+
+@pytest.mark.root
+@is_root
+@has_strace
 def test_a_failing_checkpoint_is_shown_and_loses_nothing(server: ServerProcess) -> None:
     exchange(server.port, event("before"))
     tracer = fail_syscalls(server, "fdatasync:error=EIO:when=1", server.db)

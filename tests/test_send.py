@@ -392,29 +392,28 @@ def test_several_files_and_a_pipe_are_followed_at_once(server: ServerProcess, tm
     assert sorted(server.stored("t")) == ["-2", "-3", "a1", "a2", "a3", "b1", "b2", "b3"]
 
 
-def test_a_second_signal_ends_a_follower_that_waits_for_acks(
-    free_port: int, tmp_path: Path, start: Start, start_server: StartServer
-) -> None:
-    file = tmp_path / "app.log"
-    file.write_bytes(b"1\n")
-    following = start(free_port, "--topic", "t", "--follow", file)
-    wait_until(lambda: "cannot connect" in following.errors)
-    following.process.send_signal(signal.SIGTERM)
-    with pytest.raises(subprocess.TimeoutExpired):
-        following.process.wait(0.5)  # it waits for the ack
-    assert following.interrupt().code == 130
-
-
-def test_a_follower_that_is_stopped_waits_for_what_is_in_flight(
-    free_port: int, tmp_path: Path, start: Start, start_server: StartServer
-) -> None:
+@pytest.fixture
+def stopped_follower(free_port: int, tmp_path: Path, start: Start) -> Running:
+    """A follower of two lines that was told to stop while the server was away."""
     file = tmp_path / "app.log"
     file.write_bytes(b"1\n2\n")
     following = start(free_port, "--topic", "t", "--follow", file)
     wait_until(lambda: "cannot connect" in following.errors)
     following.process.send_signal(signal.SIGTERM)
+    return following
+
+
+def test_a_second_signal_ends_a_follower_that_waits_for_acks(stopped_follower: Running) -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        stopped_follower.process.wait(0.5)  # it waits for the acks
+    assert stopped_follower.interrupt().code == 130
+
+
+def test_a_follower_that_is_stopped_waits_for_what_is_in_flight(
+    free_port: int, stopped_follower: Running, start_server: StartServer
+) -> None:
     server = start_server("--port", str(free_port))
-    outcome = following.wait()
+    outcome = stopped_follower.wait()
     assert outcome.code == 0
     assert outcome.has(sent=2, stored=2)
     assert messages(server) == ["1", "2"]
