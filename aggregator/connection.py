@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
 
     def _settled(self, place: _Place, events: list[Event], outcome: Outcome) -> None:
         if self._replying:
-            self._fill(place, b"".join(map(protocol.encode, _replies(events, outcome))))
+            self._fill(place, _encoded_replies(events, outcome))
         else:
             self._answered(place)
 
@@ -467,3 +467,9 @@ def _replies(events: list[Event], outcome: Outcome) -> list[Reply]:
         seq = duplicates.get(outcome.offset + i)
         replies.append(protocol.stored(event, outcome.first_seq + i) if seq is None else protocol.duplicate(event, seq))
     return replies
+
+
+def _encoded_replies(events: list[Event], outcome: Outcome) -> bytes:
+    if isinstance(outcome, Failure):
+        return b"".join(map(protocol.encode, _replies(events, outcome)))
+    return protocol.encode_acks(events, outcome.first_seq, outcome.duplicates, outcome.offset)

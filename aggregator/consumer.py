@@ -1,5 +1,7 @@
 """The only task that writes: queue -> batch -> ``store.append`` -> replies, after the commit.
 
+While a batch commits, the next one is filled: what arrives meanwhile is packed as it arrives. It needs no timer.
+
 What happens to a batch is told to every submission in it, exactly once:
 
 - committed: a Commit, and only then may an ack leave;
@@ -15,15 +17,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from typing import Final, Protocol
 
-from aggregator.event import Event
+from aggregator.batch import Batch
 from aggregator.intake import Commit, Failure, Intake, Submission
 from aggregator.stats import Stats
 from aggregator.store import (
     CHECKPOINT_BYTES,
-    IDLE_CHECKPOINT_BYTES,
     WAL_LIMIT_BYTES,
     Checkpoint,
     StorageBusy,
@@ -49,9 +49,27 @@ class Store(Protocol):
     def backlog_bytes(self) -> int: ...
     @property
     def wal_bytes(self) -> int: ...
-    async def append(self, events: Sequence[Event]) -> tuple[int, dict[int, int]]: ...
+    @property
+    def work_left(self) -> bool: ...
+    def new_batch(self) -> Batch: ...
+    async def append(self, batch: Batch) -> tuple[int, dict[int, int]]: ...
+    async def work(self, quiet: bool) -> None: ...
     async def checkpoint(self) -> None: ...
     async def probe(self) -> None: ...
+
+
+class _Filling:
+    """A batch and the submissions in it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.submissions: list[Submission] = []
+        self.size_bytes = 0
+
+    def add(self, submission: Submission) -> None:
+        self.batch.add(submission.events)
+        self.submissions.append(submission)
+        self.size_bytes += submission.size_bytes
 
 
 class Consumer:
@@ -62,70 +80,118 @@ class Consumer:
         self._store = store
         self._stats = stats
         self._max_batch = max_batch
+        self._filling = _Filling(store.new_batch())
+        self._held_over: Submission | None = None  # did not fit into it
+        self._filled = asyncio.Event()
+        self._room = asyncio.Event()
+        self._work_after = 0.0  # time.monotonic()
 
     async def run(self) -> None:
         """Return when the intake is closed and empty. Raises StorageFailed, or whatever a defect raises."""
-        batch: list[Submission] = []
+        filler = asyncio.create_task(self._fill())
+        filler.add_done_callback(lambda _: self._filled.set())
+        batch: _Filling | None = None
         try:
-            while True:
-                batch = await self._take()
-                if not batch:
-                    return
+            while batch := await self._next(filler):
                 await self._store_batch(batch)
-                batch = []
+                batch = None
                 await self._checkpoint_if_due()
+                await self._work(quiet=False)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self._stats.failure = str(error) or type(error).__name__
-            await self._refuse_all(batch)
+            self._refuse_all(batch)
             raise
+        finally:
+            filler.cancel()
 
-    async def _take(self) -> list[Submission]:
+    async def _fill(self) -> None:
+        """Pack what arrives into the batch that is to be next. A submission is never split, so one may be larger."""
+        while submission := await self._intake.get():
+            self._held_over = submission
+            while not self._fits(submission):
+                self._room.clear()
+                await self._room.wait()
+            self._held_over = None
+            self._filling.add(submission)
+            self._filled.set()
+
+    def _fits(self, submission: Submission) -> bool:
+        filling = self._filling
+        return not filling.submissions or (
+            len(filling.batch) + len(submission.events) <= self._max_batch
+            and filling.size_bytes + submission.size_bytes <= self._intake.max_bytes
+        )
+
+    async def _next(self, filler: asyncio.Task[None]) -> _Filling | None:
         """The next batch; while there is none, do what is better done in quiet times."""
-        while True:
+        while not self._filling.submissions:
+            if filler.done():
+                filler.result()
+                return None
             quiet_s: float | None = None
             if self._stats.trouble:
                 quiet_s = RETRY_S
-            elif self._store.backlog_bytes or self._store.last_checkpoint.error:
+            elif self._store.backlog_bytes or self._store.work_left or self._store.last_checkpoint.error:
                 quiet_s = IDLE_S
+            self._filled.clear()
             try:
                 async with asyncio.timeout(quiet_s):
-                    return await self._intake.take(self._max_batch)
+                    await self._filled.wait()
             except TimeoutError:
-                if self._stats.trouble:
-                    await self._probe()
-                else:
-                    await self._checkpoint()
+                await self._use_quiet_time()
+        batch, self._filling = self._filling, _Filling(self._store.new_batch())
+        self._room.set()
+        self._intake.took(batch.submissions)
+        return batch
 
-    async def _store_batch(self, batch: list[Submission]) -> None:
-        events = [event for submission in batch for event in submission.events]
+    async def _use_quiet_time(self) -> None:
+        if self._stats.trouble:
+            await self._probe()
+            return
+        if self._store.backlog_bytes or self._store.last_checkpoint.error:
+            await self._checkpoint()
+        while self._store.work_left and not self._filled.is_set() and time.monotonic() >= self._work_after:
+            await self._work(quiet=True)
+            await self._checkpoint_if_due()
+
+    async def _work(self, quiet: bool) -> None:
+        """Let the store put its keys in order. That it cannot, for want of space, harms nobody yet."""
+        if time.monotonic() >= self._work_after:
+            try:
+                await self._store.work(quiet)
+            except (StorageFull, StorageBusy) as error:
+                log.debug("the keys are not being merged: %s", error)
+                self._work_after = time.monotonic() + RETRY_S
+
+    async def _store_batch(self, filling: _Filling) -> None:
+        batch = filling.batch
         self._stats.commit_started = started = time.monotonic()
         try:
-            first_seq, duplicates = await self._append(events)
+            first_seq, duplicates = await self._append(batch)
         except StorageFull as error:
             self._in_trouble(str(error))
-            self._refuse(batch, Failure("storage_full", str(error)))
+            self._refuse(filling.submissions, Failure("storage_full", str(error)))
             return
         finally:
             self._stats.commit_started = None
         self._out_of_trouble()
-        self._stats.committed(len(events) - len(duplicates), len(duplicates), time.monotonic() - started)
+        self._stats.committed(len(batch) - len(duplicates), len(duplicates), time.monotonic() - started)
         # In the loop's next turn: if more is queued, it is on its way to the disk by then, and replies are written
         # while it commits.
-        asyncio.get_running_loop().call_soon(_acknowledge, batch, first_seq, duplicates)
+        asyncio.get_running_loop().call_soon(_acknowledge, filling.submissions, first_seq, duplicates)
 
-    async def _append(self, events: list[Event]) -> tuple[int, dict[int, int]]:
+    async def _append(self, batch: Batch) -> tuple[int, dict[int, int]]:
         while True:
             try:
-                return await self._store.append(events)
+                return await self._store.append(batch)
             except StorageBusy as error:
                 self._in_trouble(str(error))
                 await asyncio.sleep(RETRY_S)
 
     async def _checkpoint_if_due(self) -> None:
-        """Keep the WAL small: at once when no event waits for it, else only when it has grown large."""
-        limit = CHECKPOINT_BYTES if self._intake.events else IDLE_CHECKPOINT_BYTES
+        limit = CHECKPOINT_BYTES
         last = self._store.last_checkpoint
         if last.error and time.monotonic() - last.ended < RETRY_S:
             limit = WAL_LIMIT_BYTES
@@ -162,11 +228,12 @@ class Consumer:
             log.info("events are being stored again")
         self._stats.trouble = None
 
-    async def _refuse_all(self, batch: list[Submission]) -> None:
+    def _refuse_all(self, batch: _Filling | None) -> None:
         failure = Failure("storage", f"the store has failed: {self._stats.failure}")
-        self._refuse(batch, failure)
-        while self._intake.events:
-            self._refuse(await self._intake.take(self._max_batch), failure)
+        held_over = [self._held_over] if self._held_over else []
+        waiting = [*self._filling.submissions, *held_over, *self._intake.drain()]
+        self._intake.took(waiting)
+        self._refuse([*(batch.submissions if batch else []), *waiting], failure)
 
     def _refuse(self, batch: list[Submission], failure: Failure) -> None:
         for submission in batch:

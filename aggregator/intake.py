@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aggregator.config import LOW_WATER_DIVISOR
@@ -56,7 +56,6 @@ class Intake:
         self.events = 0
         self.bytes = 0
         self._queue: asyncio.Queue[Submission | None] = asyncio.Queue()  # None: closed, nothing follows
-        self._held_over: Submission | None = None  # did not fit into the last batch
         self._waiting: deque[Callable[[], None]] = deque()
 
     @property
@@ -77,35 +76,21 @@ class Intake:
         """Let the consumer end when it has taken all that is queued. Call it once."""
         self._queue.put_nowait(None)
 
-    async def take(self, max_events: int) -> list[Submission]:
-        """Wait for a submission, then take all that are queued, up to ``max_events`` events and ``max_bytes``.
+    async def get(self) -> Submission | None:
+        """The next submission, or None when the intake is closed and all was taken. It counts until ``took``."""
+        while (submission := await self._queue.get()) is None:
+            self._queue.put_nowait(None)  # the end mark moves behind whatever was put after it
+            if self._queue.qsize() == 1:
+                return None
+        return submission
 
-        Needs no timer: what arrives while a batch commits is the next batch. A submission is never split, so a
-        single one may be larger. Empty when the intake is closed and all was taken.
-        """
-        batch: list[Submission] = []
-        count = size_bytes = 0
-        submission = self._held_over or await self._queue.get()
-        self._held_over = None
-        while True:
-            if submission is None:  # the end mark moves behind whatever was put after it
-                self._queue.put_nowait(None)
-                if self._queue.qsize() == 1:
-                    break
-            else:
-                count += len(submission.events)
-                size_bytes += submission.size_bytes
-                if batch and (count > max_events or size_bytes > self.max_bytes):
-                    self._held_over = submission
-                    break
-                batch.append(submission)
-            if self._queue.empty():
-                break
-            submission = self._queue.get_nowait()
-        self._took(batch)
-        return batch
+    def drain(self) -> list[Submission]:
+        """All that is queued, taken at once."""
+        drained = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        return [submission for submission in drained if submission is not None]
 
-    def _took(self, batch: list[Submission]) -> None:
+    def took(self, batch: Sequence[Submission]) -> None:
+        """These submissions are on their way to the disk: there is room for others."""
         for submission in batch:
             self.events -= len(submission.events)
             self.bytes -= submission.size_bytes

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,6 +54,8 @@ TLS_HELLO: Final = b"\x16\x03"
 TLS_REPLY: Final = b"\x15\x03\x01\x00\x02\x02\x46"
 """A fatal protocol_version alert (RFC 8446, section 6): TLS clients print it instead of waiting."""
 
+
+_ACK_QUOTES: Final = 14  # in a stored or duplicate reply whose names hold none
 
 Reply = dict[str, Any]
 """A reply before it is encoded; ``status`` comes first."""
@@ -203,6 +206,30 @@ def stored(event: Event, seq: int) -> Reply:
 def duplicate(event: Event, seq: int) -> Reply:
     """The ack of an event whose key was stored before, with the ``seq`` it has."""
     return {"status": "duplicate", "seq": seq, "topic": event.topic, "event_id": event.event_id}
+
+
+def encode_acks(events: Sequence[Event], first_seq: int, duplicates: Mapping[int, int], offset: int) -> bytes:
+    """The encoded ``stored`` and ``duplicate`` replies to events that were committed together, one line each.
+
+    Event ``i`` has the seq ``first_seq + i``, unless ``duplicates`` has another one for ``offset + i``.
+    """
+    older_seq = duplicates.get
+    text = "".join(
+        [
+            f'{{"status":"stored","seq":{first_seq + i},"topic":"{one.topic}","event_id":"{one.event_id}"}}\n'
+            if (seq := older_seq(offset + i)) is None
+            else f'{{"status":"duplicate","seq":{seq},"topic":"{one.topic}","event_id":"{one.event_id}"}}\n'
+            for i, one in enumerate(events)
+        ]
+    )
+    # Names hold no control characters, so that only these two would have to be escaped.
+    if text.count('"') == _ACK_QUOTES * len(events) and "\\" not in text:
+        return text.encode()
+    replies = []
+    for i, one in enumerate(events):
+        seq = older_seq(offset + i)
+        replies.append(encode(stored(one, first_seq + i) if seq is None else duplicate(one, seq)))
+    return b"".join(replies)
 
 
 def rejected(rejection: Rejection, line: int) -> Reply:

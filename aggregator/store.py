@@ -1,9 +1,11 @@
-"""The only SQL: append, read, counters, checkpoint; and the lock file that keeps a second server out.
+"""The database: append, read, counters, checkpoint; and the lock file that keeps a second server out. The SQL of keys
+is in ``ledger``, all other here.
 
 Rules that hold here:
 
 - A batch is one statement, and the statement is the transaction: it is committed and fsynced (WAL, synchronous=FULL)
-  when it ends, or it never happened. What is stored and what is a duplicate is decided by ``INSERT OR IGNORE`` alone.
+  when it ends, or it never happened. What is stored and what is a duplicate is decided in it by ``INSERT OR IGNORE``
+  into the ledger's memtable; the ledger's older keys cannot change between the look-up before it and its end.
 - A batch is bound as a handful of parameters and runs as one step of SQLite, without Python's interpreter lock:
   ``executemany`` takes the lock once a row and was measured 17 times slower beside a busy event loop.
 - There is exactly one read-write connection, and only it checkpoints (SQLite before 3.51.3 can corrupt a database
@@ -21,7 +23,7 @@ import itertools
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,24 +31,23 @@ from typing import Any, Final
 import aiosqlite
 import orjson
 
-from aggregator.event import Event
+from aggregator import event, ledger
+from aggregator.batch import LENGTH_BITS, NUMBER_DIGITS, Batch
+from aggregator.ledger import Ledger
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x41475245
 """``PRAGMA application_id`` of our files ("AGRE"), so that a database of another program is never taken for ours."""
 
-MIN_SQLITE: Final = (3, 38, 0)  # the ->> operator
+MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there
 
 PAGE_BYTES: Final = 4096
 CACHE_KIB: Final = 64 * 1024
-"""SQLite's page cache for the writer: the inner pages of the indexes of some hundred million events."""
+"""SQLite's page cache for the writer: the inner pages of the ledger's runs, and the runs that are still small."""
 
 CHECKPOINT_BYTES: Final = 64 << 20
 """The WAL is copied into the database when it holds about this much: large enough that pages written again and again
 are copied once, small enough to be replayed in well under a second at start."""
-
-IDLE_CHECKPOINT_BYTES: Final = 4 << 20
-"""The same, when no event waits: about 10 ms of work that no sender has to wait for."""
 
 WAL_LIMIT_BYTES: Final = 1 << 30
 """Above this nothing is appended until a checkpoint succeeds (a foreign reader may hold the WAL, or the disk fails)."""
@@ -56,6 +57,12 @@ BUSY_TIMEOUT_S: Final = 1.0
 
 READ_ROWS: Final = 32
 """Rows fetched at a time; with lines of at most 1 MiB each, this bounds what one answer holds in memory."""
+
+SPAN_EVENTS: Final = 256
+"""A span covers so many seqs at most: what is read in vain to find two events of a topic that is rare."""
+
+SEEN_TOPICS: Final = 10_000
+"""Topics remembered as not new, so that their number need not be asked for after each batch."""
 
 _SCHEMA = f"""
 BEGIN;
@@ -68,64 +75,96 @@ CREATE TABLE topics (
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
     topic INTEGER NOT NULL REFERENCES topics,
-    event_id TEXT NOT NULL,
     received_at INTEGER NOT NULL,          -- milliseconds since 1970, UTC
-    json TEXT NOT NULL,                    -- the event as it was sent
-    UNIQUE (topic, event_id)
+    json TEXT NOT NULL                     -- the event as it was sent
 );
-CREATE INDEX events_by_topic ON events (topic);  -- and seq, which every index entry ends with
+CREATE TABLE spans (                       -- where to look for a topic's events: a sparse index
+    topic INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,             -- both are events of the topic, and those between are in no other span
+    PRIMARY KEY (topic, first_seq)
+) WITHOUT ROWID;
 CREATE TABLE totals (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     next_seq INTEGER NOT NULL,             -- never handed out before, whatever is deleted
     stored INTEGER NOT NULL,
-    topics INTEGER NOT NULL
+    topics INTEGER NOT NULL,
+    flushed_seq INTEGER NOT NULL           -- the keys of events up to this one are in a run of the ledger
 );
-INSERT INTO totals VALUES (1, 1, 0, 0);
+INSERT INTO totals VALUES (1, 1, 0, 0, 0);
+{ledger.SCHEMA}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-# The transaction of a batch, as a trigger: whoever inserts a row into the view runs it in one statement.
-#   rows:   [[number of the topic in topics, event_id, start in data, length], …]
-#   topics: the distinct topics of the batch;  data: the events' JSON, end to end
-_APPEND_TRIGGER = """
+# The transaction of a batch, as a trigger: whoever inserts a row into the view runs it in one statement. Its columns
+# are the properties of ``Batch``; before it, the ledger has filled ``known`` for the positions in ``maybe``.
+_KEY = f"substr(NEW.digests, 32 * {{}} + 1, {event.KEY_BYTES})"
+_NUMBER = f"CAST(substr(NEW.numbers, {NUMBER_DIGITS} * key + 1, {NUMBER_DIGITS}) AS INTEGER)"
+_APPEND_TRIGGER = f"""
+{ledger.TEMPORARY_SCHEMA}
 CREATE TEMP TABLE batch_topics (number INTEGER PRIMARY KEY, topic INTEGER NOT NULL);
+CREATE TEMP TABLE added (topic INTEGER, stored INTEGER, first_seq INTEGER, last_seq INTEGER);
 CREATE TEMP VIEW batch AS
-    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS topics, NULL AS rows, NULL AS data;
+    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS topics, NULL AS numbers,
+           NULL AS digests, NULL AS new, NULL AS new_count, NULL AS maybe_count, NULL AS spans, NULL AS data;
 CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
+    DELETE FROM known WHERE batch <> NEW.first_seq;
+    SELECT raise(ABORT, 'the keys of the batch were not looked up')
+        WHERE (SELECT count(*) FROM known) <> NEW.maybe_count;
+
     INSERT OR IGNORE INTO topics (name) SELECT value FROM json_each(NEW.topics);
     UPDATE totals SET topics = topics + changes();
     DELETE FROM batch_topics;
     INSERT INTO batch_topics
         SELECT named.key, topics.id FROM json_each(NEW.topics) AS named JOIN topics ON topics.name = named.value;
-    INSERT OR IGNORE INTO events (seq, topic, event_id, received_at, json)
+
+    INSERT OR IGNORE INTO memtable SELECT {_KEY.format("value")}, NEW.first_seq + value FROM json_each(NEW.new);
+    SELECT raise(ABORT, 'a key was called new that is not') WHERE changes() <> NEW.new_count;
+    INSERT OR IGNORE INTO memtable
+        SELECT {_KEY.format("position")}, NEW.first_seq + position FROM known WHERE seq IS NULL ORDER BY position;
+    UPDATE known SET seq = (SELECT seq FROM memtable WHERE key = {_KEY.format("position")}) WHERE seq IS NULL;
+
+    INSERT INTO events (seq, topic, received_at, json)
         SELECT NEW.first_seq + key,
-               (SELECT topic FROM batch_topics WHERE number = value ->> 0),
-               value ->> 1,
+               (SELECT topic FROM batch_topics WHERE number = {_NUMBER}),
                NEW.received_at,
-               CAST(substr(NEW.data, value ->> 2, value ->> 3) AS TEXT)
-        FROM json_each(NEW.rows);
+               CAST(substr(NEW.data, value >> {LENGTH_BITS}, value & {(1 << LENGTH_BITS) - 1}) AS TEXT)
+        FROM json_each(NEW.spans)
+        WHERE NOT EXISTS (SELECT 1 FROM known WHERE position = key AND seq <> NEW.first_seq + key);
     UPDATE totals SET next_seq = NEW.next_seq, stored = stored + changes();
-    UPDATE topics SET stored = topics.stored + added.stored, last_seq = added.last_seq
-        FROM (SELECT topic, count(*) AS stored, max(seq) AS last_seq
-              FROM events WHERE seq >= NEW.first_seq GROUP BY +topic) AS added  -- +: not by walking the whole index
-        WHERE topics.id = added.topic;
+
+    DELETE FROM added;
+    INSERT INTO added SELECT topic, count(*), min(seq), max(seq)
+        FROM events WHERE seq >= NEW.first_seq GROUP BY topic, seq / {SPAN_EVENTS};
+    INSERT INTO spans SELECT topic, first_seq, last_seq FROM added;
+    UPDATE topics SET stored = topics.stored + more.stored, last_seq = more.last_seq
+        FROM (SELECT topic, sum(stored) AS stored, max(last_seq) AS last_seq FROM added GROUP BY topic) AS more
+        WHERE topics.id = more.topic;
 END;
 """
-_APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?)"
+_APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-# Asked right behind the commit: which rows of the batch are not there under their own seq, and under which they are.
+# Asked right behind the commit: the number of topics, and which of the batch is there under another seq than its own.
 _DUPLICATES = """
-SELECT (SELECT topics FROM totals), json_group_array(json_array(sent.key, events.seq))
-FROM json_each(?) AS sent
-JOIN events ON events.topic = (SELECT topic FROM batch_topics WHERE number = sent.value ->> 0)
-           AND events.event_id = sent.value ->> 1
-WHERE NOT EXISTS (SELECT 1 FROM events WHERE seq = ? + sent.key)
+SELECT (SELECT topics FROM totals), (SELECT json_group_array(json_array(position, seq)) FROM known
+                                     WHERE batch = :first_seq AND seq <> :first_seq + position)
 """
 
-_EVENT_COLUMNS = "SELECT seq, received_at, CAST(json AS BLOB) FROM events"
-_THE_TOPIC = "topic = (SELECT id FROM topics WHERE name = ?)"
+_EVENT = "SELECT seq, received_at, CAST(json AS BLOB) FROM events WHERE seq = ?"
+_EVENTS = """
+SELECT seq, received_at, CAST(json AS BLOB)
+FROM spans CROSS JOIN events ON seq BETWEEN first_seq AND last_seq AND events.topic = spans.topic
+WHERE spans.topic = (SELECT id FROM topics WHERE name = :topic)
+"""
+_NEWEST = f"{_EVENTS} ORDER BY first_seq DESC, seq DESC LIMIT :limit"
+# From the span that :after may lie in.
+_AFTER = f"""{_EVENTS} AND seq > :after AND first_seq >= coalesce(
+    (SELECT max(first_seq) FROM spans WHERE first_seq <= :after
+        AND topic = (SELECT id FROM topics WHERE name = :topic)), 0)
+ORDER BY first_seq, seq LIMIT :limit
+"""
 
 
 class StoreUnusable(Exception):
@@ -180,8 +219,11 @@ class Store:
         self.last_checkpoint = Checkpoint(time.monotonic(), None)
         self.sqlite_version = sqlite3.sqlite_version
         self._wal_path = path.with_name(path.name + "-wal")
+        self.ledger: Ledger
         self._next_seq = 1
-        self._backlog_bytes = 0  # estimate of what a checkpoint would have to copy
+        self._seen_topics: set[str] = set()
+        self._appended_bytes = 0  # estimates of what a checkpoint would have to copy
+        self._ledger_bytes = 0  # of the ledger when the WAL was empty
         self._lock_fd = -1
         self._connections: list[aiosqlite.Connection] = []
         self._writer: aiosqlite.Connection
@@ -231,13 +273,15 @@ class Store:
         ):
             await self._write(f"PRAGMA {pragma}")
         await self._writer.executescript(_APPEND_TRIGGER)
+        self.ledger = Ledger(self._writer)
+        await self.ledger.load()
         promised = {"journal_mode": "wal", "synchronous": 2}
         found = {name: await self._pragma(name) for name in promised}
         if found != promised:
             raise StoreUnusable(f"cannot use {self.path}: an ack would not be durable with {found}")
         totals = await self._write("SELECT next_seq, stored, topics FROM totals")
         self._next_seq, self.stored_total, self.topics_total = totals[0]
-        self._backlog_bytes = self.wal_bytes
+        self._set_backlog(self.wal_bytes)
         self._reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True, iter_chunk_size=READ_ROWS)
 
     async def _connect(self, database: Path | str, **options: Any) -> aiosqlite.Connection:
@@ -246,10 +290,23 @@ class Store:
         self._connections.append(connection)
         return connection
 
-    async def _write(self, sql: str, parameters: Iterable[Any] = ()) -> list[sqlite3.Row]:
+    async def _write(self, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
         # Fetched in the writer's thread, where the cursor ends too: a cursor that is dropped in the event loop would
         # wait there for SQLite's mutex, that is, for the whole of the next commit.
         return list(await self._writer.execute_fetchall(sql, parameters))
+
+    async def _write_in_a_row(self, statements: Sequence[tuple[str, Any]]) -> list[list[sqlite3.Row] | BaseException]:
+        """Queue statements right behind each other: a round through a busy event loop takes milliseconds.
+
+        Each runs, whatever became of the one before; what each returned or raised is returned.
+        """
+        later = [asyncio.create_task(self._write(*statement)) for statement in statements[1:]]
+        first: list[sqlite3.Row] | BaseException
+        try:
+            first = await self._write(*statements[0])  # queued at once, not in the loop's next turn
+        except sqlite3.Error as error:
+            first = error
+        return [first, *await asyncio.gather(*later, return_exceptions=True)]
 
     async def _pragma(self, name: str) -> Any:
         return (await self._write(f"PRAGMA {name}"))[0][0]
@@ -265,40 +322,80 @@ class Store:
     @property
     def backlog_bytes(self) -> int:
         """About how much of the WAL is not yet in the database."""
-        return self._backlog_bytes
+        return self._appended_bytes + self.ledger.written_bytes - self._ledger_bytes
+
+    def _set_backlog(self, size: int) -> None:
+        self._appended_bytes = size
+        self._ledger_bytes = self.ledger.written_bytes
 
     @property
     def checkpoint_age_s(self) -> float:
         """Time since the last attempt to checkpoint, or since the database was opened."""
         return time.monotonic() - self.last_checkpoint.ended
 
-    async def append(self, events: Sequence[Event]) -> tuple[int, dict[int, int]]:
+    def new_batch(self) -> Batch:
+        """An empty batch for ``append``. Batches have to be appended in the order in which they were filled."""
+        return Batch(self.ledger.filter)
+
+    async def append(self, batch: Batch) -> tuple[int, dict[int, int]]:
         """Store a batch durably; return the seq of its first event, and the older seqs of duplicates by position.
 
         Event ``i`` got seq ``first + i`` unless ``i`` is in the duplicates. Raises StorageFull, StorageBusy or
         StorageFailed. Cancelling it says nothing about what was stored.
         """
         first_seq = self._next_seq
-        next_seq = first_seq + len(events)
-        topics, rows, data = _pack(events)
-        # Queued right behind the commit, not after it: a round through a busy event loop takes milliseconds.
-        found = asyncio.create_task(self._write(_DUPLICATES, (rows, first_seq)))
-        try:
-            now_ms = time.time_ns() // 1_000_000
-            await self._write(_APPEND, (first_seq, next_seq, now_ms, topics, rows, data))
-        except sqlite3.Error as error:
-            await asyncio.gather(found, return_exceptions=True)
-            raise _storage_error(error) from error
+        next_seq = first_seq + len(batch)
+        topics, data = batch.topics, batch.data
+        maybe = batch.maybe
+        now_ms = time.time_ns() // 1_000_000
+        parameters = (
+            first_seq, next_seq, now_ms, orjson.dumps(topics).decode(), batch.numbers, batch.digests,
+            orjson.dumps(batch.new).decode(), len(batch.new), len(maybe), batch.spans, data,
+        )  # fmt: skip
+        statements: list[tuple[str, Any]] = [(_APPEND, parameters)]
+        if maybe:
+            look_up = {"batch": first_seq, "digests": batch.digests, "maybe": orjson.dumps(maybe).decode()}
+            statements.insert(0, (self.ledger.look_up_statement(), look_up))
+        if maybe or not self._seen_topics.issuperset(topics):
+            statements.append((_DUPLICATES, {"first_seq": first_seq}))
+        results = await self._write_in_a_row(statements)
+        committed = 1 if maybe else 0  # number of the statement that stores the batch
+        for number, result in enumerate(results):
+            if isinstance(result, sqlite3.Error):
+                if number > committed:  # the batch is stored, and which of it is new is not known
+                    raise StorageFailed(f"after the commit: {result}") from result
+                raise _storage_error(result) from result
+            if isinstance(result, BaseException):
+                raise result
         self._next_seq = next_seq
-        try:
-            ((self.topics_total, duplicates_json),) = await found
-        except sqlite3.Error as error:  # whatever it is: the batch is stored, and which of it is new is not known
-            raise StorageFailed(f"after the commit: {error}") from error
-        duplicates = dict(orjson.loads(duplicates_json))
-        self.stored_total += len(events) - len(duplicates)
-        # Each event dirties about one page of the unique index, beside its own bytes; six pages go with any commit.
-        self._backlog_bytes += len(data) + (len(events) + 6) * PAGE_BYTES
+        duplicates: dict[int, int] = {}
+        if len(results) > committed + 1:
+            ((self.topics_total, duplicates_json),) = results[-1]  # type: ignore[misc]
+            duplicates = dict(orjson.loads(duplicates_json))
+            self._remember(topics)
+        stored = len(batch) - len(duplicates)
+        self.stored_total += stored
+        self.ledger.stored(stored, len(data))
+        # Beside the events themselves, and the spans of their topics, about ten pages are changed by any commit.
+        self._appended_bytes += len(data) + 32 * stored + 10 * PAGE_BYTES
         return first_seq, duplicates
+
+    def _remember(self, topics: list[str]) -> None:
+        if len(self._seen_topics) + len(topics) > SEEN_TOPICS:
+            self._seen_topics.clear()
+        self._seen_topics.update(topics)
+
+    @property
+    def work_left(self) -> bool:
+        """Whether ``work`` in quiet times would do something."""
+        return self.ledger.work_left
+
+    async def work(self, quiet: bool) -> None:
+        """Do what the ledger needs between two batches, or in quiet times. Raises as ``append`` does."""
+        try:
+            await self.ledger.work(quiet)
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
 
     async def checkpoint(self) -> None:
         """Copy the WAL into the database. Failing is no loss, but shown in ``last_checkpoint`` and to be retried."""
@@ -311,8 +408,8 @@ class Store:
             self.last_checkpoint = Checkpoint(time.monotonic(), str(error))
             return
         if in_wal >= 0:  # else another program is at it, and nothing was done
-            self._backlog_bytes = (in_wal - copied) * PAGE_BYTES
-        blocked = blocked or self._backlog_bytes > CHECKPOINT_BYTES
+            self._set_backlog((in_wal - copied) * PAGE_BYTES)
+        blocked = blocked or self.backlog_bytes > CHECKPOINT_BYTES
         self.last_checkpoint = Checkpoint(time.monotonic(), "another program is reading" if blocked else None)
 
     async def probe(self) -> None:
@@ -324,7 +421,12 @@ class Store:
 
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
         """The event with this key."""
-        found, _ = await self._read(f"{_EVENT_COLUMNS} WHERE {_THE_TOPIC} AND event_id = ?", (topic, event_id))
+        try:
+            # The newest keys are known to the writer alone: this waits for the commit that is running.
+            seq = await self.ledger.seq_of(event.digest(topic, event_id))
+        except sqlite3.Error as error:
+            raise StorageFailed(f"cannot read: {error}") from error
+        found, _ = await self._read(_EVENT, (seq,))
         return found[0] if found else None
 
     async def events(self, topic: str, limit: int, after: int | None, max_bytes: int) -> tuple[list[StoredEvent], bool]:
@@ -332,24 +434,22 @@ class Store:
 
         Cut short where they would exceed ``max_bytes`` together, but never to none; the second value tells.
         """
-        if after is None:
-            where, order, parameters = _THE_TOPIC, "seq DESC", (topic, limit)
-        else:
-            where, order, parameters = f"{_THE_TOPIC} AND seq > ?", "seq", (topic, after, limit)  # type: ignore[assignment]
-        return await self._read(f"{_EVENT_COLUMNS} WHERE {where} ORDER BY {order} LIMIT ?", parameters, max_bytes)
+        sql = _NEWEST if after is None else _AFTER
+        parameters = (
+            {"topic": topic, "limit": limit} if after is None else {"topic": topic, "limit": limit, "after": after}
+        )
+        return await self._read(sql, parameters, max_bytes)
 
-    async def _read(
-        self, sql: str, parameters: Iterable[Any], max_bytes: int | None = None
-    ) -> tuple[list[StoredEvent], bool]:
+    async def _read(self, sql: str, parameters: Any, max_bytes: int | None = None) -> tuple[list[StoredEvent], bool]:
         found: list[StoredEvent] = []
         size = 0
         async with self._reading(), self._reader.execute(sql, parameters) as cursor:
             async for row in cursor:
-                event = StoredEvent(*row)
-                size += len(event.json)
+                one = StoredEvent(*row)
+                size += len(one.json)
                 if found and max_bytes is not None and size > max_bytes:
                     return found, True
-                found.append(event)
+                found.append(one)
         return found, False
 
     @contextlib.asynccontextmanager
@@ -378,20 +478,6 @@ class Store:
             if self._lock_fd >= 0:
                 os.close(self._lock_fd)
                 self._lock_fd = -1
-
-
-def _pack(events: Sequence[Event]) -> tuple[str, str, bytes]:
-    """The batch as the parameters ``topics``, ``rows`` and ``data`` of the append trigger."""
-    numbers: dict[str, int] = {}
-    rows = []
-    start = 1
-    for event in events:
-        number = numbers.setdefault(event.topic, len(numbers))
-        length = len(event.json)
-        rows.append((number, event.event_id, start, length))
-        start += length
-    data = b"".join([event.json for event in events])
-    return orjson.dumps(list(numbers)).decode(), orjson.dumps(rows).decode(), data
 
 
 def _storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageFailed:
@@ -452,8 +538,9 @@ def _refuse_foreign_file(path: Path) -> None:
     if int.from_bytes(header[68:72]) != APPLICATION_ID:
         raise StoreUnusable(f"cannot use {path}: it is a database of another program")
     if version != SCHEMA_VERSION:
+        other = "a newer" if version > SCHEMA_VERSION else "an older, unreleased"
         raise StoreUnusable(
-            f"{path} was written by a newer aggregator (schema {version}, this one knows {SCHEMA_VERSION})"
+            f"{path} was written by {other} aggregator (schema {version}, this one knows {SCHEMA_VERSION})"
         )
 
 

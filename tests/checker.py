@@ -8,7 +8,9 @@ import sqlite3
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from aggregator.event import KEY_BYTES, digest
 from tests.server_process import ServerProcess
 from tests.wire import Peer, event, exchange
 
@@ -89,14 +91,32 @@ class Sender(threading.Thread):
 
 
 def check_database(path: Path) -> None:
-    """SQLite's own opinion of the file, and whether the counters agree with the rows. The server must be stopped."""
+    """SQLite's own opinion of the file, and whether counters, spans and keys agree with the events. Stop the server."""
     with contextlib.closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        rows, last = database.execute("SELECT count(*), max(seq) FROM events").fetchone()
-        stored, next_seq, topics = database.execute("SELECT stored, next_seq, topics FROM totals").fetchone()
-        assert stored == rows
+
+        def rows(sql: str) -> list[tuple[Any, ...]]:
+            return database.execute(sql).fetchall()
+
+        assert rows("PRAGMA integrity_check") == [("ok",)]
+        ((count, last),) = rows("SELECT count(*), max(seq) FROM events")
+        ((stored, next_seq, topics, flushed_seq),) = rows("SELECT stored, next_seq, topics, flushed_seq FROM totals")
+        assert stored == count
         assert next_seq > (last or 0)
-        by_topic = "SELECT topic, count(*), max(seq) FROM events GROUP BY topic ORDER BY topic"
-        counted = database.execute(by_topic).fetchall()
-        assert database.execute("SELECT id, stored, last_seq FROM topics ORDER BY id").fetchall() == counted
-        assert topics == len(counted)
+        counted = rows("SELECT topic, count(*), max(seq) FROM events GROUP BY topic ORDER BY topic")
+        assert rows("SELECT id, stored, last_seq FROM topics WHERE stored > 0 ORDER BY id") == counted
+        assert rows("SELECT count(*) FROM topics") == [(topics,)]
+        # Each event lies in the last span of its topic that starts before it.
+        span = (
+            "SELECT last_seq FROM spans WHERE topic = events.topic AND first_seq <= seq ORDER BY first_seq DESC LIMIT 1"
+        )
+        assert rows(f"SELECT seq FROM events WHERE seq > coalesce(({span}), 0)") == []
+        # Each key is in one run, under the seq of its event, unless the event is newer than all runs.
+        keyed = [
+            row
+            for (run,) in rows("SELECT id FROM runs WHERE id NOT IN (SELECT coalesce(merging_into, 0) FROM runs)")
+            for row in rows(f"SELECT key, seq FROM keys_{run}")
+        ]
+        events = rows(f"SELECT name, json, seq FROM events JOIN topics ON id = topic WHERE seq <= {flushed_seq}")
+        assert sorted(keyed) == sorted(
+            (digest(topic, json.loads(text)["event_id"])[:KEY_BYTES], seq) for topic, text, seq in events
+        )

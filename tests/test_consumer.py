@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from aggregator import consumer as consumer_module
+from aggregator.batch import Batch
 from aggregator.consumer import Consumer
 from aggregator.event import Event
 from aggregator.intake import Commit, Failure, Intake, Outcome, Submission
+from aggregator.key_filter import KeyFilter
 from aggregator.stats import Stats
 from aggregator.store import (
     CHECKPOINT_BYTES,
@@ -21,6 +23,18 @@ from aggregator.store import (
     StorageFailed,
     StorageFull,
 )
+
+
+class RecordedBatch(Batch):
+    """A batch that can still tell whose events are in it."""
+
+    def __init__(self) -> None:
+        super().__init__(KeyFilter())
+        self.ids: list[str] = []
+
+    def add(self, events: Sequence[Event]) -> None:
+        super().add(events)
+        self.ids += [event.event_id for event in events]
 
 
 class ScriptedStore:
@@ -35,22 +49,33 @@ class ScriptedStore:
         self.wal_bytes = 0
         self.checkpoints = 0
         self.probes = 0
+        self.works: list[bool] = []
+        self.work_left = False
         self.last_checkpoint = Checkpoint(time.monotonic(), None)
         self.may_commit = asyncio.Event()
         self.may_commit.set()
 
-    async def append(self, events: Sequence[Event]) -> tuple[int, dict[int, int]]:
+    def new_batch(self) -> Batch:
+        return RecordedBatch()
+
+    async def append(self, batch: Batch) -> tuple[int, dict[int, int]]:
+        assert isinstance(batch, RecordedBatch)
         await self.may_commit.wait()
         self.fail_as_scripted()
         first = self.next_seq
-        self.batches.append([event.event_id for event in events])
+        self.batches.append(batch.ids)
         duplicates = {}
-        for position, event in enumerate(events):
-            seq = self.seqs.setdefault(event.event_id, first + position)
+        for position, event_id in enumerate(batch.ids):
+            seq = self.seqs.setdefault(event_id, first + position)
             if seq != first + position:
                 duplicates[position] = seq
-        self.next_seq += len(events)
+        self.next_seq += len(batch)
         return first, duplicates
+
+    async def work(self, quiet: bool) -> None:
+        self.works.append(quiet)
+        if quiet:
+            self.work_left = False
 
     async def checkpoint(self) -> None:
         self.checkpoints += 1
@@ -69,18 +94,18 @@ class ScriptedStore:
 class Bench:
     """A consumer at work, and what it has told to each submission."""
 
-    def __init__(self, store: ScriptedStore, max_batch: int = 100) -> None:
+    def __init__(self, store: ScriptedStore, max_batch: int = 100, max_bytes: int = 10**6) -> None:
         self.store = store
         self.stats = Stats()
-        self.intake = Intake(max_events=1000, max_bytes=10**6)
+        self.intake = Intake(max_events=1000, max_bytes=max_bytes)
         self.consumer = Consumer(self.intake, store, self.stats, max_batch)
         self.told: dict[str, list[Outcome]] = {}
         self.task = asyncio.create_task(self.consumer.run())
 
-    def put(self, *ids: str) -> None:
+    def put(self, *ids: str, size_bytes: int = 2) -> None:
         name = ids[0]
         outcomes = self.told.setdefault(name, [])
-        self.intake.put(Submission([Event("t", one, b"{}") for one in ids], outcomes.append, 2 * len(ids)))
+        self.intake.put(Submission([Event.of("t", one, b"{}") for one in ids], outcomes.append, size_bytes * len(ids)))
 
     async def finish(self) -> None:
         self.intake.close()
@@ -264,11 +289,16 @@ async def test_the_intake_wakes_those_who_wait_at_half_and_only_while_there_is_r
     woken: list[int] = []
 
     def put(count: int) -> None:
-        intake.put(Submission([Event("t", "e", b"{}")] * count, lambda _: None, count))
+        intake.put(Submission([Event.of("t", "e", b"{}")] * count, lambda _: None, count))
 
     def wake(number: int) -> None:
         woken.append(number)
         put(10)
+
+    async def take() -> None:
+        submission = await intake.get()
+        assert submission
+        intake.took([submission])
 
     put(6)
     put(6)
@@ -276,35 +306,35 @@ async def test_the_intake_wakes_those_who_wait_at_half_and_only_while_there_is_r
     for number in range(3):
         intake.when_room(lambda number=number: wake(number))  # type: ignore[misc]
 
-    await intake.take(6)  # 6 left: above the low water mark
+    await take()  # 6 left: above the low water mark
     assert woken == []
-    await intake.take(6)  # 0 left: the first one fills it again
+    await take()  # 0 left: the first one fills it again
     assert woken == [0]
-    await intake.take(10)
+    await take()
     assert woken == [0, 1]
 
 
 async def test_a_batch_is_bounded_by_bytes_too() -> None:
-    intake = Intake(max_events=1000, max_bytes=100)
-    for _ in range(5):
-        intake.put(Submission([Event("t", "e", b"{}")], lambda _: None, 60))
+    bench = Bench(ScriptedStore(), max_bytes=100)
+    for name in "abcde":
+        bench.put(name, size_bytes=60)
+    await bench.finish()
 
-    assert [len(await intake.take(1000)) for _ in range(5)] == [1] * 5
+    assert bench.store.batches == [["a"], ["b"], ["c"], ["d"], ["e"]]
 
 
 async def test_the_intake_is_full_by_bytes_too() -> None:
     intake = Intake(max_events=1000, max_bytes=100)
-    intake.put(Submission([Event("t", "e", b"{}")], lambda _: None, 100))
+    intake.put(Submission([Event.of("t", "e", b"{}")], lambda _: None, 100))
 
     assert intake.full
 
 
 async def test_a_closed_intake_gives_out_what_came_after_its_end_too() -> None:
     intake = Intake(max_events=10, max_bytes=100)
-    first, late = (Submission([Event("t", name, b"{}")], lambda _: None, 1) for name in "ab")
+    first, late = (Submission([Event.of("t", name, b"{}")], lambda _: None, 1) for name in "ab")
     intake.put(first)
     intake.close()
     intake.put(late)
 
-    assert await intake.take(10) == [first, late]
-    assert await intake.take(10) == await intake.take(10) == []
+    assert [await intake.get() for _ in range(4)] == [first, late, None, None]

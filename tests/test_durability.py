@@ -297,10 +297,10 @@ def test_a_foreign_writer_delays_acks_and_fails_none(server: ServerProcess) -> N
 def test_a_damaged_database_is_said_to_who_asks_and_holds_up_nobody(server: ServerProcess) -> None:
     exchange(server.port, b"".join(events("e", 5000)))
     server.stop()
+    server.restart()
     with server.db.open("r+b") as file:  # all but the first pages
         file.seek(20 * 4096)
         file.write(os.urandom(server.db.stat().st_size - 20 * 4096))
-    server.restart()
     replies = exchange(server.port, b"EVENTS t 1000\nPING\n")
     assert replies[0]["code"] == "storage"
     assert replies[1] == {"status": "ok", "pong": True}

@@ -29,7 +29,7 @@ def test_a_valid_event_keeps_its_key_and_its_bytes() -> None:
     text = b'{ "event_id" : "\\u0065\\n1", "topic":"t", "timestamp":"2026-11-22T10:00:00Z","source":"s","payload":{} }'
     text = text.replace(b"\\n", b"")
 
-    assert parse(text) == Event("t", "e1", text)
+    assert parse(text) == Event.of("t", "e1", text)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_names_of_any_printable_or_foreign_characters_are_taken(name: str, value
 def test_other_top_level_fields_are_kept() -> None:
     text = line(level=30, tags=["a"], nested={"x": None})
 
-    assert parse(text) == Event("t", "e", text)
+    assert parse(text) == Event.of("t", "e", text)
 
 
 DATE_TIMES = [
@@ -194,7 +194,7 @@ def test_brackets_inside_strings_are_not_nesting() -> None:
 def test_any_number_is_taken_with_its_digits(number: str) -> None:
     text = line(payload={"n": "?"}).replace(b'"?"', number.encode())
 
-    assert parse(text) == Event("t", "e", text)
+    assert parse(text) == Event.of("t", "e", text)
 
 
 def test_a_huge_number_hides_no_fault() -> None:
@@ -224,7 +224,7 @@ def test_a_batch_has_a_bounded_number_of_members() -> None:
 def test_of_a_repeated_name_the_last_counts() -> None:
     text = line()[:-1] + b',"topic":"last"}'
 
-    assert parse(text) == Event("last", "e", text)
+    assert parse(text) == Event.of("last", "e", text)
 
 
 @pytest.mark.parametrize(
@@ -236,10 +236,10 @@ def test_each_member_of_a_batch_keeps_its_bytes(form: str) -> None:
 
     first, bad, last = parse(text)  # type: ignore[misc]
 
-    assert first == Event("t", "a", members[0])
+    assert first == Event.of("t", "a", members[0])
     assert isinstance(bad, InvalidEvent)
     assert bad.code == "bad_event"
-    assert last == Event("t", "b", members[2])
+    assert last == Event.of("t", "b", members[2])
 
 
 def test_an_empty_batch_is_a_batch() -> None:
@@ -268,7 +268,7 @@ def test_batches_are_cut_where_json_says(payloads: list[Any], indent: int | None
     except UnicodeEncodeError:  # hypothesis likes lone surrogates, which no UTF-8 line can hold
         return
 
-    assert parse(whole) == [Event("t", "e", text.encode()) for text in texts]
+    assert parse(whole) == [Event.of("t", "e", text.encode()) for text in texts]
 
 
 @given(st.binary(max_size=80) | json_values.map(lambda value: json.dumps(value).encode()))

@@ -157,7 +157,7 @@ def test_every_line_is_something(line: bytes) -> None:
 
 
 def test_replies() -> None:
-    event = Event("user.login", 'evt "1"', b"{}")
+    event = Event.of("user.login", 'evt "1"', b"{}")
     rejection = Rejection("bad_event", "why", "user.login", None)
 
     replies = [
