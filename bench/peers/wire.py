@@ -1,0 +1,79 @@
+"""A connection that sends bytes prepared beforehand, with so much unanswered at a time, and counts the replies."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+STALL_S: Final = 60.0
+"""No progress for so long: the peer hangs, and its run has failed."""
+
+READ_BYTES: Final = 1 << 18
+
+
+class Connection:
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), STALL_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # single events must not wait for an ack
+        self._rest = b""
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def line(self) -> bytes:
+        """The next line, without its end."""
+        while b"\n" not in self._rest:
+            self._rest += self._receive()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.removesuffix(b"\r")
+
+    def exactly(self, count: int) -> bytes:
+        while len(self._rest) < count:
+            self._rest += self._receive()
+        data, self._rest = self._rest[:count], self._rest[count:]
+        return data
+
+    def pipeline(self, pieces: Sequence[bytes], replies: Sequence[int], mark: bytes, window: int) -> float:
+        """Send the pieces, wait for all replies, never with more than ``window`` of them missing; the seconds it took.
+
+        ``replies`` says how many each piece is answered by, ``mark`` is what each reply has exactly once.
+        """
+        sent = seen = 0
+        started = time.perf_counter()
+        for piece, count in zip(pieces, replies, strict=True):
+            while sent - seen + count > window and sent > seen:
+                seen += self._marks(mark)
+            self.socket.sendall(piece)
+            sent += count
+            while select.select([self.socket], [], [], 0)[0]:
+                seen += self._marks(mark)
+        while seen < sent:
+            seen += self._marks(mark)
+        return time.perf_counter() - started
+
+    def _marks(self, mark: bytes) -> int:
+        data = self._rest + self._receive()
+        # A mark may be cut by the end of what was read; what belongs to one that was counted is not looked at again.
+        counted = data.rfind(mark) + len(mark) if mark in data else 0
+        self._rest = data[max(counted, len(data) - len(mark) + 1) :]
+        return data.count(mark)
+
+    def _receive(self) -> bytes:
+        data = self.socket.recv(READ_BYTES)
+        if not data:
+            raise ConnectionError("the peer closed the connection")
+        return data
+
+
+def wait_until(done: Callable[[], int], total: int) -> None:
+    """Poll a count until it has reached the total; fail when it stands still."""
+    best, since = -1, time.monotonic()
+    while (now := done()) < total:
+        if now > best:
+            best, since = now, time.monotonic()
+        elif time.monotonic() - since > STALL_S:
+            raise TimeoutError(f"stands at {now} of {total}")
+        time.sleep(0.02)
