@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -41,7 +42,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], log: Path, port: int, **popen: Any) -> Iterator[None]:
+def running(
+    command: list[str], log: Path, port: int, stop: signal.Signals = signal.SIGTERM, **popen: Any
+) -> Iterator[None]:
     """Start it, wait until it accepts connections on this port, stop it at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **popen)
@@ -49,7 +52,7 @@ def running(command: list[str], log: Path, port: int, **popen: Any) -> Iterator[
         _wait(lambda: _accepts(port), process, command[0], log)
         yield
     finally:
-        process.terminate()
+        process.send_signal(stop)
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
