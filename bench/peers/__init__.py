@@ -7,6 +7,7 @@ cores the client takes as little as it can. What a peer holds at the end is coun
 - ``peer``             what a peer is, and what it is sent
 - ``daemon``           a peer's program: found, started, stopped
 - ``wire``             a connection that sends prepared bytes and counts the replies
+- ``rows``             the events in a peer's SQLite file
 - ``ours``             this project's server
 - ``reference``        the system it descends from; ``reference_app`` is that system
 - ``obvious``          the server that comes to mind first; ``obvious_server`` is that server

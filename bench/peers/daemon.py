@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import socket
@@ -32,6 +33,14 @@ def libraries(folder: Path) -> dict[str, str]:
     """The environment in which the programs of an unpacked package find the libraries that came with it."""
     found = [*folder.glob("usr/lib/*-linux-*"), *folder.glob("lib/*-linux-*"), *folder.glob("usr/lib/syslog-ng")]
     return {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, found))}
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """The versions of these Python packages."""
+    try:
+        return {package: importlib.metadata.version(package) for package in packages}
+    except importlib.metadata.PackageNotFoundError as missing:
+        raise NotRun(f"no Python package {missing.name}: install the extra `peers`") from None
 
 
 def free_port() -> int:

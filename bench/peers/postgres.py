@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bench.peers.daemon import START_S, free_port, libraries, running, unpacked
+from bench.peers.daemon import START_S, free_port, installed, libraries, running, unpacked
 from bench.peers.peer import Event, NotRun, Peer, Running, Send, Work
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class _Postgres(Running):
         return send
 
     def versions(self) -> dict[str, str]:
-        return {"postgresql": self.execute("SHOW server_version").get_value(0, 0).decode()}
+        return {"postgresql": self.execute("SHOW server_version").get_value(0, 0).decode(), **installed("psycopg")}
 
     def _prepared(self, text: int, json: int, statement: bytes) -> PGconn:
         connection = _connect(self._port)
@@ -192,7 +192,9 @@ def _connect(port: int) -> PGconn:
 
 
 def _make(data: Path) -> None:
+    """An empty database with the defaults of its kind, fsync among them."""
     package = unpacked("postgresql-*")
+    installed("psycopg")
     data.mkdir()
     if os.geteuid() == 0:
         shutil.chown(data, USER, USER_GROUP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 STALL_S: Final = 60.0
@@ -67,13 +67,3 @@ class Connection:
             raise ConnectionError("the peer closed the connection")
         return data
 
-
-def wait_until(done: Callable[[], int], total: int) -> None:
-    """Poll a count until it has reached the total; fail when it stands still."""
-    best, since = -1, time.monotonic()
-    while (now := done()) < total:
-        if now > best:
-            best, since = now, time.monotonic()
-        elif time.monotonic() - since > STALL_S:
-            raise TimeoutError(f"stands at {now} of {total}")
-        time.sleep(0.02)
