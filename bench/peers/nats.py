@@ -35,14 +35,12 @@ def peers() -> list[Peer]:
     window = "exact only within the duplicate window, here a day, in memory"
     return [
         Peer(
-            "nats",
-            f"acked before the fsync: up to 2 minutes may be lost (sync_interval 2m); {window}",
+            "nats (sync_interval 2m)",
+            f"acked before the fsync: up to 2 minutes may be lost; {window}",
             False,
             partial(_start, "2m"),
         ),
-        Peer(
-            "nats always", f"fsynced before the ack (sync_interval always); {window}", False, partial(_start, "always")
-        ),
+        Peer("nats (sync_interval always)", f"fsynced before the ack; {window}", False, partial(_start, "always")),
     ]
 
 

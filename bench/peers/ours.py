@@ -17,8 +17,8 @@ from bench.workload import Workload
 
 def peers() -> list[Peer]:
     return [
-        Peer(f"ours {connections}", "fsynced before the ack; exact for ever", True, partial(_start, connections))
-        for connections in (4, 1)
+        Peer(f"ours ({name})", "fsynced before the ack; exact for ever", True, partial(_start, connections))
+        for name, connections in (("4 connections", 4), ("1 connection", 1))
     ]
 
 

@@ -59,10 +59,10 @@ INSERT_ONE: Final = b"INSERT INTO events VALUES ($1, $2, $3) ON CONFLICT DO NOTH
 
 def peers(rows: int) -> list[Peer]:
     """Fresh, and with so many rows already there."""
-    starts = {"": _start, f" at {rows} rows": _Loaded(rows).start} if rows else {"": _start}
+    starts = {"": _start, f"; {rows} rows": _Loaded(rows).start} if rows else {"": _start}
     return [
         Peer(
-            f"postgresql {connections}x{batch}{where}",
+            f"postgresql ({connections} x {batch}{where})",
             "fsynced before the ack; exact for ever",
             True,
             partial(start, batch, connections),
@@ -102,6 +102,7 @@ class _Loaded:
             yield _Postgres(port, batch, connections, self._rows)
 
     def _make(self, data: Path) -> Path:
+        shutil.rmtree(data, ignore_errors=True)  # of a try that failed
         _make(data)
         with _server(data, "-c", "fsync=off") as port:
             postgres = _Postgres(port, 1, 1)
@@ -172,7 +173,7 @@ def _arrays(batch: list[Event]) -> list[bytes]:
 
 
 def _array(kind: int, values: list[bytes]) -> bytes:
-    """The binary format: dimensions, has nulls, type; length and first index of the dimension; length and value each."""
+    """PostgreSQL's own: dimensions, has nulls, type; length and first index of the one; length and value of each."""
     head = struct.pack(">5i", 1, 0, kind, len(values), 1)
     return head + b"".join([len(value).to_bytes(4, "big") + value for value in values])
 

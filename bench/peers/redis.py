@@ -35,15 +35,14 @@ return stored
 def peers() -> list[Peer]:
     return [
         Peer(
-            "redis always",
-            "fsynced before the ack (appendfsync always); exact for ever, as long as all keys fit in memory",
+            "redis (appendfsync always)",
+            "fsynced before the ack; exact for ever, as long as all keys fit in memory",
             True,
             partial(_start, "always"),
         ),
         Peer(
-            "redis everysec",
-            "acked before the fsync: a second may be lost (appendfsync everysec); exact for ever, as long as all keys "
-            "fit in memory",
+            "redis (appendfsync everysec)",
+            "acked before the fsync: a second may be lost; exact for ever, as long as all keys fit in memory",
             False,
             partial(_start, "everysec"),
         ),

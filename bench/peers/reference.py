@@ -27,8 +27,8 @@ def peers() -> list[Peer]:
         f"one event of {SHARE} of the workload"
     )
     return [
-        Peer("reference single", guarantee, False, partial(_start, 1), SHARE),
-        Peer(f"reference batches of {BATCH}", guarantee, False, partial(_start, BATCH), SHARE),
+        Peer("reference (single events)", guarantee, False, partial(_start, 1), SHARE),
+        Peer(f"reference (batches of {BATCH})", guarantee, False, partial(_start, BATCH), SHARE),
     ]
 
 

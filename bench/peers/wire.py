@@ -66,4 +66,3 @@ class Connection:
         if not data:
             raise ConnectionError("the peer closed the connection")
         return data
-
