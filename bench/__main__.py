@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import json
 import statistics
 import sys
 import tempfile
@@ -52,7 +53,10 @@ def main() -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    plot.draw(options.results, options.output)
+    if json.loads(options.results[0].read_text())["bench"] == "peers":
+        plot.draw_peers(options.results[0], options.output)
+    else:
+        plot.draw(options.results, options.output)
     return 0
 
 

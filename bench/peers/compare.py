@@ -6,6 +6,7 @@ import argparse
 import gc
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -114,6 +115,7 @@ def _peers(options: argparse.Namespace) -> int:
     (lines,) = workload.generate(options.events, options.dup, 1, "random").lines
     count = min(options.events, int(RATE * LATENCY_S))
     (offer,) = workload.generate(count, options.dup, 1, "random", first=options.events).lines
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C: no peer must outlive the bench
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         Path(folder).chmod(0o711)  # PostgreSQL is never root and must get to its folder below
         figures, versions = run(peers, Work.of(lines), Work.of(offer), options.runs, Path(folder))

@@ -14,6 +14,21 @@ STALL_S: Final = 60.0
 READ_BYTES: Final = 1 << 18
 
 
+class Marks:
+    """Counts how often a mark comes in a stream of bytes, however it is cut."""
+
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
+        self._rest = b""
+
+    def count(self, data: bytes) -> int:
+        data = self._rest + data
+        # The end may be the first part of a mark; what belongs to one that was counted is not looked at again.
+        counted = data.rfind(self._mark) + len(self._mark) if self._mark in data else 0
+        self._rest = data[max(counted, len(data) - len(self._mark) + 1) :]
+        return data.count(self._mark)
+
+
 class Connection:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), STALL_S)
@@ -41,25 +56,18 @@ class Connection:
 
         ``replies`` says how many each piece is answered by, ``mark`` is what each reply has exactly once.
         """
-        sent = seen = 0
+        marks, sent, seen = Marks(mark), 0, 0
         started = time.perf_counter()
         for piece, count in zip(pieces, replies, strict=True):
             while sent - seen + count > window and sent > seen:
-                seen += self._marks(mark)
+                seen += marks.count(self._receive())
             self.socket.sendall(piece)
             sent += count
             while select.select([self.socket], [], [], 0)[0]:
-                seen += self._marks(mark)
+                seen += marks.count(self._receive())
         while seen < sent:
-            seen += self._marks(mark)
+            seen += marks.count(self._receive())
         return time.perf_counter() - started
-
-    def _marks(self, mark: bytes) -> int:
-        data = self._rest + self._receive()
-        # A mark may be cut by the end of what was read; what belongs to one that was counted is not looked at again.
-        counted = data.rfind(mark) + len(mark) if mark in data else 0
-        self._rest = data[max(counted, len(data) - len(mark) + 1) :]
-        return data.count(mark)
 
     def _receive(self) -> bytes:
         data = self.socket.recv(READ_BYTES)
