@@ -46,7 +46,7 @@ def draw_peers(path: Path, output: Path) -> None:
         (False, "C7", "less than that"),
     ):
         names = [name for name, one in measured.items() if one["strong"] is strong]
-        medians = [measured[name]["median_events_per_s"] for name in names]
+        medians = [measured[name]["medians"]["events_per_s"] for name in names]
         places = [list(measured).index(name) for name in names]
         bars = axes.barh(places, medians, color=color, alpha=0.6, label=meaning)
         axes.bar_label(bars, [f"{median:,.0f}" for median in medians], padding=8)

@@ -74,7 +74,7 @@ def _peers(folder: Path, only: str, **environment: str) -> dict[str, Any]:
 
 
 def test_every_peer_that_is_installed_holds_exactly_what_it_was_sent(tmp_path: Path) -> None:
-    only = "ours (4,reference,obvious,postgresql (1 x 1000;,postgresql (4 x 1000),redis (appendfsync a,nats,rsyslog"
+    only = "ours (4,reference,obvious,postgresql (4 connections; batches of 1000,redis (appendfsync a,nats,rsyslog"
     figures = _peers(tmp_path, only)
     assert {"ours (4 connections)", "obvious", "redis (appendfsync always)"} < set(figures)
     for name in ("ours (4 connections)", "obvious"):  # they need nothing that is not here

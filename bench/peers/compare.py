@@ -64,7 +64,7 @@ def run(peers: list[Peer], work: Work, offer: Work, runs: int, folder: Path) -> 
             os.sync()  # what this peer left to write must not slow the next
     for figure in figures.values():
         if figure["runs"]:
-            figure["median_events_per_s"] = statistics.median(one["events_per_s"] for one in figure["runs"])
+            figure["medians"] = _medians(figure["runs"])
     return figures, versions
 
 
@@ -84,6 +84,13 @@ def _one_run(peer: Peer, running: Running, work: Work, offer: Work) -> dict[str,
     if sends:
         figures["latency"] = offered.latency(sends, offer, RATE)
     return figures
+
+
+def _medians(runs: list[dict[str, Any]]) -> dict[str, float]:
+    medians = {"events_per_s": statistics.median(one["events_per_s"] for one in runs)}
+    if "latency" in runs[0]:
+        medians |= {name: statistics.median(one["latency"][name] for one in runs) for name in ("p50_ms", "p99_ms")}
+    return medians
 
 
 def _summary(one: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ def peers(rows: int) -> list[Peer]:
     starts = {"": _start, f"; {rows} rows": _Loaded(rows).start} if rows else {"": _start}
     return [
         Peer(
-            f"postgresql ({connections} x {batch}{where})",
+            f"postgresql ({connections} connection{'s' * (connections > 1)}; batches of {batch}{where})",
             "fsynced before the ack; exact for ever",
             True,
             partial(start, batch, connections),

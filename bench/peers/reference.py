@@ -22,10 +22,7 @@ SHARE: Final = 50
 
 
 def peers() -> list[Peer]:
-    guarantee = (
-        "acked before it is stored: what is in the queue may be lost; exact for ever; timed until all is stored; "
-        f"one event of {SHARE} of the workload"
-    )
+    guarantee = "acked before it is stored: what is in the queue may be lost; exact for ever; timed until all is stored"
     return [
         Peer("reference (single events)", guarantee, False, partial(_start, 1), SHARE),
         Peer(f"reference (batches of {BATCH})", guarantee, False, partial(_start, BATCH), SHARE),
