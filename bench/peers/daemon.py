@@ -80,4 +80,5 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], program: 
 
 def _accepts(port: int) -> bool:
     with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
+        # Before anybody listens, the kernel may give us this very port, and connect us with ourselves.
+        return connection.connect_ex(("127.0.0.1", port)) == 0 and connection.getsockname()[1] != port
