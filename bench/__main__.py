@@ -1,4 +1,4 @@
-"""``python -m bench load``: measure, print, and write one result file; ``plot`` draws such files."""
+"""``python -m bench load``, ``peers``: measure, print, and write one result file; ``plot`` draws such files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import json
 import statistics
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from aggregator import client
 from aggregator.cli import address
 from bench import ceiling, load, plot, result, workload
+from bench.peers import compare
 from bench.process import Server
 
 LATENCY_CONNECTIONS = 8
@@ -41,7 +43,8 @@ def main() -> int:
     )
     one.add_argument("--folder", type=Path, help="where the databases go: the disk that is measured (a temporary one)")
     one.add_argument("--output", type=Path, help="result file (standard output)")
-    two = commands.add_parser("plot", help="draw the results of `load` again")
+    compare.add_command(commands)
+    two = commands.add_parser("plot", help="draw results of `load`, or one of `peers`, again")
     two.set_defaults(run=_plot)
     two.add_argument("results", nargs="+", type=Path, metavar="RESULT")
     two.add_argument("--output", type=Path, required=True, help="an .svg file")
@@ -50,7 +53,10 @@ def main() -> int:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    plot.draw(options.results, options.output)
+    if json.loads(options.results[0].read_text())["bench"] == "peers":
+        plot.draw_peers(options.results[0], options.output)
+    else:
+        plot.draw(options.results, options.output)
     return 0
 
 

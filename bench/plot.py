@@ -11,12 +11,7 @@ PERCENTILES: Final = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "p100_ms")
 
 def draw(results: list[Path], output: Path) -> None:
     """One picture: events/s beside the ceiling of the same run, and the ack latency's percentiles; all runs."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "aggregator"  # the same figures give the same file
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for number, path in enumerate(results):
         result = json.loads(path.read_text())
@@ -38,3 +33,39 @@ def draw(results: list[Path], output: Path) -> None:
     right.set_title(f"ack latency at {json.loads(results[0].read_text())['settings']['rate']} events/s offered")
     right.legend()
     figure.savefig(output, metadata={"Date": None})
+
+
+def draw_peers(path: Path, output: Path) -> None:
+    """A bar for the median of each peer, a dot for each of its runs; blue where an ack means what it means with us."""
+    pyplot = _pyplot()
+    figures: dict[str, dict[str, Any]] = json.loads(path.read_text())["figures"]
+    measured = {name: figure for name, figure in figures.items() if figure["runs"]}
+    figure, axes = pyplot.subplots(figsize=(11, 1.2 + 0.32 * len(measured)), layout="constrained")
+    for strong, color, meaning in (
+        (True, "C0", "ack after fsync, exact deduplication for ever"),
+        (False, "C7", "less than that"),
+    ):
+        names = [name for name, one in measured.items() if one["strong"] is strong]
+        medians = [measured[name]["medians"]["events_per_s"] for name in names]
+        places = [list(measured).index(name) for name in names]
+        bars = axes.barh(places, medians, color=color, alpha=0.6, label=meaning)
+        axes.bar_label(bars, [f"{median:,.0f}" for median in medians], padding=8)
+        for place, name in zip(places, names, strict=True):
+            runs = [run["events_per_s"] for run in measured[name]["runs"]]
+            axes.plot(runs, [place] * len(runs), "o", color=color, markersize=4)
+    axes.set(xscale="log", xlabel="events/s; the number is the median", yticks=range(len(measured)))
+    axes.set_yticklabels(measured)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    figure.legend(loc="outside upper center", ncols=2)
+    figure.savefig(output, metadata={"Date": None})
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "aggregator"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    return pyplot

@@ -1,0 +1,126 @@
+"""NATS JetStream on disk: every event a message with ``Nats-Msg-Id``, published ahead of its ack in NATS's protocol."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from bench.peers.daemon import free_port, running, unpacked
+from bench.peers.peer import Event, Peer, Running, Send, Work
+from bench.peers.wire import Connection
+
+CHUNK: Final = 500
+WINDOW: Final = 10_000
+"""Messages unanswered at a time: the server has no limit of its own, and would hold them all in memory."""
+
+STREAM: Final = {
+    "name": "events",
+    "subjects": ["events.>"],
+    "storage": "file",
+    "retention": "limits",
+    "num_replicas": 1,
+    "duplicate_window": 24 * 3600 * 10**9,  # longer than any run
+}
+
+_inboxes = itertools.count()
+
+
+def peers() -> list[Peer]:
+    window = "exact only within the duplicate window, here a day, in memory"
+    return [
+        Peer(
+            "nats (sync_interval 2m)",
+            f"acked before the fsync: up to 2 minutes may be lost; {window}",
+            False,
+            partial(_start, "2m"),
+        ),
+        Peer("nats (sync_interval always)", f"fsynced before the ack; {window}", False, partial(_start, "always")),
+    ]
+
+
+@contextmanager
+def _start(sync_interval: str, folder: Path) -> Iterator[Running]:
+    program, port = unpacked("nats-server") / "usr/sbin/nats-server", free_port()
+    configuration = folder / "nats.conf"
+    # The default is not written down: a server older than 2.10 does not know the setting.
+    sync = "" if sync_interval == "2m" else f", sync_interval: {sync_interval}"
+    configuration.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/nats"{sync} }}\n')
+    with running([f"{program}", "-c", f"{configuration}"], folder / "nats.log", port):
+        yield _Nats(port)
+
+
+class _Nats(Running):
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._ask("STREAM.CREATE.events", STREAM)
+
+    def send(self, work: Work) -> float:
+        connection, inbox = self._connection()
+        chunks = [b"".join([_publish(event, inbox) for event in batch]) for batch in work.batches(CHUNK)]
+        replies = [len(batch) for batch in work.batches(CHUNK)]
+        return connection.pipeline(chunks, replies, b'{"stream":"events"', WINDOW)
+
+    def stored(self) -> int:
+        return int(self._ask("STREAM.INFO.events", {})["state"]["messages"])
+
+    def connect(self) -> Send:
+        connection, inbox = self._connection()
+
+        def send(event: Event) -> None:
+            connection.socket.sendall(_publish(event, inbox))
+            if "seq" not in (reply := _message(connection)):
+                raise RuntimeError(str(reply))
+
+        return send
+
+    def versions(self) -> dict[str, str]:
+        connection = Connection(self._port)
+        return {"nats-server": str(orjson.loads(connection.line().removeprefix(b"INFO "))["version"])}
+
+    def _connection(self) -> tuple[Connection, bytes]:
+        """A connection and the subject on which replies come to it."""
+        connection, inbox = Connection(self._port), b"_INBOX.%d" % next(_inboxes)
+        connection.line()
+        options = b'{"verbose":false,"pedantic":false,"headers":true,"no_responders":true}'
+        connection.socket.sendall(b"CONNECT %b\r\nSUB %b 1\r\nPING\r\n" % (options, inbox))
+        if (pong := connection.line()) != b"PONG":
+            raise RuntimeError(pong.decode())
+        return connection, inbox
+
+    def _ask(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
+        connection, inbox = self._connection()
+        text = orjson.dumps(request)
+        connection.socket.sendall(b"PUB $JS.API.%b %b %d\r\n%b\r\n" % (what.encode(), inbox, len(text), text))
+        reply = _message(connection)
+        connection.close()
+        if "error" in reply:
+            raise RuntimeError(str(reply["error"]))
+        return reply
+
+
+def _publish(event: Event, inbox: bytes) -> bytes:
+    """The id holds the topic too: a stream has one set of ids for all its subjects."""
+    head = b"NATS/1.0\r\nNats-Msg-Id: %b/%b\r\n\r\n" % (event.topic, event.event_id)
+    body = event.line[:-1]
+    size = len(head) + len(body)
+    return b"HPUB events.%b %b %d %d\r\n%b%b\r\n" % (event.topic, inbox, len(head), size, head, body)
+
+
+def _message(connection: Connection) -> dict[str, Any]:
+    """The JSON of the next message; its first line is ``MSG subject id size`` (or HMSG, with a header)."""
+    while not (line := connection.line()).startswith((b"MSG", b"HMSG")):
+        if line.startswith(b"-ERR"):
+            raise RuntimeError(line.decode())
+        if line == b"PING":
+            connection.socket.sendall(b"PONG\r\n")
+    fields = line.split()
+    data = connection.exactly(int(fields[-1]) + 2)
+    body = data[int(fields[-2]) :] if line.startswith(b"HMSG") else data
+    found: dict[str, Any] = orjson.loads(body) if body.strip() else {"error": data.decode(errors="replace").strip()}
+    return found

@@ -1,0 +1,102 @@
+"""Redis: each event into a stream unless its key is in a set that is kept for ever, one script call a batch.
+
+The script is what makes it exact: key and event go into the append-only file as one transaction. Written in Redis's
+own protocol, which is a few lines for what is needed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bench.peers.daemon import free_port, libraries, running, unpacked
+from bench.peers.peer import Event, Peer, Running, Send, Work
+from bench.peers.wire import Connection
+
+BATCH: Final = 1000
+WINDOW: Final = 4
+"""Batches unanswered at a time, so that the next one is there when the server has finished one."""
+
+SCRIPT: Final = b"""
+local stored = 0
+for at = 1, #ARGV, 3 do
+    if redis.call('SADD', 'seen:' .. ARGV[at], ARGV[at + 1]) == 1 then
+        redis.call('XADD', 'events', '*', 'event', ARGV[at + 2])
+        stored = stored + 1
+    end
+end
+return stored
+"""
+
+
+def peers() -> list[Peer]:
+    return [
+        Peer(
+            "redis (appendfsync always)",
+            "fsynced before the ack; exact for ever, as long as all keys fit in memory",
+            True,
+            partial(_start, "always"),
+        ),
+        Peer(
+            "redis (appendfsync everysec)",
+            "acked before the fsync: a second may be lost; exact for ever, as long as all keys fit in memory",
+            False,
+            partial(_start, "everysec"),
+        ),
+    ]
+
+
+@contextmanager
+def _start(fsync: str, folder: Path) -> Iterator[Running]:
+    package, port = unpacked("redis-server"), free_port()
+    command = [
+        f"{package}/usr/bin/redis-server", "--bind", "127.0.0.1", "--port", f"{port}", "--dir", f"{folder}",
+        "--save", "", "--appendonly", "yes", "--appendfsync", fsync,
+    ]  # fmt: skip
+    with running(command, folder / "redis.log", port, env=libraries(package)):
+        yield _Redis(port)
+
+
+class _Redis(Running):
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._control = Connection(port)
+        self._control.socket.sendall(_command([b"SCRIPT", b"LOAD", SCRIPT]))
+        self._control.line()  # the length of the digest
+        self._sha = self._control.line()
+
+    def send(self, work: Work) -> float:
+        calls = [self._call(batch) for batch in work.batches(BATCH)]
+        return Connection(self._port).pipeline(calls, [1] * len(calls), b"\r\n", WINDOW)
+
+    def stored(self) -> int:
+        self._control.socket.sendall(_command([b"XLEN", b"events"]))
+        return int(self._control.line().removeprefix(b":"))
+
+    def connect(self) -> Send:
+        connection = Connection(self._port)
+
+        def send(event: Event) -> None:
+            connection.socket.sendall(self._call([event]))
+            if not (reply := connection.line()).startswith(b":"):
+                raise RuntimeError(reply.decode())
+
+        return send
+
+    def versions(self) -> dict[str, str]:
+        self._control.socket.sendall(_command([b"INFO", b"server"]))
+        info = self._control.exactly(int(self._control.line().removeprefix(b"$")) + 2).decode()
+        return {"redis": info.partition("redis_version:")[2].split()[0]}
+
+    def _call(self, events: list[Event]) -> bytes:
+        arguments = [b"EVALSHA", self._sha, b"0"]
+        for event in events:
+            arguments += (event.topic, event.event_id, event.line[:-1])
+        return _command(arguments)
+
+
+def _command(arguments: list[bytes]) -> bytes:
+    return b"*%d\r\n%b" % (len(arguments), b"".join([b"$%d\r\n%b\r\n" % (len(one), one) for one in arguments]))

@@ -1,0 +1,76 @@
+"""A connection that sends bytes prepared beforehand, with so much unanswered at a time, and counts the replies."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+STALL_S: Final = 60.0
+"""No progress for so long: the peer hangs, and its run has failed."""
+
+READ_BYTES: Final = 1 << 18
+
+
+class Marks:
+    """Counts how often a mark comes in a stream of bytes, however it is cut."""
+
+    def __init__(self, mark: bytes) -> None:
+        self._mark = mark
+        self._rest = b""
+
+    def count(self, data: bytes) -> int:
+        data = self._rest + data
+        # The end may be the first part of a mark; what belongs to one that was counted is not looked at again.
+        counted = data.rfind(self._mark) + len(self._mark) if self._mark in data else 0
+        self._rest = data[max(counted, len(data) - len(self._mark) + 1) :]
+        return data.count(self._mark)
+
+
+class Connection:
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), STALL_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # single events must not wait for an ack
+        self._rest = b""
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def line(self) -> bytes:
+        """The next line, without its end."""
+        while b"\n" not in self._rest:
+            self._rest += self._receive()
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line.removesuffix(b"\r")
+
+    def exactly(self, count: int) -> bytes:
+        while len(self._rest) < count:
+            self._rest += self._receive()
+        data, self._rest = self._rest[:count], self._rest[count:]
+        return data
+
+    def pipeline(self, pieces: Sequence[bytes], replies: Sequence[int], mark: bytes, window: int) -> float:
+        """Send the pieces, wait for all replies, never with more than ``window`` of them missing; the seconds it took.
+
+        ``replies`` says how many each piece is answered by, ``mark`` is what each reply has exactly once.
+        """
+        marks, sent, seen = Marks(mark), 0, 0
+        started = time.perf_counter()
+        for piece, count in zip(pieces, replies, strict=True):
+            while sent - seen + count > window and sent > seen:
+                seen += marks.count(self._receive())
+            self.socket.sendall(piece)
+            sent += count
+            while select.select([self.socket], [], [], 0)[0]:
+                seen += marks.count(self._receive())
+        while seen < sent:
+            seen += marks.count(self._receive())
+        return time.perf_counter() - started
+
+    def _receive(self) -> bytes:
+        data = self.socket.recv(READ_BYTES)
+        if not data:
+            raise ConnectionError("the peer closed the connection")
+        return data
