@@ -23,7 +23,6 @@ from aggregator.batch import Batch
 from aggregator.intake import Commit, Failure, Intake, Submission
 from aggregator.stats import Stats
 from aggregator.store import (
-    CHECKPOINT_BYTES,
     WAL_LIMIT_BYTES,
     Checkpoint,
     StorageBusy,
@@ -49,6 +48,8 @@ class Store(Protocol):
     def backlog_bytes(self) -> int: ...
     @property
     def wal_bytes(self) -> int: ...
+    @property
+    def checkpoint_due(self) -> bool: ...
     @property
     def work_left(self) -> bool: ...
     def new_batch(self) -> Batch: ...
@@ -191,11 +192,9 @@ class Consumer:
                 await asyncio.sleep(RETRY_S)
 
     async def _checkpoint_if_due(self) -> None:
-        limit = CHECKPOINT_BYTES
         last = self._store.last_checkpoint
-        if last.error and time.monotonic() - last.ended < RETRY_S:
-            limit = WAL_LIMIT_BYTES
-        if self._store.backlog_bytes > limit:
+        failed_just_now = last.error and time.monotonic() - last.ended < RETRY_S
+        if self._store.checkpoint_due and not failed_just_now:
             await self._checkpoint()
         # The file too: readers that always overlap keep a WAL that was copied from being used anew.
         while max(self._store.backlog_bytes, self._store.wal_bytes) > WAL_LIMIT_BYTES:

@@ -45,9 +45,15 @@ PAGE_BYTES: Final = 4096
 CACHE_KIB: Final = 64 * 1024
 """SQLite's page cache for the writer: the inner pages of the ledger's runs, and the runs that are still small."""
 
+COPY_BYTES: Final = 8 << 20
+"""The WAL is copied into the database when that would write about this much: some 20 ms, for which commits wait."""
+
 CHECKPOINT_BYTES: Final = 64 << 20
-"""The WAL is copied into the database when it holds about this much: large enough that pages written again and again
-are copied once, small enough to be replayed in well under a second at start."""
+"""Or when the WAL holds this much, most of it the same pages over and over, which are copied once: small enough to be
+replayed in well under a second at start."""
+
+COMMIT_PAGES: Final = 5
+"""Pages that any commit changes, beside those which its events fill."""
 
 WAL_LIMIT_BYTES: Final = 1 << 30
 """Above this nothing is appended until a checkpoint succeeds (a foreign reader may hold the WAL, or the disk fails)."""
@@ -222,8 +228,9 @@ class Store:
         self.ledger: Ledger
         self._next_seq = 1
         self._seen_topics: set[str] = set()
-        self._appended_bytes = 0  # estimates of what a checkpoint would have to copy
-        self._ledger_bytes = 0  # of the ledger when the WAL was empty
+        self._backlog_bytes = 0  # estimates, without what the ledger has written since the last checkpoint
+        self._copy_bytes = 0
+        self._ledger_bytes = 0  # all that the ledger had written then
         self._lock_fd = -1
         self._connections: list[aiosqlite.Connection] = []
         self._writer: aiosqlite.Connection
@@ -322,10 +329,16 @@ class Store:
     @property
     def backlog_bytes(self) -> int:
         """About how much of the WAL is not yet in the database."""
-        return self._appended_bytes + self.ledger.written_bytes - self._ledger_bytes
+        return self._backlog_bytes + self.ledger.written_bytes - self._ledger_bytes
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether there is enough to be copied into the database."""
+        copy_bytes = self._copy_bytes + self.ledger.written_bytes - self._ledger_bytes
+        return copy_bytes > COPY_BYTES or self.backlog_bytes > CHECKPOINT_BYTES
 
     def _set_backlog(self, size: int) -> None:
-        self._appended_bytes = size
+        self._backlog_bytes = self._copy_bytes = size
         self._ledger_bytes = self.ledger.written_bytes
 
     @property
@@ -376,8 +389,9 @@ class Store:
         stored = len(batch) - len(duplicates)
         self.stored_total += stored
         self.ledger.stored(stored, len(data))
-        # Beside the events themselves, and the spans of their topics, about ten pages are changed by any commit.
-        self._appended_bytes += len(data) + 32 * stored + 10 * PAGE_BYTES
+        # Beside its events and their spans a commit changes a few pages, mostly the same as the one before.
+        self._copy_bytes += len(data) + 16 * stored
+        self._backlog_bytes += len(data) + 16 * stored + COMMIT_PAGES * PAGE_BYTES
         return first_seq, duplicates
 
     def _remember(self, topics: list[str]) -> None:

@@ -1,10 +1,13 @@
-"""Measurements: ``python -m bench load``. Every figure in README.md and report.md comes from ``bench/results/``.
+"""Measurements: ``python -m bench``. Every figure in README.md and report.md comes from ``bench/results/``.
 
-- ``workload``  the events that are sent: random or ordered ids, a part of them twice
-- ``ceiling``   what the disk and SQLite alone can do with the same rows
-- ``process``   a real server, started for a run and watched from outside
-- ``load``      throughput, and ack latency at an offered rate
-- ``peers``     the same events sent to other systems
-- ``plot``      the plots of report.md, from result files
-- ``result``    a result file: machine, versions, commit, settings, figures
+Commands, each of which writes one result file:
+
+- ``load``      throughput against what the disk and SQLite alone can do with the same rows (``ceiling``)
+- ``latency``   ack latency: one event in flight, at an offered rate, at half of peak
+- ``growth``    all of this again while the database grows
+- ``peers``     other systems with the same events
+- ``plot``      draws result files
+
+What they are made of: ``workload`` (the events that are sent), ``process`` (a real server, watched from outside),
+``command`` (options, repetition, medians), ``result`` (machine, versions, commit, settings, figures).
 """

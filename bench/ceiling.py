@@ -14,11 +14,12 @@ import orjson
 BATCH: Final = 10_000
 CHECKPOINT_BYTES: Final = 64 << 20
 FSYNCS: Final = 500
+MAX_LINES: Final = 300_000
+"""Rows that are enough to know the ceiling."""
 
 _APPEND: Final = """
 INSERT INTO events
-SELECT :first + key, 1, CAST(substr(:data, value >> 34, value >> 24 & 1023) AS TEXT), 1790000000000,
-       CAST(substr(:data, (value >> 34) + (value >> 24 & 1023), value & 16777215) AS TEXT)
+SELECT :first + key, 1, 1790000000000, CAST(substr(:data, value >> 24, value & 16777215) AS TEXT)
 FROM json_each(:spans)
 """
 
@@ -33,20 +34,18 @@ def append_rate(folder: Path, lines: list[bytes]) -> float:
     database = sqlite3.connect(path, isolation_level=None)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
         database.execute(f"PRAGMA {pragma}")
-    database.execute(
-        "CREATE TABLE events (seq INTEGER PRIMARY KEY, topic INTEGER, event_id TEXT, received_at INTEGER, json TEXT)"
-    )
-    rows = [(orjson.loads(line)["event_id"].encode(), line[:-1]) for line in lines]
+    database.execute("CREATE TABLE events (seq INTEGER PRIMARY KEY, topic INTEGER, received_at INTEGER, json TEXT)")
+    rows = [line[:-1] for line in lines]
     wal = path.with_name(path.name + "-wal")
     started = time.perf_counter()
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
         start = 1
         spans = []
-        for event_id, line in batch:
-            spans.append(start << 34 | len(event_id) << 24 | len(line))
-            start += len(event_id) + len(line)
-        data = b"".join([column for row in batch for column in row])
+        for row in batch:
+            spans.append(start << 24 | len(row))
+            start += len(row)
+        data = b"".join(batch)
         database.execute(_APPEND, {"first": first, "spans": orjson.dumps(spans).decode(), "data": data})
         if wal.stat().st_size > CHECKPOINT_BYTES:
             database.execute("PRAGMA wal_checkpoint(PASSIVE)")

@@ -1,4 +1,4 @@
-"""Throughput: every event sent as fast as the server takes it, every ack awaited. Latency: at an offered rate.
+"""Throughput: every event sent as fast as the server takes it, every ack awaited.
 
 Acks are checked by their number: with nothing lost and nothing stored twice, ``stored`` is the number of distinct
 events and ``duplicate`` the number of repeats.
@@ -6,22 +6,25 @@ events and ``duplicate`` the number of repeats.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import itertools
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
+import orjson
 import uvloop
 
+from aggregator import client
+from aggregator.cli import address
+from bench import ceiling, command, workload
+from bench.process import Server
 from bench.workload import Workload
 
 CHUNK_BYTES: Final = 64 * 1024
 """Bytes handed to the socket at a time: a sender that has much to send does not send line by line."""
-
-TICK_S: Final = 0.001
-"""Events of an offered rate are sent in steps of this length; each is timed from the moment it was due, so that a
-server that stalls is charged for every event that would have been sent meanwhile."""
 
 STALL_S: Final = 60.0
 """No ack for so long: the server hangs, and the run has failed."""
@@ -29,12 +32,11 @@ STALL_S: Final = 60.0
 
 @dataclass(slots=True)
 class Acks:
-    """Replies by status, and the latencies in seconds where they were taken."""
+    """Replies by status."""
 
     stored: int = 0
     duplicate: int = 0
     other: int = 0
-    latencies_s: list[float] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -42,14 +44,13 @@ class Acks:
 
 
 class _Client(asyncio.Protocol):
-    """One connection that counts its replies; ``due`` has the moment at which each unanswered event was due."""
+    """One connection that counts its replies."""
 
     def __init__(self, acks: Acks, total: int, done: asyncio.Event) -> None:
         self._acks = acks
         self._total = total
         self._done = done
         self._rest = b""
-        self.due: deque[float] | None = None
         self.writable = asyncio.Event()
         self.writable.set()
 
@@ -71,9 +72,6 @@ class _Client(asyncio.Protocol):
         acks.stored += stored
         acks.duplicate += duplicate
         acks.other += lines - stored - duplicate
-        if self.due is not None:
-            now = time.perf_counter()
-            acks.latencies_s += [now - self.due.popleft() for _ in range(lines)]
         if acks.total >= self._total:
             self._done.set()
 
@@ -81,12 +79,12 @@ class _Client(asyncio.Protocol):
         self._done.set()
 
 
-def throughput(host: str, port: int, workload: Workload) -> dict[str, Any]:
+def measure(host: str, port: int, workload: Workload) -> dict[str, Any]:
     """Send everything, wait for every ack."""
-    return uvloop.run(_throughput(host, port, workload))
+    return uvloop.run(_measure(host, port, workload))
 
 
-async def _throughput(host: str, port: int, workload: Workload) -> dict[str, Any]:
+async def _measure(host: str, port: int, workload: Workload) -> dict[str, Any]:
     chunks = [_chunks(lines) for lines in workload.lines]
     acks, done, clients = await _connect(host, port, len(workload.lines), workload.count)
     started = time.perf_counter()
@@ -108,42 +106,6 @@ async def _throughput(host: str, port: int, workload: Workload) -> dict[str, Any
     }
 
 
-def latency(host: str, port: int, workload: Workload, rate: float) -> dict[str, Any]:
-    """Offer ``rate`` events a second over all connections; ack latency counts from when each event was due."""
-    return uvloop.run(_latency(host, port, workload, rate))
-
-
-async def _latency(host: str, port: int, workload: Workload, rate: float) -> dict[str, Any]:
-    acks, done, clients = await _connect(host, port, len(workload.lines), workload.count)
-    for client in clients:
-        client.due = deque()
-    queues = [iter(lines) for lines in workload.lines]
-    started = time.perf_counter()
-    sent = 0
-    while sent < workload.count:
-        due_count = min(workload.count, int((time.perf_counter() - started) * rate) + 1)
-        pieces: dict[int, list[bytes]] = {}
-        for number in range(sent, due_count):
-            which = number % len(clients)
-            pieces.setdefault(which, []).append(next(queues[which]))
-            cast(deque[float], clients[which].due).append(started + number / rate)
-        for which, lines in pieces.items():
-            clients[which].transport.write(b"".join(lines))
-        sent = due_count
-        await asyncio.sleep(TICK_S)
-    await _acked(acks, done, workload.count)
-    seconds = time.perf_counter() - started
-    _close(clients)
-    ordered = sorted(acks.latencies_s)
-    return {
-        "events": workload.count,
-        "offered_per_s": rate,
-        "achieved_per_s": round(workload.count / seconds),
-        "errors": acks.other,
-        **{f"p{part:g}_ms": round(_percentile(ordered, part) * 1000, 3) for part in (50, 90, 99, 99.9, 100)},
-    }
-
-
 async def _connect(host: str, port: int, count: int, total: int) -> tuple[Acks, asyncio.Event, list[_Client]]:
     acks, done = Acks(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -155,8 +117,8 @@ async def _connect(host: str, port: int, count: int, total: int) -> tuple[Acks, 
 
 
 def _close(clients: list[_Client]) -> None:
-    for client in clients:
-        client.transport.close()
+    for one in clients:
+        one.transport.close()
 
 
 async def _send_all(client: _Client, chunks: list[bytes]) -> None:
@@ -190,5 +152,50 @@ def _chunks(lines: list[bytes]) -> list[bytes]:
     return [*chunks, b"".join(piece)] if piece else chunks
 
 
-def _percentile(ordered: list[float], part: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part / 100))]
+def add_command(commands: command.Commands) -> None:
+    """Add ``load`` to the commands of the bench."""
+    one = commands.add_parser("load", help="throughput, against the append ceiling of the same run")
+    one.set_defaults(run=_run)
+    one.add_argument("--events", type=int, default=1_000_000, help="events a run (%(default)s)")
+    one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
+    one.add_argument("--connections", type=int, default=4, help="(%(default)s)")
+    one.add_argument("--ids", choices=("random", "ordered"), help="UUIDv4 or UUIDv7 (each in turn)")
+    one.add_argument(
+        "--to", type=address, metavar="HOST:PORT", help="a running server instead of one started for each run"
+    )
+    command.add_common(one, runs=5)
+
+
+def _run(options: argparse.Namespace) -> int:
+    kinds: list[workload.IdKind] = [options.ids] if options.ids else ["random", "ordered"]
+
+    def one_run(number: int, folder: Path) -> dict[str, Any]:
+        return {kind: _one_run(options, kind, number, folder) for kind in kinds}
+
+    return command.repeat("load", options, one_run)
+
+
+def _one_run(options: argparse.Namespace, ids: workload.IdKind, number: int, folder: Path) -> dict[str, Any]:
+    """Ceiling, throughput, and the ceiling again: machines slow down after a burst."""
+    work = workload.generate(options.events, options.dup, options.connections, ids, number * options.events)
+    lines = list(itertools.chain.from_iterable(work.lines))[: ceiling.MAX_LINES]
+    before = ceiling.append_rate(folder, lines)
+    if options.to:
+        host, port = options.to
+        figures = measure(host, port, work)
+        stats = asyncio.run(client.ask(host, port, "STATS", STALL_S))
+    else:
+        own = folder / f"{number}-{ids}"
+        own.mkdir()
+        with Server(own) as server:
+            cpu_s = server.cpu_s
+            figures = measure("127.0.0.1", server.port, work)
+            figures["server_cpu_us_per_event"] = round((server.cpu_s - cpu_s) / work.count * 1e6, 2)
+            figures["server_rss_mb"] = round(server.rss_bytes / 1e6, 1)
+            stats = asyncio.run(client.ask("127.0.0.1", server.port, "STATS", STALL_S))
+    figures["stats"] = orjson.loads(stats)
+    ceilings = [before, ceiling.append_rate(folder, lines)]
+    figures["ceilings_per_s"] = [round(one) for one in ceilings]
+    figures["ceiling_per_s"] = round(sum(ceilings) / 2)
+    figures["of_ceiling"] = round(figures["events_per_s"] / figures["ceiling_per_s"], 4)
+    return figures

@@ -2,45 +2,113 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+from bench import command
+
+Result: TypeAlias = dict[str, Any]
+BAR: Final = 0.45
+"""The part of the append ceiling that is aimed at."""
 
 PERCENTILES: Final = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "p100_ms")
 
 
-def draw(results: list[Path], output: Path) -> None:
-    """One picture: events/s beside the ceiling of the same run, and the ack latency's percentiles; all runs."""
-    pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for number, path in enumerate(results):
-        result = json.loads(path.read_text())
-        name = f"{result['settings']['ids']} ids"
-        runs: list[dict[str, Any]] = result["figures"]["runs"]
+def add_command(commands: command.Commands) -> None:
+    """Add ``plot`` to the commands of the bench."""
+    one = commands.add_parser("plot", help="draw result files of one kind again")
+    one.set_defaults(run=_run)
+    one.add_argument("results", nargs="+", type=Path, metavar="RESULT")
+    one.add_argument("--output", type=Path, required=True, help="an .svg file")
+
+
+def _run(options: argparse.Namespace) -> int:
+    results = [json.loads(path.read_text()) for path in options.results]
+    {"load": draw_load, "latency": draw_latency, "growth": draw_growth, "peers": draw_peers}[results[0]["bench"]](
+        results, options.output
+    )
+    return 0
+
+
+def draw_load(results: list[Result], output: Path) -> None:
+    """Each run's events/s as a part of the append ceiling of the same run, for each kind of ids; a line for medians."""
+    figure, axes = _subplots(1, 6)
+    figures = results[0]["figures"]
+    for place, kind in enumerate(figures["medians"]):
+        shares = [run[kind]["of_ceiling"] for run in figures["runs"]]
+        axes.plot([place] * len(shares), shares, "o", color=f"C{place}", alpha=0.5)
+        median = figures["medians"][kind]
+        axes.plot([place - 0.2, place + 0.2], [median["of_ceiling"]] * 2, color=f"C{place}")
+        axes.annotate(f"{median['events_per_s']:,.0f}/s", (place + 0.22, median["of_ceiling"]))
+    axes.axhline(BAR, color="grey", linestyle="--", label=f"bar: {BAR}")
+    axes.set(xticks=range(len(figures["medians"])), xlim=(-0.5, len(figures["medians"]) - 0.3), ylim=(0, None))
+    axes.set_xticklabels([f"{kind} ids" for kind in figures["medians"]])
+    axes.set_title("acked events/s, as a part of the append ceiling")
+    axes.legend(loc="lower left")
+    _save(figure, output)
+
+
+def draw_latency(results: list[Result], output: Path) -> None:
+    """The percentiles of ack latency, every run, for each way of sending."""
+    figure, axes = _subplots(1, 8)
+    figures = results[0]["figures"]
+    for place, (name, label) in enumerate(
+        {
+            "one_in_flight": "one event in flight",
+            "at_rate": f"{results[0]['settings']['rate']} events/s offered",
+            "at_half_of_peak": "half of peak offered",
+        }.items()
+    ):
+        for number, run in enumerate(figures["runs"]):
+            times = [run[name][part] for part in PERCENTILES]
+            axes.plot(PERCENTILES, times, color=f"C{place}", alpha=0.6, label=None if number else label)
+    axes.axhline(figures["medians"]["fdatasync_p50_ms"], color="grey", linestyle="--", label="an fdatasync (median)")
+    axes.set(yscale="log", ylabel="ms")
+    axes.set_xticks(range(len(PERCENTILES)), [part.removesuffix("_ms") for part in PERCENTILES])
+    axes.set_title("ack latency, from when each event was due")
+    axes.legend()
+    _save(figure, output)
+
+
+def draw_growth(results: list[Result], output: Path) -> None:
+    """Rate, latency, memory and disk over the number of stored events; one result for each kind of ids."""
+    figure, ((rate, late), (memory, disk)) = _subplots(2, 11, rows=2)
+    for number, result in enumerate(results):
+        points = result["figures"]["points"]
+        sizes = [point["events"] / 1e6 for point in points]
+        ids = f"{result['settings']['ids']} ids"
         color = f"C{number}"
-        shares = [run["of_ceiling"] for run in runs]
-        left.plot([number] * len(runs), shares, "o", color=color, alpha=0.5)
-        left.plot([number - 0.2, number + 0.2], [result["figures"]["medians"]["of_ceiling"]] * 2, color=color)
-        for run in runs:
-            times = [run["latency"][part] for part in PERCENTILES]
-            right.plot(PERCENTILES, times, color=color, alpha=0.5, label=name if run is runs[0] else None)
-    left.axhline(0.15, color="grey", linestyle="--", label="bar: 0.15")
-    left.set(xticks=range(len(results)), xlim=(-0.5, len(results) - 0.5), ylim=(0, None))
-    left.set_xticklabels([json.loads(path.read_text())["settings"]["ids"] + " ids" for path in results])
-    left.set_title("acked events/s, as a part of the append ceiling")
-    left.legend()
-    right.set(yscale="log", ylabel="ms")
-    right.set_title(f"ack latency at {json.loads(results[0].read_text())['settings']['rate']} events/s offered")
-    right.legend()
-    figure.savefig(output, metadata={"Date": None})
+        for name, style, label in (
+            ("load", "o-", "duplicates of recent events"),
+            ("load_old_duplicates", "s--", "of any event"),
+        ):
+            rates = [point[name]["events_per_s"] / 1000 for point in points]
+            rate.plot(sizes, rates, style, color=color, label=f"{ids}, {label}")
+        for name, style, label in (("p50_ms", "o-", "p50"), ("p99_ms", "s--", "p99")):
+            late.plot(sizes, [point["at_rate"][name] for point in points], style, color=color, label=f"{ids}, {label}")
+        memory.plot(sizes, [point["rss_mb"] for point in points], "o-", color=color, label=ids)
+        all_bytes = [point["disk"]["all_bytes_per_event"] for point in points]
+        disk.plot(sizes, all_bytes, "o-", color=color, label=f"{ids}, all")
+        if "keys_bytes_per_event" in points[0]["disk"]:
+            keys = [point["disk"].get("keys_bytes_per_event", 0) for point in points]
+            disk.plot(sizes, keys, "s--", color=color, label=f"{ids}, key ledger")
+    for axes, title in (
+        (rate, "1000 acked events/s"), (late, "ack latency at 5,000 events/s, ms"),
+        (memory, "server memory (RSS), MB"), (disk, "bytes on disk for an event"),
+    ):  # fmt: skip
+        axes.set(ylim=(0, None), xlabel="million events stored")
+        axes.set_title(title)
+        axes.legend(fontsize="small")
+    _save(figure, output)
 
 
-def draw_peers(path: Path, output: Path) -> None:
+def draw_peers(results: list[Result], output: Path) -> None:
     """A bar for the median of each peer, a dot for each of its runs; blue where an ack means what it means with us."""
-    pyplot = _pyplot()
-    figures: dict[str, dict[str, Any]] = json.loads(path.read_text())["figures"]
+    figures: dict[str, dict[str, Any]] = results[0]["figures"]
     measured = {name: figure for name, figure in figures.items() if figure["runs"]}
-    figure, axes = pyplot.subplots(figsize=(11, 1.2 + 0.32 * len(measured)), layout="constrained")
+    figure, axes = _subplots(1, 11, height=1.2 + 0.32 * len(measured))
     for strong, color, meaning in (
         (True, "C0", "ack after fsync, exact deduplication for ever"),
         (False, "C7", "less than that"),
@@ -58,14 +126,18 @@ def draw_peers(path: Path, output: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     figure.legend(loc="outside upper center", ncols=2)
-    figure.savefig(output, metadata={"Date": None})
+    _save(figure, output)
 
 
-def _pyplot() -> Any:
+def _subplots(columns: int, width: float, rows: int = 1, height: float | None = None) -> Any:
     import matplotlib
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "aggregator"  # the same figures give the same file
     from matplotlib import pyplot
 
-    return pyplot
+    return pyplot.subplots(rows, columns, figsize=(width, height or 4 * rows), layout="constrained")
+
+
+def _save(figure: Any, output: Path) -> None:
+    figure.savefig(output, metadata={"Date": None})

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-START_S: Final = 10.0
+START_S: Final = 30.0
 
 
 class Server:
@@ -25,22 +25,32 @@ class Server:
             "--db", str(folder / "events.db"), *options,
         ]  # fmt: skip
 
-    def __enter__(self) -> Server:
+    def start(self) -> None:
+        """Start it and wait until it is ready."""
+        seen = len(self._log.read_text()) if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
-        while not (match := re.search(r"acked port 127\.0\.0\.1:(\d+)", self._log.read_text())):
+        ready = re.compile(r"acked port 127\.0\.0\.1:(\d+)")
+        while not (match := ready.search(self._log.read_text(), seen)):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"the server did not start: {self._log.read_text()}")
             time.sleep(0.01)
         self.port = int(match[1])
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Signal it; return the exit code."""
+        self._process.send_signal(number)
+        return self._process.wait(30)
+
+    def __enter__(self) -> Server:
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        if self._process.wait(30) and not error:
+        if self.end() and not error:
             raise SystemExit(f"the server ended badly: {self._log.read_text()}")
 
     @property

@@ -1,7 +1,11 @@
-"""The events that are sent: about 240 bytes each, with random or ordered ids, a part of them sent twice."""
+"""The events that are sent: about 240 bytes each, with random or ordered ids, a part of them sent twice.
+
+Each event is made from its number alone, so that any event of a history of millions can be made, and sent, again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from dataclasses import dataclass
@@ -10,7 +14,9 @@ from typing import Final, Literal
 IdKind = Literal["random", "ordered"]
 
 TOPICS: Final = tuple(f"app.service-{number}" for number in range(20))
-SEED: Final = 1
+STARTED_MS: Final = 1_790_000_000_000
+PER_MS: Final = 100
+"""Ordered ids, and timestamps, go on by one millisecond after so many events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,41 +31,48 @@ class Workload:
         return sum(map(len, self.lines))
 
 
-def generate(count: int, duplicates: float, connections: int, ids: IdKind, first: int = 0) -> Workload:
+def generate(
+    count: int, duplicates: float, connections: int, ids: IdKind, first: int = 0, oldest: int | None = None
+) -> Workload:
     """Make ``count`` lines for so many connections; the part ``duplicates`` repeats an earlier event of any of them.
 
-    ``first`` keeps the ids of several workloads apart. The same arguments give the same lines.
+    New events are numbered from ``first``; those that are repeated have any number from ``oldest`` on (from ``first``,
+    when it is None). The same arguments give the same lines.
     """
-    source = random.Random(SEED + first)
-    started_ms = 1_790_000_000_000 + first
-    unique: list[bytes] = []
+    source = random.Random(first)
+    oldest = first if oldest is None else oldest
+    following = first
     lines: list[list[bytes]] = [[] for _ in range(connections)]
-    for number in range(count):
-        if unique and source.random() < duplicates:
-            line = unique[source.randrange(len(unique))]
+    for place in range(count):
+        if following > oldest and source.random() < duplicates:
+            number = source.randrange(oldest, following)
         else:
-            line = _event(first + number, _id(source, ids, started_ms + number // 100), source)
-            unique.append(line)
-        lines[number % connections].append(line)
-    return Workload(lines, len(unique))
+            number = following
+            following += 1
+        lines[place % connections].append(line(number, ids))
+    return Workload(lines, following - first)
 
 
-def _id(source: random.Random, kind: IdKind, now_ms: int) -> str:
+def topic(number: int) -> str:
+    """The topic of an event."""
+    return TOPICS[number * 7 % len(TOPICS)]
+
+
+def event_id(number: int, kind: IdKind) -> str:
     """A UUIDv4, or a UUIDv7 of that moment (RFC 9562): ordered in time, random within the millisecond."""
-    bits = source.getrandbits(128)
+    text = hashlib.blake2b(number.to_bytes(8), digest_size=16).hexdigest()
     if kind == "ordered":
-        bits = now_ms << 80 | bits & (1 << 80) - 1
-    version = 7 if kind == "ordered" else 4
-    bits = bits & ~(0xF << 76) | version << 76
-    bits = bits & ~(0x3 << 62) | 0x2 << 62
-    text = f"{bits:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        text = f"{STARTED_MS + number // PER_MS:012x}7{text[13:]}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-8{text[17:20]}-{text[20:]}"
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-8{text[17:20]}-{text[20:]}"
 
 
-def _event(number: int, event_id: str, source: random.Random) -> bytes:
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(1_790_000_000 + number // 1000))
+def line(number: int, kind: IdKind) -> bytes:
+    """The event with this number, as it is sent."""
+    second, milliseconds = divmod(STARTED_MS + number // PER_MS, 1000)
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
     return (
-        f'{{"topic":"{source.choice(TOPICS)}","event_id":"{event_id}","timestamp":"{moment}.{number % 1000:03}Z",'
+        f'{{"topic":"{topic(number)}","event_id":"{event_id(number, kind)}","timestamp":"{moment}.{milliseconds:03}Z",'
         f'"source":"host-{number % 7}","payload":{{"level":"info","request":{number},'
-        f'"message":"GET /api/v1/items/{number} answered 200 in {source.randrange(1, 900)} ms"}}}}\n'
+        f'"message":"GET /api/v1/items/{number} answered 200 in {number * 31 % 900} ms"}}}}\n'
     ).encode()

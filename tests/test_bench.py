@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import workload
+from bench import growth, latency, workload
+from bench.__main__ import main as bench_main
 from bench.peers.wire import Marks
 from tests.server_process import ServerProcess
 
@@ -39,26 +42,101 @@ def test_ordered_ids_grow_and_random_ones_do_not(ids: workload.IdKind, grows: bo
     assert (found == sorted(found)) is grows
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_load_checks_and_measures_everything(server: ServerProcess, tmp_path: Path, own: bool) -> None:
-    output = tmp_path / "result.json"
-    to = [] if own else ["--to", f"127.0.0.1:{server.port}"]
+def test_an_event_of_the_history_can_be_made_again() -> None:
+    """What is repeated may be older than the workload itself, and is the same line."""
+    old = {workload.line(number, "random") for number in range(100)}
+    work = workload.generate(1000, 0.5, 2, "random", first=100, oldest=0)
+    lines = [line for part in work.lines for line in part]
+    assert any(line in old for line in lines)
+    assert len(set(lines) - old) == work.unique
+
+
+def run_bench(folder: Path, *arguments: str) -> dict[str, Any]:
+    output = folder / "result.json"
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "load", "--events", "5000", "--runs", "1", "--rate", "1000", *to,
-         "--folder", str(tmp_path), "--output", str(output)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "bench", *arguments, "--folder", str(folder), "--output", str(output)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    result = json.loads(output.read_text())
+    result: dict[str, Any] = json.loads(output.read_text())
     assert set(result) == {"bench", "measured_at", "commit", "machine", "versions", "settings", "figures"}
+    return result
+
+
+def draw(folder: Path) -> str:
+    """The plot of the result, which must be the same each time it is drawn."""
+    plots = [folder / f"{number}.svg" for number in range(2)]
+    for plot in plots:
+        subprocess.run(
+            [sys.executable, "-m", "bench", "plot", str(folder / "result.json"), "--output", str(plot)],
+            cwd=ROOT, check=True, timeout=60,
+        )  # fmt: skip
+    assert plots[0].read_bytes() == plots[1].read_bytes()
+    return plots[0].read_text()
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_load_checks_and_measures_everything(server: ServerProcess, tmp_path: Path, own: bool) -> None:
+    to = [] if own else ["--to", f"127.0.0.1:{server.port}", "--ids", "random"]
+    result = run_bench(tmp_path, "load", "--events", "5000", "--runs", "1", *to)
     (run,) = result["figures"]["runs"]
-    assert run["exact"] is True
-    assert run["stored"] == run["expected_stored"]
-    assert run["stored"] + run["duplicate"] == 5000
-    assert run["errors"] == run["latency"]["errors"] == 0
-    assert 0 < run["latency"]["p50_ms"] <= run["latency"]["p99_ms"]
-    assert run["of_ceiling"] > 0
-    assert ("server_cpu_us_per_event" in run) is own
+    assert set(run) == ({"random", "ordered"} if own else {"random"})
+    for one in run.values():
+        assert one["exact"] is True
+        assert one["stored"] == one["expected_stored"]
+        assert one["stored"] + one["duplicate"] == 5000
+        assert one["errors"] == 0
+        assert one["of_ceiling"] > 0
+        assert ("server_cpu_us_per_event" in one) is own
+    assert "<svg" in draw(tmp_path)
+    medians = result["figures"]["medians"]["random"]
+    assert medians["events_per_s"] == run["random"]["events_per_s"]
+
+
+def test_latency_counts_every_event_it_offers(tmp_path: Path) -> None:
+    result = run_bench(tmp_path, "latency", "--events", "5000", "--runs", "1", "--seconds", "0.5", "--rate", "1000")
+    (run,) = result["figures"]["runs"]
+    assert run["at_rate"]["events"] == 475  # all but the first twentieth
+    assert run["at_rate"]["errors"] == run["at_half_of_peak"]["errors"] == 0
+    for name in ("one_in_flight", "at_rate", "at_half_of_peak"):
+        assert 0 < run[name]["p50_ms"] <= run[name]["p99_ms"] <= run[name]["p100_ms"]
+    assert "<svg" in draw(tmp_path)
+    assert run["in_fdatasyncs"]["at_rate_p50"] == pytest.approx(
+        run["at_rate"]["p50_ms"] / run["fdatasync_p50_ms"], rel=0.01
+    )
+
+
+def test_latency_is_counted_from_when_an_event_was_due(server: ServerProcess) -> None:
+    """A server that stands still for a while is charged for all that would have been sent meanwhile."""
+    stop = threading.Timer(0.2, server.signal, (signal.SIGSTOP,))
+    go_on = threading.Timer(0.7, server.signal, (signal.SIGCONT,))
+    stop.start()
+    go_on.start()
+    figures = latency.at_rate(server.port, workload.generate(1000, 0, 4, "random"), 1000)
+    assert figures["p100_ms"] > 400
+    assert figures["p90_ms"] > 100  # half of the events were due in that half second
+
+
+def test_growth_measures_each_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PIECE", 1000), ("MEASURED", 2000), ("SIZES", (2000,)), ("OFFERED_S", 0.5), ("RECENT", 500)):
+        monkeypatch.setattr(growth, name, value)
+    output = tmp_path / "result.json"
+    monkeypatch.setattr(
+        sys, "argv", ["bench", "growth", "--to-events", "20000", "--folder", str(tmp_path), "--output", str(output)]
+    )
+    assert bench_main() == 0
+    first, last = json.loads(output.read_text())["figures"]["points"]
+    assert (first["events"], last["events"]) == (2000, 20_000)
+    for point in (first, last):
+        for name in ("load", "load_old_duplicates", "load_with_commands"):
+            assert point[name]["exact"] is True
+        assert set(point["commands_at_half_of_peak"]) == {"STATS", "HEALTH", "EVENTS", "EVENT"}
+        assert set(point["commands_at_full_load"]) <= {"STATS", "HEALTH"}
+        assert point["disk"]["all_bytes_per_event"] > 240
+        assert 0 < point["start_after_sigterm_s"] < 30
+        assert 0 < point["start_after_kill_s"] < 30
+    assert last["disk"]["stored"] > first["disk"]["stored"]
+    assert "<svg" in draw(tmp_path)
 
 
 def _peers(folder: Path, only: str, **environment: str) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from aggregator.intake import Commit, Failure, Intake, Outcome, Submission
 from aggregator.key_filter import KeyFilter
 from aggregator.stats import Stats
 from aggregator.store import (
-    CHECKPOINT_BYTES,
     WAL_LIMIT_BYTES,
     Checkpoint,
     StorageBusy,
@@ -47,6 +46,7 @@ class ScriptedStore:
         self.next_seq = 1
         self.backlog_bytes = 0
         self.wal_bytes = 0
+        self.checkpoint_due = False
         self.checkpoints = 0
         self.probes = 0
         self.works: list[bool] = []
@@ -79,6 +79,7 @@ class ScriptedStore:
 
     async def checkpoint(self) -> None:
         self.checkpoints += 1
+        self.checkpoint_due = False
         self.backlog_bytes = 0
 
     async def probe(self) -> None:
@@ -232,7 +233,7 @@ async def test_whichever_call_fails_nothing_is_acked_that_is_not_stored(
 
 
 async def test_a_large_wal_is_checkpointed_between_batches(bench: Bench) -> None:
-    bench.store.backlog_bytes = CHECKPOINT_BYTES + 1
+    bench.store.checkpoint_due = True
     bench.put("a")
     await bench.finish()
 

@@ -1,0 +1,82 @@
+"""What the commands of the bench have in common: options, repeated runs with their progress, medians, a result file."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from tqdm import tqdm
+
+from bench import result
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add_common(parser: argparse.ArgumentParser, runs: int) -> None:
+    """Options that every measuring command has."""
+    parser.add_argument(
+        "--runs", type=int, default=runs, help="each with an empty database; medians count (%(default)s)"
+    )
+    parser.add_argument("--folder", type=Path, help="where databases go: the disk that is measured (a temporary one)")
+    parser.add_argument("--output", type=Path, help="result file (standard output)")
+
+
+def repeat(name: str, options: argparse.Namespace, one_run: Callable[[int, Path], dict[str, Any]]) -> int:
+    """Run it ``options.runs`` times and write the result file. Returns the exit code: 1 unless all was exact."""
+    runs: list[dict[str, Any]] = []
+    progress = tqdm(range(options.runs), unit="run", disable=not sys.stderr.isatty())
+    gc.freeze()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for number in progress:
+            one = one_run(number, Path(folder))
+            runs.append(one)
+            for line in _summary(one):
+                progress.write(line, file=sys.stderr)
+    write(name, options, {"medians": medians(runs), "runs": runs})
+    return 0 if exact(runs) else 1
+
+
+def write(name: str, options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Write the result file with the options as settings."""
+    settings = {key: str(value) for key, value in vars(options).items() if key not in ("run", "output", "folder")}
+    result.write(result.describe(name, settings, figures), options.output)
+
+
+def medians(runs: list[Any]) -> Any:
+    """The same nested figures, each the median over all runs; what is no number is left out."""
+    first = runs[0]
+    if isinstance(first, dict):
+        found = {key: medians([one[key] for one in runs if key in one]) for key in first if key != "stats"}
+        return {key: value for key, value in found.items() if value not in (None, {})}
+    if isinstance(first, int | float) and not isinstance(first, bool):
+        return round(statistics.median(runs), 4)
+    return None
+
+
+def exact(figures: Any) -> bool:
+    """Whether every ``exact`` in it is true, and there are no ``errors``."""
+    if isinstance(figures, dict):
+        return (
+            figures.get("exact") is not False
+            and not figures.get("errors")
+            and all(exact(value) for key, value in figures.items() if key != "stats")
+        )
+    return not isinstance(figures, list) or all(map(exact, figures))
+
+
+def _summary(figures: dict[str, Any], path: str = "") -> list[str]:
+    """A line for each group of figures."""
+    numbers = {
+        key: value for key, value in figures.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    lines = [f"{path}: " + ", ".join(f"{key} {value:,}" for key, value in numbers.items())] if numbers else []
+    for key, value in figures.items():
+        if isinstance(value, dict) and key != "stats":
+            lines += _summary(value, f"{path} {key}".strip())
+    return lines

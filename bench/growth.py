@@ -1,0 +1,203 @@
+"""What history costs: rate, latency, memory, disk and start, each measured again as the database grows."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from bench import command, latency, load, workload
+from bench.process import Server
+
+PIECE: Final = 500_000
+"""Events made and sent at a time while the database is filled; making them is not timed."""
+
+MEASURED: Final = 500_000
+"""Events sent to measure a rate."""
+
+SIZES: Final = (1_000_000, 2_500_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000, 100_000_000)
+
+OFFERED_S: Final = 8.0
+RATE: Final = 5000.0
+CONNECTIONS: Final = 8
+
+RECENT: Final = 100_000
+"""A sender that repeats itself mostly repeats what it sent last: duplicates among so many newest events."""
+
+
+def add_command(commands: command.Commands) -> None:
+    """Add ``growth`` to the commands of the bench."""
+    one = commands.add_parser("growth", help="rate, latency, memory, disk and start, from 1 million events on")
+    one.set_defaults(run=_run)
+    one.add_argument("--to-events", type=int, default=25_000_000, help="how far (%(default)s)")
+    one.add_argument(
+        "--dup", type=float, default=0.25, help="part of what is measured that is sent twice (%(default)s)"
+    )
+    one.add_argument("--ids", choices=("random", "ordered"), default="random", help="UUIDv4 or UUIDv7 (%(default)s)")
+    one.add_argument("--folder", type=Path, help="where the database goes: the disk that is measured (a temporary one)")
+    one.add_argument("--output", type=Path, help="result file (standard output)")
+
+
+def _run(options: argparse.Namespace) -> int:
+    sizes = [size for size in SIZES if size < options.to_events] + [options.to_events]
+    progress = tqdm(total=options.to_events, unit="event", unit_scale=True, disable=not sys.stderr.isatty())
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        history = _History(Path(name), options.ids, options.dup, progress)
+        with progress:
+            points = [history.measure(size) for size in sizes]
+    first, last = points[0], points[-1]
+    figures = {
+        "rate_last_to_first": round(last["load"]["events_per_s"] / first["load"]["events_per_s"], 3),
+        "rate_last_to_first_old_duplicates": round(
+            last["load_old_duplicates"]["events_per_s"] / first["load_old_duplicates"]["events_per_s"], 3
+        ),
+        "rss_last_to_first": round(last["rss_mb"] / first["rss_mb"], 3),
+        "points": points,
+    }
+    command.write("growth", options, figures)
+    return 0 if command.exact(points) else 1
+
+
+class _History:
+    """One database that grows; ``next`` is the number of the first event that was not sent yet."""
+
+    def __init__(self, folder: Path, ids: workload.IdKind, duplicates: float, progress: Any) -> None:
+        self._folder = folder
+        self._ids = ids
+        self._duplicates = duplicates
+        self._progress = progress
+        self._next = 0
+
+    def measure(self, size: int) -> dict[str, Any]:
+        """Fill the database up to ``size`` events, and measure everything."""
+        point: dict[str, Any] = {"events": size}
+        with Server(self._folder) as server:
+            point["fill"] = self._fill(server, size)
+            point["load"] = self._load(server, self._next - RECENT)
+            point["load_old_duplicates"] = self._load(server, 0)
+            point["at_rate"] = self._offer(server, RATE)
+            asked = self._commands()
+            asker = latency.Asker(server.port, asked, pause_s=0.01)
+            half = point["load"]["events_per_s"] / 2
+            point["at_half_of_peak"] = self._offer(server, half)
+            point["commands_at_half_of_peak"] = asker.stop()
+            asker = latency.Asker(server.port, {name: asked[name] for name in ("STATS", "HEALTH")}, pause_s=0.01)
+            point["load_with_commands"] = self._load(server, self._next - RECENT)
+            point["commands_at_full_load"] = asker.stop()
+            point["rss_mb"] = round(server.rss_bytes / 1e6, 1)
+        point["disk"] = self._disk()
+        point["start_after_sigterm_s"] = self._start()
+        point["start_after_kill_s"] = self._start_after_kill()
+        return point
+
+    def _fill(self, server: Server, size: int) -> dict[str, Any]:
+        count, seconds, exact = 0, 0.0, True
+        while self._next < size:
+            work = workload.generate(min(PIECE, size - self._next), 0, 4, self._ids, self._next)
+            done = load.measure("127.0.0.1", server.port, work)
+            self._next += work.unique
+            count += work.count
+            seconds += done["seconds"]
+            exact = exact and done["exact"]
+            self._progress.update(work.count)
+        return {"events": count, "events_per_s": round(count / seconds) if seconds else None, "exact": exact}
+
+    def _load(self, server: Server, oldest: int) -> dict[str, Any]:
+        work = workload.generate(MEASURED, self._duplicates, 4, self._ids, self._next, max(0, oldest))
+        self._next += work.unique
+        cpu_s = server.cpu_s
+        done = load.measure("127.0.0.1", server.port, work)
+        done["server_cpu_us_per_event"] = round((server.cpu_s - cpu_s) / work.count * 1e6, 2)
+        return done
+
+    def _offer(self, server: Server, rate: float) -> dict[str, Any]:
+        count = int(rate * OFFERED_S)
+        work = workload.generate(
+            count, self._duplicates, CONNECTIONS, self._ids, self._next, max(0, self._next - RECENT)
+        )
+        self._next += work.unique
+        return latency.at_rate(server.port, work, rate)
+
+    def _commands(self) -> dict[str, bytes]:
+        some = self._next // 2
+        topic = workload.topic(some)
+        return {
+            "STATS": b"STATS\n",
+            "HEALTH": b"HEALTH\n",
+            "EVENTS": f"EVENTS {topic} 10\n".encode(),
+            "EVENT": f"EVENT {topic} {workload.event_id(some, self._ids)}\n".encode(),
+        }
+
+    def _disk(self) -> dict[str, Any]:
+        """Bytes for an event, by what they are for (SQLite's dbstat table, where this SQLite has it)."""
+        path = self._folder / "events.db"
+        database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+        ((stored,),) = database.execute("SELECT stored FROM totals").fetchall()
+        parts: dict[str, float] = {"all": path.stat().st_size / stored}
+        ((free,),) = database.execute("PRAGMA freelist_count").fetchall()
+        parts["free"] = free * 4096 / stored
+        try:
+            sizes = database.execute("SELECT name, sum(pgsize) FROM dbstat GROUP BY name").fetchall()
+        except sqlite3.OperationalError:
+            sizes = []
+        for name, size in sizes:
+            part = "keys" if name.startswith("keys_") else name if name in ("events", "spans") else "other"
+            parts[part] = parts.get(part, 0.0) + size / stored
+        database.close()
+        return {"stored": stored, **{f"{name}_bytes_per_event": round(size, 2) for name, size in parts.items()}}
+
+    def _start(self) -> float:
+        """Seconds from starting the server to the first ack."""
+        started = time.perf_counter()
+        with Server(self._folder) as server:
+            self._first_ack(server)
+            return round(time.perf_counter() - started, 3)
+
+    def _start_after_kill(self) -> float:
+        """The same after a SIGKILL under full load."""
+        server = Server(self._folder)
+        server.start()
+        work = workload.generate(PIECE, 0, 4, self._ids, self._next)
+        self._next += work.count
+        killer = threading.Timer(1.0, server.end, (signal.SIGKILL,))
+        killer.start()
+        with_load = threading.Thread(target=_send_until_the_end, args=(server.port, work.lines[0]))
+        with_load.start()
+        killer.join()
+        with_load.join()
+        return self._start()
+
+    def _first_ack(self, server: Server) -> None:
+        with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+            connection.sendall(workload.line(self._next, self._ids))
+            reply = connection.recv(4096)
+            if not reply.startswith(b'{"status":"stored"'):
+                raise SystemExit(f"not an ack: {reply.decode()}")
+        self._next += 1
+
+
+def _send_until_the_end(port: int, lines: list[bytes]) -> None:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 60) as connection:
+            threading.Thread(target=_drop_replies, args=(connection,), daemon=True).start()
+            while True:
+                connection.sendall(b"".join(lines))
+    except OSError:
+        return
+
+
+def _drop_replies(connection: socket.socket) -> None:
+    try:
+        while connection.recv(1 << 18):
+            pass
+    except OSError:
+        return
