@@ -166,8 +166,8 @@ class _History:
         """The same after a SIGKILL under full load."""
         server = Server(self._folder)
         server.start()
-        work = workload.generate(PIECE, 0, 4, self._ids, self._next)
-        self._next += work.count
+        # Of the far future: nobody knows which of them are stored, so that none may be sent again.
+        work = workload.generate(PIECE, 0, 1, self._ids, (1 << 40) + self._next)
         killer = threading.Timer(1.0, server.end, (signal.SIGKILL,))
         killer.start()
         with_load = threading.Thread(target=_send_until_the_end, args=(server.port, work.lines[0]))
