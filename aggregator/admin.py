@@ -92,6 +92,7 @@ async def _stats(arguments: list[str], view: View) -> Answer:
         "stored_total": store.stored_total,
         "db_bytes": store.db_bytes,
         "wal_bytes": store.wal_bytes,
+        "ledger": {"runs": store.ledger.run_count, "filter": round(store.ledger.filter.filled, 3)},
         "versions": {**_VERSIONS, "sqlite": store.sqlite_version},
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -31,6 +31,7 @@ class Batch:
         self._json: list[bytes] = []
         self._numbers: list[bytes] = []
         self._number_of: dict[str, bytes] = {}
+        self._size_bytes = 0
         self.new: list[int] = []
         self.maybe: list[int] = []
 
@@ -42,7 +43,9 @@ class Batch:
         digests = b"".join([event.digest for event in events])
         self._filter.split(digests, len(self._json), self.new, self.maybe)
         self._digests.append(digests)
-        self._json += [event.json for event in events]
+        json = [event.json for event in events]
+        self._json += json
+        self._size_bytes += sum(map(len, json))
         number_of = self._number_of
         for event in events:
             number = number_of.get(event.topic)
@@ -56,25 +59,41 @@ class Batch:
         return list(self._number_of)
 
     @property
-    def numbers(self) -> bytes:
-        """For each event the number of its topic, in NUMBER_DIGITS digits."""
-        return b"".join(self._numbers)
+    def size_bytes(self) -> int:
+        """The length of all events' JSON."""
+        return self._size_bytes
 
     @property
     def digests(self) -> bytes:
         """For each event the 32 bytes of its key's digest."""
         return b"".join(self._digests)
 
-    @property
-    def spans(self) -> str:
-        """For each event where its JSON lies in ``data``: a JSON array of ``start << LENGTH_BITS | length``."""
+    def parameters(self, first_seq: int, received_at: int) -> dict[str, Any]:
+        """The columns of the view that the append statement inserts into.
+
+        - ``first_seq``, ``next_seq``: event ``i`` is to have seq ``first_seq + i``
+        - ``received_at``: milliseconds since 1970, UTC
+        - ``topics``: JSON array of the distinct topics, which makes their numbers
+        - ``numbers``: for each event the number of its topic, in NUMBER_DIGITS digits
+        - ``digests``: for each event 32 bytes
+        - ``new``, ``new_count``: JSON array of the positions that the filter calls new
+        - ``maybe_count``: how many others there are
+        - ``spans``: JSON array, for each event where its JSON lies in ``data``: ``start << LENGTH_BITS | length``
+        - ``data``: the JSON of all events, end to end
+        """
         lengths = list(map(len, self._json))
         starts = accumulate(lengths, initial=1)  # as SQL counts
-        return orjson.dumps(
-            [start << LENGTH_BITS | length for start, length in zip(starts, lengths, strict=False)]
-        ).decode()
-
-    @property
-    def data(self) -> bytes:
-        """The JSON of all events, end to end."""
-        return b"".join(self._json)
+        spans = [start << LENGTH_BITS | length for start, length in zip(starts, lengths, strict=False)]
+        return {
+            "first_seq": first_seq,
+            "next_seq": first_seq + len(lengths),
+            "received_at": received_at,
+            "topics": orjson.dumps(self.topics).decode(),
+            "numbers": b"".join(self._numbers),
+            "digests": self.digests,
+            "new": orjson.dumps(self.new).decode(),
+            "new_count": len(self.new),
+            "maybe_count": len(self.maybe),
+            "spans": orjson.dumps(spans).decode(),
+            "data": b"".join(self._json),
+        }

@@ -37,6 +37,11 @@ class KeyFilter:
         self.known_below = ALL
         """Stored keys whose digest starts below this 32-bit number are in the filter."""
 
+    @property
+    def filled(self) -> float:
+        """The part of the stored keys that it knows, from 0 to 1."""
+        return self.known_below / ALL
+
     def split(self, digests: bytes, position: int, new: list[int], maybe: list[int]) -> None:
         """Sort keys into certainly new ones and others, and remember them all.
 

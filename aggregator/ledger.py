@@ -45,6 +45,10 @@ SLICE_KEYS: Final = 2048
 MAX_SLICE_KEYS: Final = 32 * 1024
 """Most keys merged at a time between two batches: about 20 ms."""
 
+FILL_KEYS: Final = 1 << 17
+"""Keys told to the filter at a time after a start: some 40 ms, which commits wait for; but until all are told each
+event is looked for in every run."""
+
 KEY_ROW_BYTES: Final = 27
 """What a key takes in a run, on disk."""
 
@@ -161,6 +165,11 @@ class Ledger:
             merge.budget = min(merge.budget + 2 * keys, MAX_SLICE_KEYS)
 
     @property
+    def run_count(self) -> int:
+        """Tables on disk that a key is looked for in."""
+        return len(self._complete())
+
+    @property
     def work_left(self) -> bool:
         """Whether there is something to do in quiet times."""
         return bool(self._merges or self._garbage or self.filter.known_below < ALL)
@@ -249,7 +258,7 @@ class Ledger:
         complete = self._complete()
         total = sum(run.keys for run in complete)
         first = self.filter.known_below
-        end = min(ALL, first + max(1, (MAX_SLICE_KEYS << 32) // max(1, total)))
+        end = min(ALL, first + max(1, (FILL_KEYS << 32) // max(1, total)))
         below = b"\xff" * (KEY_BYTES + 1) if end == ALL else end.to_bytes(4)
         for run in complete:
             ((heads,),) = await self._connection.execute_fetchall(

@@ -105,7 +105,7 @@ COMMIT;
 """
 
 # The transaction of a batch, as a trigger: whoever inserts a row into the view runs it in one statement. Its columns
-# are the properties of ``Batch``; before it, the ledger has filled ``known`` for the positions in ``maybe``.
+# are ``Batch.parameters``; before it, the ledger has filled ``known`` for the positions in ``maybe``.
 _KEY = f"substr(NEW.digests, 32 * {{}} + 1, {event.KEY_BYTES})"
 _NUMBER = f"CAST(substr(NEW.numbers, {NUMBER_DIGITS} * key + 1, {NUMBER_DIGITS}) AS INTEGER)"
 _APPEND_TRIGGER = f"""
@@ -150,7 +150,10 @@ CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
         WHERE topics.id = more.topic;
 END;
 """
-_APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_APPEND = """
+INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :topics, :numbers,
+                          :digests, :new, :new_count, :maybe_count, :spans, :data)
+"""
 
 # Asked right behind the commit: the number of topics, and which of the batch is there under another seq than its own.
 _DUPLICATES = """
@@ -357,17 +360,11 @@ class Store:
         StorageFailed. Cancelling it says nothing about what was stored.
         """
         first_seq = self._next_seq
-        next_seq = first_seq + len(batch)
-        topics, data = batch.topics, batch.data
-        maybe = batch.maybe
-        now_ms = time.time_ns() // 1_000_000
-        parameters = (
-            first_seq, next_seq, now_ms, orjson.dumps(topics).decode(), batch.numbers, batch.digests,
-            orjson.dumps(batch.new).decode(), len(batch.new), len(maybe), batch.spans, data,
-        )  # fmt: skip
+        parameters = batch.parameters(first_seq, time.time_ns() // 1_000_000)
+        maybe, topics = batch.maybe, batch.topics
         statements: list[tuple[str, Any]] = [(_APPEND, parameters)]
         if maybe:
-            look_up = {"batch": first_seq, "digests": batch.digests, "maybe": orjson.dumps(maybe).decode()}
+            look_up = {"batch": first_seq, "digests": parameters["digests"], "maybe": orjson.dumps(maybe).decode()}
             statements.insert(0, (self.ledger.look_up_statement(), look_up))
         if maybe or not self._seen_topics.issuperset(topics):
             statements.append((_DUPLICATES, {"first_seq": first_seq}))
@@ -380,7 +377,7 @@ class Store:
                 raise _storage_error(result) from result
             if isinstance(result, BaseException):
                 raise result
-        self._next_seq = next_seq
+        self._next_seq = parameters["next_seq"]
         duplicates: dict[int, int] = {}
         if len(results) > committed + 1:
             ((self.topics_total, duplicates_json),) = results[-1]  # type: ignore[misc]
@@ -388,10 +385,10 @@ class Store:
             self._remember(topics)
         stored = len(batch) - len(duplicates)
         self.stored_total += stored
-        self.ledger.stored(stored, len(data))
+        self.ledger.stored(stored, batch.size_bytes)
         # Beside its events and their spans a commit changes a few pages, mostly the same as the one before.
-        self._copy_bytes += len(data) + 16 * stored
-        self._backlog_bytes += len(data) + 16 * stored + COMMIT_PAGES * PAGE_BYTES
+        self._copy_bytes += batch.size_bytes + 16 * stored
+        self._backlog_bytes += batch.size_bytes + 16 * stored + COMMIT_PAGES * PAGE_BYTES
         return first_seq, duplicates
 
     def _remember(self, topics: list[str]) -> None:

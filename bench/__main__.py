@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bench import growth, latency, load, plot
+from bench import growth, latency, load, plot, stages
 from bench.peers import compare
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (load, latency, growth, compare, plot):
+    for module in (load, latency, growth, stages, compare, plot):
         module.add_command(commands)
     options = parser.parse_args()
     sys.setswitchinterval(0.0005)  # a thread that takes times must not wait for one that sends

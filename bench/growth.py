@@ -81,14 +81,14 @@ class _History:
         """Fill the database up to ``size`` events, and measure everything."""
         point: dict[str, Any] = {"events": size}
         with Server(self._folder) as server:
+            point["filter_filled_s"] = server.wait_until_filled()
             point["fill"] = self._fill(server, size)
             point["load"] = self._load(server, self._next - RECENT)
             point["load_old_duplicates"] = self._load(server, 0)
             point["at_rate"] = self._offer(server, RATE)
             asked = self._commands()
             asker = latency.Asker(server.port, asked, pause_s=0.01)
-            half = point["load"]["events_per_s"] / 2
-            point["at_half_of_peak"] = self._offer(server, half)
+            point["at_half_of_peak"] = self._offer(server, point["load"]["events_per_s"] / 2)
             point["commands_at_half_of_peak"] = asker.stop()
             asker = latency.Asker(server.port, {name: asked[name] for name in ("STATS", "HEALTH")}, pause_s=0.01)
             point["load_with_commands"] = self._load(server, self._next - RECENT)

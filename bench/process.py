@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -12,7 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+import orjson
+
+from aggregator import client
+
 START_S: Final = 30.0
+FILL_S: Final = 300.0
 
 
 class Server:
@@ -52,6 +58,15 @@ class Server:
     ) -> None:
         if self.end() and not error:
             raise SystemExit(f"the server ended badly: {self._log.read_text()}")
+
+    def wait_until_filled(self) -> float:
+        """Wait until the filter knows all keys again after a start; seconds it took."""
+        started = time.monotonic()
+        while orjson.loads(asyncio.run(client.ask("127.0.0.1", self.port, "STATS", START_S)))["ledger"]["filter"] < 1:
+            if time.monotonic() - started > FILL_S:
+                raise SystemExit(f"the filter is not filled after {FILL_S} s")
+            time.sleep(0.1)
+        return round(time.monotonic() - started, 1)
 
     @property
     def cpu_s(self) -> float:

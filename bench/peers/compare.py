@@ -24,9 +24,9 @@ LATENCY_S: Final = 5.0
 
 
 def registry(rows: int) -> list[Peer]:
-    """Every peer, in the order of a round; PostgreSQL also with so many rows in it already."""
+    """Every peer, in the order of a round; PostgreSQL and ours also with so many rows already there."""
     return [
-        *ours.peers(), *reference.peers(), *obvious.peers(), *postgres.peers(rows), *redis.peers(), *nats.peers(),
+        *ours.peers(rows), *reference.peers(), *obvious.peers(), *postgres.peers(rows), *redis.peers(), *nats.peers(),
         *syslog.peers(),
     ]  # fmt: skip
 
@@ -108,7 +108,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
     one.add_argument("--runs", type=int, default=3, help="rounds of all peers; medians count (%(default)s)")
     one.add_argument(
-        "--rows", type=int, default=10_000_000, help="rows in PostgreSQL's second variants; 0: none (%(default)s)"
+        "--rows",
+        type=int,
+        default=10_000_000,
+        help="rows in the second variants of PostgreSQL and ours; 0: none (%(default)s)",
     )
     one.add_argument("--only", type=lambda text: tuple(text.split(",")), help="peers whose names begin so: NAME,NAME…")
     one.add_argument("--folder", type=Path, help="where they store: the disk that is measured (a temporary one)")
