@@ -61,7 +61,7 @@ _COLUMNS = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 TEMPORARY_SCHEMA: Final = f"""
 CREATE TEMP TABLE memtable {_COLUMNS};
 -- The events of a batch that the filter cannot call new: the seq under which the key is stored, or NULL.
-CREATE TEMP TABLE known (position INTEGER PRIMARY KEY, batch INTEGER NOT NULL, seq INTEGER);
+CREATE TEMP TABLE known (position INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, seq INTEGER);
 """
 
 _REFILL_ROWS = 64
@@ -141,7 +141,7 @@ class Ledger:
     def look_up_statement(self) -> str:
         """Fills ``known`` for the positions in the JSON array ``:maybe``, of the digests in ``:digests``."""
         key = f"substr(:digests, 32 * value + 1, {KEY_BYTES})"
-        return f"INSERT OR REPLACE INTO known SELECT value, :batch, {self._seq_of.format(key)} FROM json_each(:maybe)"
+        return f"INSERT OR REPLACE INTO known SELECT value, :attempt, {self._seq_of.format(key)} FROM json_each(:maybe)"
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""

@@ -107,10 +107,10 @@ _APPEND_TRIGGER = f"""
 CREATE TEMP TABLE batch_topics (number INTEGER PRIMARY KEY, topic INTEGER NOT NULL);
 CREATE TEMP TABLE added (topic INTEGER, stored INTEGER, first_seq INTEGER, last_seq INTEGER);
 CREATE TEMP VIEW batch AS
-    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS topics, NULL AS numbers,
+    SELECT NULL AS attempt, NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS topics, NULL AS numbers,
            NULL AS digests, NULL AS new, NULL AS new_count, NULL AS maybe_count, NULL AS spans, NULL AS data;
 CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
-    DELETE FROM known WHERE batch <> NEW.first_seq;
+    DELETE FROM known WHERE attempt <> NEW.attempt;
     SELECT raise(ABORT, 'the keys of the batch were not looked up')
         WHERE (SELECT count(*) FROM known) <> NEW.maybe_count;
 
@@ -144,12 +144,12 @@ CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
         WHERE topics.id = more.topic;
 END;
 """
-_APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_APPEND = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 # Asked right behind the commit: the number of topics, and which of the batch is there under another seq than its own.
 _DUPLICATES = """
 SELECT (SELECT topics FROM totals), (SELECT json_group_array(json_array(position, seq)) FROM known
-                                     WHERE batch = :first_seq AND seq <> :first_seq + position)
+                                     WHERE attempt = :attempt AND seq <> :first_seq + position)
 """
 
 _EVENT = "SELECT seq, received_at, CAST(json AS BLOB) FROM events WHERE seq = ?"
@@ -221,6 +221,7 @@ class Store:
         self._wal_path = path.with_name(path.name + "-wal")
         self.ledger: Ledger
         self._next_seq = 1
+        self._attempt = 0  # number of the last append: what was looked up for one that failed is no other's
         self._seen_topics: set[str] = set()
         self._appended_bytes = 0  # estimates of what a checkpoint would have to copy
         self._ledger_bytes = 0  # of the ledger when the WAL was empty
@@ -343,21 +344,22 @@ class Store:
         Event ``i`` got seq ``first + i`` unless ``i`` is in the duplicates. Raises StorageFull, StorageBusy or
         StorageFailed. Cancelling it says nothing about what was stored.
         """
+        self._attempt += 1
         first_seq = self._next_seq
         next_seq = first_seq + len(batch)
         topics, data = batch.topics, batch.data
         maybe = batch.maybe
         now_ms = time.time_ns() // 1_000_000
         parameters = (
-            first_seq, next_seq, now_ms, orjson.dumps(topics).decode(), batch.numbers, batch.digests,
+            self._attempt, first_seq, next_seq, now_ms, orjson.dumps(topics).decode(), batch.numbers, batch.digests,
             orjson.dumps(batch.new).decode(), len(batch.new), len(maybe), batch.spans, data,
         )  # fmt: skip
         statements: list[tuple[str, Any]] = [(_APPEND, parameters)]
         if maybe:
-            look_up = {"batch": first_seq, "digests": batch.digests, "maybe": orjson.dumps(maybe).decode()}
+            look_up = {"attempt": self._attempt, "digests": batch.digests, "maybe": orjson.dumps(maybe).decode()}
             statements.insert(0, (self.ledger.look_up_statement(), look_up))
         if maybe or not self._seen_topics.issuperset(topics):
-            statements.append((_DUPLICATES, {"first_seq": first_seq}))
+            statements.append((_DUPLICATES, {"attempt": self._attempt, "first_seq": first_seq}))
         results = await self._write_in_a_row(statements)
         committed = 1 if maybe else 0  # number of the statement that stores the batch
         for number, result in enumerate(results):
