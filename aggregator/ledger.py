@@ -17,6 +17,7 @@ and a key is written once for each level: three times at 32 million keys, four t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import sqlite3
@@ -102,6 +103,7 @@ class Ledger:
         self._merges: list[_Merge] = []
         self._garbage: list[int] = []  # tables of runs that have been merged
         self._seq_of = ""
+        self._moving = asyncio.Lock()  # keys from the memtable into a run that ``_seq_of`` does not know yet
 
     async def load(self) -> None:
         """Find the runs, and fill the memtable."""
@@ -145,9 +147,10 @@ class Ledger:
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""
-        rows = await self._connection.execute_fetchall(
-            f"SELECT {self._seq_of.format(':key')}", {"key": digest[:KEY_BYTES]}
-        )
+        async with self._moving:
+            rows = await self._connection.execute_fetchall(
+                f"SELECT {self._seq_of.format(':key')}", {"key": digest[:KEY_BYTES]}
+            )
         seq: int | None
         ((seq,),) = rows
         return seq
@@ -184,17 +187,18 @@ class Ledger:
 
     async def _flush(self) -> None:
         run = Run(self._next_id(), 1, self._memtable_keys)
-        await self._transaction(f"""
-            CREATE TABLE keys_{run.id} {_COLUMNS};
-            INSERT INTO keys_{run.id} SELECT * FROM memtable;
-            DELETE FROM memtable;
-            INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, NULL);
-            UPDATE totals SET flushed_seq = next_seq - 1;
-        """)
+        async with self._moving:
+            await self._transaction(f"""
+                CREATE TABLE keys_{run.id} {_COLUMNS};
+                INSERT INTO keys_{run.id} SELECT * FROM memtable;
+                DELETE FROM memtable;
+                INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, NULL);
+                UPDATE totals SET flushed_seq = next_seq - 1;
+            """)
+            self._runs.append(run)
+            self._runs_changed()
         self._wrote(run.keys)
         self._memtable_keys = self._memtable_event_bytes = 0
-        self._runs.append(run)
-        self._runs_changed()
         await self._start_merge(run.level)
 
     async def _start_merge(self, level: int) -> None:
