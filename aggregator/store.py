@@ -362,9 +362,9 @@ class Store:
             statements.append((_DUPLICATES, {"attempt": self._attempt, "first_seq": first_seq}))
         results = await self._write_in_a_row(statements)
         committed = 1 if maybe else 0  # number of the statement that stores the batch
-        for number, result in enumerate(results):
+        for result in results:
             if isinstance(result, sqlite3.Error):
-                if number > committed:  # the batch is stored, and which of it is new is not known
+                if not isinstance(results[committed], BaseException):  # stored, and which of it is new is not known
                     raise StorageFailed(f"after the commit: {result}") from result
                 raise _storage_error(result) from result
             if isinstance(result, BaseException):
