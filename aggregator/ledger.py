@@ -46,6 +46,9 @@ SLICE_KEYS: Final = 2048
 MAX_SLICE_KEYS: Final = 32 * 1024
 """Most keys merged at a time between two batches: about 20 ms."""
 
+MAX_TABLES: Final = 100
+"""Most tables that one function or one merge is given; SQLite's limits are 127 and 500."""
+
 KEY_ROW_BYTES: Final = 27
 """What a key takes in a run, on disk."""
 
@@ -161,7 +164,7 @@ class Ledger:
         self._memtable_event_bytes += event_bytes
         for merge in self._merges:
             # Twice as fast as new keys come, a level never has much more than FANOUT runs.
-            merge.budget = min(merge.budget + 2 * keys, MAX_SLICE_KEYS)
+            merge.budget = min(merge.budget + 2 * keys, max(MAX_SLICE_KEYS, 2 * keys))
 
     @property
     def work_left(self) -> bool:
@@ -180,7 +183,7 @@ class Ledger:
         if self.filter.known_below < ALL:
             await self._fill_filter()
         for merge in list(self._merges):
-            if quiet or merge.budget >= SLICE_KEYS:
+            if quiet or merge.budget >= min(SLICE_KEYS, merge.target.keys):
                 await self._merge_slice(merge)
                 if quiet:
                     break
@@ -203,6 +206,7 @@ class Ledger:
 
     async def _start_merge(self, level: int) -> None:
         sources = [run for run in self._complete() if run.level == level and run.merging_into is None]
+        sources = sources[:MAX_TABLES]
         if len(sources) < FANOUT or any(merge.target.level == level + 1 for merge in self._merges):
             return
         target = Run(self._next_id(), level + 1, sum(run.keys for run in sources))
@@ -274,7 +278,8 @@ class Ledger:
         # Newest keys first: what is sent again was mostly sent a short time ago.
         tables = ["memtable"] + [f"keys_{run.id}" for run in sorted(self._complete(), key=lambda run: -run.id)]
         parts = [f"(SELECT seq FROM {table} WHERE key = {{0}})" for table in tables]
-        self._seq_of = f"coalesce({', '.join(parts)}, NULL)"
+        groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]
+        self._seq_of = f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)"
 
     def _wrote(self, keys: int) -> None:
         self.written_bytes += keys * KEY_ROW_BYTES
