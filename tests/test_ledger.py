@@ -35,7 +35,7 @@ from aggregator.store import SEEN_TOPICS, StorageBusy, StorageFailed, StorageFul
 from tests.checker import Ledger as Sent
 from tests.checker import Sender, check_database
 from tests.conftest import StartServer
-from tests.server_process import wait_until
+from tests.server_process import SMALL_LEDGER, wait_until
 from tests.test_store import steps
 from tests.wire import exchange
 
@@ -711,36 +711,28 @@ async def test_more_topics_than_are_remembered_are_counted_right(
 
 
 # With KILL_SEED it kills itself at a random step of SQLite's virtual machine, somewhere in the ledger's work.
-_SMALL: Final = """
-import os, random, signal, sys
-from aggregator import cli, consumer, ledger
+_KILLS_ITSELF: Final = """
+import os, random, signal
 
-ledger.MEMTABLE_KEYS, ledger.FANOUT, ledger.SLICE_KEYS, ledger.MAX_SLICE_KEYS = 64, 2, 16, 256
-consumer.IDLE_S = 0.01
-consumer.CHECKPOINT_BYTES = 1 << 20
+async def work(self, quiet, work=ledger.Ledger.work):
+    global calls
+    calls -= 1
+    if calls == 0:
+        await self._connection.set_progress_handler(step, 1)
+    await work(self, quiet)
+
+def step():
+    global steps
+    steps -= 1
+    if steps == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 0
 
 if "KILL_SEED" in os.environ:
     moments = random.Random(int(os.environ["KILL_SEED"]))
     calls = moments.randrange(1, 40)
     steps = int(10 ** moments.uniform(0, 4))
-
-    def step():
-        global steps
-        steps -= 1
-        if steps == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return 0
-
-    async def work(self, quiet, work=ledger.Ledger.work):
-        global calls
-        calls -= 1
-        if calls == 0:
-            await self._connection.set_progress_handler(step, 1)
-        await work(self, quiet)
-
     ledger.Ledger.work = work
-
-sys.exit(cli.main())
 """
 
 
@@ -751,7 +743,7 @@ def test_kill_9_during_flushes_and_merges_loses_and_doubles_nothing(
     seed = random.SystemRandom().getrandbits(32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    server = start_server(program=_SMALL)
+    server = start_server(changes=SMALL_LEDGER + _KILLS_ITSELF)
     sent = Sent()
     for number in range(8):
         senders = [Sender(sent, server.port, f"r{number}c{i}", in_flight=100) for i in range(3)]
