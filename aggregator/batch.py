@@ -68,9 +68,10 @@ class Batch:
         """For each event the 32 bytes of its key's digest."""
         return b"".join(self._digests)
 
-    def parameters(self, first_seq: int, received_at: int) -> dict[str, Any]:
+    def parameters(self, attempt: int, first_seq: int, received_at: int) -> dict[str, Any]:
         """The columns of the view that the append statement inserts into.
 
+        - ``attempt``: a number of its own for each append
         - ``first_seq``, ``next_seq``: event ``i`` is to have seq ``first_seq + i``
         - ``received_at``: milliseconds since 1970, UTC
         - ``topics``: JSON array of the distinct topics, which makes their numbers
@@ -85,6 +86,7 @@ class Batch:
         starts = accumulate(lengths, initial=1)  # as SQL counts
         spans = [start << LENGTH_BITS | length for start, length in zip(starts, lengths, strict=False)]
         return {
+            "attempt": attempt,
             "first_seq": first_seq,
             "next_seq": first_seq + len(lengths),
             "received_at": received_at,

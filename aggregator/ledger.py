@@ -17,6 +17,7 @@ and a key is written once for each level: three times at 32 million keys, four t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import sqlite3
@@ -49,6 +50,9 @@ FILL_KEYS: Final = 1 << 17
 """Keys told to the filter at a time after a start: some 40 ms, which commits wait for; but until all are told each
 event is looked for in every run."""
 
+MAX_TABLES: Final = 100
+"""Most tables that one function or one merge is given; SQLite's limits are 127 and 500."""
+
 KEY_ROW_BYTES: Final = 27
 """What a key takes in a run, on disk."""
 
@@ -65,7 +69,7 @@ _COLUMNS = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 TEMPORARY_SCHEMA: Final = f"""
 CREATE TEMP TABLE memtable {_COLUMNS};
 -- The events of a batch that the filter cannot call new: the seq under which the key is stored, or NULL.
-CREATE TEMP TABLE known (position INTEGER PRIMARY KEY, batch INTEGER NOT NULL, seq INTEGER);
+CREATE TEMP TABLE known (position INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, seq INTEGER);
 """
 
 _REFILL_ROWS = 64
@@ -106,6 +110,7 @@ class Ledger:
         self._merges: list[_Merge] = []
         self._garbage: list[int] = []  # tables of runs that have been merged
         self._seq_of = ""
+        self._moving = asyncio.Lock()  # keys from the memtable into a run that ``_seq_of`` does not know yet
 
     async def load(self) -> None:
         """Find the runs, and fill the memtable."""
@@ -145,13 +150,14 @@ class Ledger:
     def look_up_statement(self) -> str:
         """Fills ``known`` for the positions in the JSON array ``:maybe``, of the digests in ``:digests``."""
         key = f"substr(:digests, 32 * value + 1, {KEY_BYTES})"
-        return f"INSERT OR REPLACE INTO known SELECT value, :batch, {self._seq_of.format(key)} FROM json_each(:maybe)"
+        return f"INSERT OR REPLACE INTO known SELECT value, :attempt, {self._seq_of.format(key)} FROM json_each(:maybe)"
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""
-        rows = await self._connection.execute_fetchall(
-            f"SELECT {self._seq_of.format(':key')}", {"key": digest[:KEY_BYTES]}
-        )
+        async with self._moving:
+            rows = await self._connection.execute_fetchall(
+                f"SELECT {self._seq_of.format(':key')}", {"key": digest[:KEY_BYTES]}
+            )
         seq: int | None
         ((seq,),) = rows
         return seq
@@ -162,7 +168,7 @@ class Ledger:
         self._memtable_event_bytes += event_bytes
         for merge in self._merges:
             # Twice as fast as new keys come, a level never has much more than FANOUT runs.
-            merge.budget = min(merge.budget + 2 * keys, MAX_SLICE_KEYS)
+            merge.budget = min(merge.budget + 2 * keys, max(MAX_SLICE_KEYS, 2 * keys))
 
     @property
     def run_count(self) -> int:
@@ -186,28 +192,30 @@ class Ledger:
         if self.filter.known_below < ALL:
             await self._fill_filter()
         for merge in list(self._merges):
-            if quiet or merge.budget >= SLICE_KEYS:
+            if quiet or merge.budget >= min(SLICE_KEYS, merge.target.keys):
                 await self._merge_slice(merge)
                 if quiet:
                     break
 
     async def _flush(self) -> None:
         run = Run(self._next_id(), 1, self._memtable_keys)
-        await self._transaction(f"""
-            CREATE TABLE keys_{run.id} {_COLUMNS};
-            INSERT INTO keys_{run.id} SELECT * FROM memtable;
-            DELETE FROM memtable;
-            INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, NULL);
-            UPDATE totals SET flushed_seq = next_seq - 1;
-        """)
+        async with self._moving:
+            await self._transaction(f"""
+                CREATE TABLE keys_{run.id} {_COLUMNS};
+                INSERT INTO keys_{run.id} SELECT * FROM memtable;
+                DELETE FROM memtable;
+                INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, NULL);
+                UPDATE totals SET flushed_seq = next_seq - 1;
+            """)
+            self._runs.append(run)
+            self._runs_changed()
         self._wrote(run.keys)
         self._memtable_keys = self._memtable_event_bytes = 0
-        self._runs.append(run)
-        self._runs_changed()
         await self._start_merge(run.level)
 
     async def _start_merge(self, level: int) -> None:
         sources = [run for run in self._complete() if run.level == level and run.merging_into is None]
+        sources = sources[:MAX_TABLES]
         if len(sources) < FANOUT or any(merge.target.level == level + 1 for merge in self._merges):
             return
         target = Run(self._next_id(), level + 1, sum(run.keys for run in sources))
@@ -279,7 +287,8 @@ class Ledger:
         # Newest keys first: what is sent again was mostly sent a short time ago.
         tables = ["memtable"] + [f"keys_{run.id}" for run in sorted(self._complete(), key=lambda run: -run.id)]
         parts = [f"(SELECT seq FROM {table} WHERE key = {{0}})" for table in tables]
-        self._seq_of = f"coalesce({', '.join(parts)}, NULL)"
+        groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]
+        self._seq_of = f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)"
 
     def _wrote(self, keys: int) -> None:
         self.written_bytes += keys * KEY_ROW_BYTES

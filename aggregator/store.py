@@ -113,10 +113,10 @@ _APPEND_TRIGGER = f"""
 CREATE TEMP TABLE batch_topics (number INTEGER PRIMARY KEY, topic INTEGER NOT NULL);
 CREATE TEMP TABLE added (topic INTEGER, stored INTEGER, first_seq INTEGER, last_seq INTEGER);
 CREATE TEMP VIEW batch AS
-    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS topics, NULL AS numbers,
+    SELECT NULL AS attempt, NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS topics, NULL AS numbers,
            NULL AS digests, NULL AS new, NULL AS new_count, NULL AS maybe_count, NULL AS spans, NULL AS data;
 CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
-    DELETE FROM known WHERE batch <> NEW.first_seq;
+    DELETE FROM known WHERE attempt <> NEW.attempt;
     SELECT raise(ABORT, 'the keys of the batch were not looked up')
         WHERE (SELECT count(*) FROM known) <> NEW.maybe_count;
 
@@ -151,14 +151,14 @@ CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
 END;
 """
 _APPEND = """
-INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :topics, :numbers,
+INSERT INTO batch VALUES (:attempt, :first_seq, :next_seq, :received_at, :topics, :numbers,
                           :digests, :new, :new_count, :maybe_count, :spans, :data)
 """
 
 # Asked right behind the commit: the number of topics, and which of the batch is there under another seq than its own.
 _DUPLICATES = """
 SELECT (SELECT topics FROM totals), (SELECT json_group_array(json_array(position, seq)) FROM known
-                                     WHERE batch = :first_seq AND seq <> :first_seq + position)
+                                     WHERE attempt = :attempt AND seq <> :first_seq + position)
 """
 
 _EVENT = "SELECT seq, received_at, CAST(json AS BLOB) FROM events WHERE seq = ?"
@@ -230,6 +230,7 @@ class Store:
         self._wal_path = path.with_name(path.name + "-wal")
         self.ledger: Ledger
         self._next_seq = 1
+        self._attempt = 0  # number of the last append: what was looked up for one that failed is no other's
         self._seen_topics: set[str] = set()
         self._backlog_bytes = 0  # estimates, without what the ledger has written since the last checkpoint
         self._copy_bytes = 0
@@ -359,20 +360,22 @@ class Store:
         Event ``i`` got seq ``first + i`` unless ``i`` is in the duplicates. Raises StorageFull, StorageBusy or
         StorageFailed. Cancelling it says nothing about what was stored.
         """
+        self._attempt += 1
         first_seq = self._next_seq
-        parameters = batch.parameters(first_seq, time.time_ns() // 1_000_000)
+        parameters = batch.parameters(self._attempt, first_seq, time.time_ns() // 1_000_000)
         maybe, topics = batch.maybe, batch.topics
         statements: list[tuple[str, Any]] = [(_APPEND, parameters)]
         if maybe:
-            look_up = {"batch": first_seq, "digests": parameters["digests"], "maybe": orjson.dumps(maybe).decode()}
+            positions = orjson.dumps(maybe).decode()
+            look_up = {"attempt": self._attempt, "digests": parameters["digests"], "maybe": positions}
             statements.insert(0, (self.ledger.look_up_statement(), look_up))
         if maybe or not self._seen_topics.issuperset(topics):
-            statements.append((_DUPLICATES, {"first_seq": first_seq}))
+            statements.append((_DUPLICATES, {"attempt": self._attempt, "first_seq": first_seq}))
         results = await self._write_in_a_row(statements)
         committed = 1 if maybe else 0  # number of the statement that stores the batch
-        for number, result in enumerate(results):
+        for result in results:
             if isinstance(result, sqlite3.Error):
-                if number > committed:  # the batch is stored, and which of it is new is not known
+                if not isinstance(results[committed], BaseException):  # stored, and which of it is new is not known
                     raise StorageFailed(f"after the commit: {result}") from result
                 raise _storage_error(result) from result
             if isinstance(result, BaseException):

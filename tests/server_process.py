@@ -15,11 +15,17 @@ from tests import wire
 
 # The product always runs on uvloop; on asyncio's own loop a few things behave differently.
 _ON_ASYNCIO = """
-import asyncio, functools, sys
-from aggregator import cli
+import asyncio, functools
 cli.run_server = functools.partial(cli.run_server, new_loop=asyncio.new_event_loop)
-sys.exit(cli.main())
 """
+
+SMALL_LEDGER = """
+from aggregator import consumer, ledger
+ledger.MEMTABLE_KEYS, ledger.FANOUT, ledger.SLICE_KEYS, ledger.MAX_SLICE_KEYS = 64, 2, 16, 256
+consumer.IDLE_S = 0.01
+consumer.CHECKPOINT_BYTES = 1 << 20
+"""
+"""Changes that let a few hundred events pass through flushes, merges and checkpoints."""
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -31,17 +37,29 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
 
 
 class ServerProcess:
-    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db."""
+    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
+
+    ``changes`` is Python that is run before the product's ``cli.main``.
+    """
 
     def __init__(
-        self, folder: Path, *options: str, db: Path | None = None, loop: str = "uvloop", prefix: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *options: str,
+        db: Path | None = None,
+        loop: str = "uvloop",
+        prefix: tuple[str, ...] = (),
+        changes: str = "",
     ) -> None:
         self.folder = folder
         self.db = db or folder / "data" / "events.db"
         self.log_path = folder / "server.log"
         self._options = options
         self._prefix = prefix
-        self._program = ("-m", "aggregator") if loop == "uvloop" else ("-c", _ON_ASYNCIO)
+        if loop == "asyncio":
+            changes += _ON_ASYNCIO
+        program = f"import sys\nfrom aggregator import cli\n{changes}\nsys.exit(cli.main())"
+        self._program = ("-c", program) if changes else ("-m", "aggregator")
         self.process: subprocess.Popen[bytes]
         self.port = 0
         self.silent_port = 0

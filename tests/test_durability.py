@@ -16,7 +16,7 @@ import pytest
 
 from tests.checker import Ledger, Sender, check_database
 from tests.conftest import StartServer
-from tests.server_process import ServerProcess, wait_until
+from tests.server_process import SMALL_LEDGER, ServerProcess, wait_until
 from tests.wire import Peer, event, events, exchange
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mount and strace")
@@ -160,8 +160,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.root
 @is_root
-def test_a_full_disk_is_said_and_acks_resume_by_themselves(start_server: StartServer, small_disk: Path) -> None:
-    server = start_server(db=small_disk / "events.db")
+@pytest.mark.parametrize("changes", ["", SMALL_LEDGER], ids=["", "small ledger"])
+def test_a_full_disk_is_said_and_acks_resume_by_themselves(
+    start_server: StartServer, small_disk: Path, changes: str
+) -> None:
+    server = start_server(db=small_disk / "events.db", changes=changes)
     payload = '{"x":"' + "x" * 1000 + '"}'
     sent = {}
     acked: set[str] = set()

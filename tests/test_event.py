@@ -6,10 +6,19 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.event import MAX_DEPTH, Event, InvalidEvent, is_date_time, parse
+from aggregator.event import (
+    MAX_DEPTH,
+    Event,
+    InvalidEvent,
+    _find_fault,
+    _is_name,
+    _is_too_deep,
+    is_date_time,
+    parse,
+)
 
 GOOD = {"topic": "t", "event_id": "e", "timestamp": "2026-11-22T10:00:00Z", "source": "s", "payload": {}}
 
@@ -279,3 +288,66 @@ def test_whatever_arrives_is_an_event_a_batch_or_a_refusal(text: bytes) -> None:
     except InvalidEvent as invalid:
         found = invalid.code
     assert isinstance(found, Event | list) or found in {"bad_json", "bad_event", "too_deep"}
+
+
+def judged_one_by_one(fields: dict[str, Any], text: bytes) -> Event | InvalidEvent:
+    """What the quick look at a plain event has to agree with."""
+    topic, event_id = fields.get("topic"), fields.get("event_id")
+    if (
+        _is_name(topic)
+        and _is_name(event_id)
+        and _is_name(fields.get("source"))
+        and is_date_time(fields.get("timestamp"))
+        and type(fields.get("payload")) is dict
+        and not _is_too_deep(text)
+    ):
+        return Event.of(str(topic), str(event_id), text)
+    return _find_fault(fields, topic, event_id)
+
+
+odd_values = (
+    st.sampled_from(
+        [None, True, 7, 1.5, "", "x" * 255, "x" * 256, "é" * 255, "🙂" * 256, [], ["T"] * 20, [""], {}, {"a": 1}]
+    )
+    | st.text("aé\x00\n\x1f\x7f\x85\u00a0\u200b\u2028", max_size=4)
+    | st.integers(250, 260).map(lambda length: "y" * length)
+)
+odd_timestamps = (
+    st.sampled_from([text for text, _ in DATE_TIMES])
+    | st.text("0123456789-:TtZz ., +W", min_size=9, max_size=30)
+    | st.tuples(st.sampled_from([text for text, _ in DATE_TIMES]), st.integers(0, 30), st.text(max_size=2)).map(
+        lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] :]
+    )
+    | odd_values
+)
+
+
+@settings(max_examples=1000)
+@given(
+    fields=st.fixed_dictionaries(
+        {},
+        optional={
+            "topic": st.just("t") | odd_values,
+            "event_id": st.just("e") | odd_values,
+            "source": st.just("s") | odd_values,
+            "timestamp": st.just(GOOD["timestamp"]) | odd_timestamps,
+            "payload": st.just({}) | odd_values,
+        },
+    ),
+    plain=st.sets(st.sampled_from(list(GOOD))),
+    depth=st.sampled_from([0, MAX_DEPTH - 2, MAX_DEPTH - 1, MAX_DEPTH]),
+)
+def test_a_plain_event_is_judged_as_any_other(fields: dict[str, Any], plain: set[str], depth: int) -> None:
+    fields |= {name: GOOD[name] for name in plain}
+    if depth:
+        fields["payload"] = {"deep": json.loads("[" * (depth - 1) + "]" * (depth - 1))}
+    text = json.dumps(fields).encode()
+
+    expected = judged_one_by_one(fields, text)
+    if isinstance(expected, Event):
+        assert parse(text) == expected
+    else:
+        found = refusal(text)
+        assert (found.code, found.detail, found.topic, found.event_id) == (
+            expected.code, expected.detail, expected.topic, expected.event_id,
+        )  # fmt: skip

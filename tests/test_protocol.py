@@ -181,3 +181,32 @@ def test_replies() -> None:
         b'{"status":"stored","seq":1,"topic":"user.login","event_id":"evt \\"1\\""},'
         b'{"status":"duplicate","seq":1,"topic":"user.login","event_id":"evt \\"1\\""}]}\n',
     ]
+
+
+names = st.text(
+    st.sampled_from('ab"\\/é日🙂\u00a0\u2028\u200b') | st.characters(exclude_categories=["Cc", "Cs"]),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(max_examples=500)
+@given(
+    keys=st.lists(st.tuples(names | st.just("t"), names | st.just("e")), max_size=6),
+    first_seq=st.integers(1, 2**62),
+    older=st.dictionaries(st.integers(0, 12), st.integers(1, 2**62)),
+    offset=st.integers(0, 6),
+)
+@example([('"', "a"), ("b", "c")], 1, {}, 0)
+@example([("a", "\\")], 1, {0: 7}, 0)
+def test_acks_are_encoded_as_any_other_reply(
+    keys: list[tuple[str, str]], first_seq: int, older: dict[int, int], offset: int
+) -> None:
+    events = [Event.of(topic, event_id, b"{}") for topic, event_id in keys]
+
+    assert protocol.encode_acks(events, first_seq, older, offset) == b"".join(
+        protocol.encode(
+            protocol.duplicate(one, older[offset + i]) if offset + i in older else protocol.stored(one, first_seq + i)
+        )
+        for i, one in enumerate(events)
+    )
