@@ -94,8 +94,8 @@ KEEPALIVE_PROBES: Final = 4
 """A peer that vanished without a word is noticed after 60 + 4 x 15 s. Shippers are silent for hours: there is no idle
 timeout."""
 
-SILENT_LOG_INTERVAL_S: Final = 10.0
-"""What the silent port refuses is logged at most once in this time, with the number of lines left out."""
+PEER_LOG_INTERVAL_S: Final = 10.0
+"""What clients do wrong is logged at most once in this time for each kind of it, with the number left out."""
 
 EVENTS_DEFAULT: Final = 10
 EVENTS_MAX: Final = 1000

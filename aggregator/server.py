@@ -26,7 +26,7 @@ from aggregator.config import (
     SPARE_DESCRIPTORS,
     Config,
 )
-from aggregator.connection import Connection, RefusalLog
+from aggregator.connection import Connection, PeerLog
 from aggregator.consumer import Consumer
 from aggregator.intake import Failure, Intake
 from aggregator.stats import Stats
@@ -49,7 +49,7 @@ class Server:
         self._intake = Intake(config.queue_events, config.queue_bytes)
         self._consumer = Consumer(self._intake, store, self._stats, config.max_batch)
         self._view = View(config, self._stats, self._intake, store)
-        self._refusals = RefusalLog()
+        self._peer_log = PeerLog()
         self._listeners: list[asyncio.Server] = []
         self._connections: set[Connection] = set()
         self._refused: set[Connection] = set()
@@ -59,10 +59,10 @@ class Server:
     async def run(self, stop: asyncio.Event) -> bool:
         """Serve until ``stop`` is set, or until the store fails. Return whether all that was read is stored."""
         # 1. Listen, so that a port in use is found before anything else happens.
-        acked = await self._listen(self._config.port, None)
+        acked = await self._listen(self._config.port, silent=False)
         silent = "off"
         if self._config.silent_port is not None:
-            silent = await self._listen(self._config.silent_port, self._refusals)
+            silent = await self._listen(self._config.silent_port, silent=True)
         # 2. Store what arrives, until told to stop.
         consumer = asyncio.create_task(self._consumer.run())
         log.info(
@@ -78,11 +78,11 @@ class Server:
             return False
         return await self._drain(consumer)
 
-    async def _listen(self, port: int, refusals: RefusalLog | None) -> str:
+    async def _listen(self, port: int, silent: bool) -> str:
         """Open a listener; return the addresses it is bound to, as ``host:port``."""
         try:
             listener = await asyncio.start_server(
-                partial(self._accept, refusals), self._config.host, port, backlog=BACKLOG
+                partial(self._accept, silent), self._config.host, port, backlog=BACKLOG
             )
         except (OSError, UnicodeError) as error:  # a host's name that is unknown or none, a port in use, forbidden …
             reason = None
@@ -92,15 +92,15 @@ class Server:
         self._listeners.append(listener)
         return " and ".join("{}:{}".format(*one.getsockname()[:2]) for one in listener.sockets)
 
-    def _accept(self, refusals: RefusalLog | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, silent: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
-        connection = Connection(self._view, refusals, self._ended, writer)
+        connection = Connection(self._view, self._peer_log, silent, self._ended, writer)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self._stats.connections_total += 1
-        late = self._stopping and refusals  # accepted as the listener closed: its events count like the others'
+        late = self._stopping and silent  # accepted as the listener closed: its events count like the others'
         if not late and (self._stopping or len(self._connections) >= self._config.max_connections):
-            self._refuse(connection, refusals)
+            self._refuse(connection, silent)
             return
         self._connections.add(connection)
         if late and self._stopping:
@@ -108,9 +108,9 @@ class Server:
         self._stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
-    def _refuse(self, connection: Connection, refusals: RefusalLog | None) -> None:
+    def _refuse(self, connection: Connection, silent: bool) -> None:
         self._stats.connections_refused += 1
-        if refusals or len(self._refused) >= SPARE_DESCRIPTORS // 2:
+        if silent or len(self._refused) >= SPARE_DESCRIPTORS // 2:
             connection.abort()
             return
         self._refused.add(connection)
