@@ -42,6 +42,11 @@ class Config:
     """With SPARE_DESCRIPTORS below 1,024, the usual limit, in many containers the hard one. log4js alone was seen to
     open 279."""
 
+    line_timeout_s: float = 120.0
+    """How long a line that has begun may stay unfinished. As long as a peer that has vanished is waited for: a link
+    that was cut in the middle of a line and comes back costs nothing. A mebibyte then needs 70 kbit/s. A client that
+    is silent between its lines may be so for ever."""
+
     reply_buffer_bytes: int = MIB
     """Replies waiting in this process for one client that reads slowly: those of about 10,000 events."""
 
@@ -61,6 +66,10 @@ LOW_WATER_DIVISOR: Final = 2
 REPLY_DEADLINE_S: Final = 5.0
 """How long a client may leave its reply buffer full before it is muted. Long enough for a busy reader to come back,
 short enough that a fire-and-forget sender on the wrong port is held up only once."""
+
+TICK_S: Final = 1.0
+"""How often unfinished lines are looked at. Their age is counted in these looks, not by the clock: if it was the
+server that stood still, nobody is to blame."""
 
 LINGER_S: Final = 1.0
 """How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the

@@ -34,6 +34,7 @@ from aggregator.config import (
     PEER_LOG_INTERVAL_S,
     QUIET_S,
     REPLY_DEADLINE_S,
+    TICK_S,
 )
 from aggregator.event import Event
 from aggregator.intake import Commit, Failure, Outcome, Submission
@@ -125,6 +126,7 @@ class Connection(asyncio.Protocol):
         self._blocked = _Blocked(0)
         self._lines: deque[bytes | None] = deque()  # read, but not yet judged
         self._reads = 0
+        self._unfinished_ticks = 0  # for how many ticks the same line has been unfinished
         self._eof = False  # the peer has closed its half
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
         self._refusing: Failure | None = None  # the server is stopping: answer events with this
@@ -147,7 +149,10 @@ class Connection(asyncio.Protocol):
         self._reads += 1
         if self._ending:
             return
-        self._lines += self._splitter.feed(data)
+        lines = self._splitter.feed(data)
+        if lines:
+            self._lines += lines
+            self._unfinished_ticks = 0
         if self._splitter.foreign_reply:
             self._view.stats.connections_refused += 1
             self._log.say(logging.INFO, "%s speaks HTTP or TLS: closed", self._peer)
@@ -187,6 +192,26 @@ class Connection(asyncio.Protocol):
         """Say why this client is not served, and close."""
         self._linger_s = linger_s
         self._end(protocol.encode(protocol.error(failure.code, failure.detail)))
+
+    def tick(self) -> None:
+        """TICK_S have passed: end a client that leaves a line unfinished for too long, for it is held in memory."""
+        if not self._splitter.unfinished or self._blocked or self._eof or self._ending:
+            self._unfinished_ticks = 0
+            return
+        self._unfinished_ticks += 1
+        timeout_s = self._view.config.line_timeout_s
+        if self._unfinished_ticks * TICK_S > timeout_s:  # the first tick came sooner than TICK_S after its first byte
+            self._unfinished(timeout_s)
+
+    def _unfinished(self, timeout_s: float) -> None:
+        line_number = self._line_number + 1
+        self._view.stats.received += 1
+        self._view.stats.errors += 1
+        self._log.say(
+            logging.WARNING, "%s left its line %d unfinished for %g s: closed", self._peer, line_number, timeout_s
+        )
+        detail = f"line {line_number} is still unfinished after {timeout_s:g} s; send it again"
+        self._end(protocol.encode(protocol.error("bad_line", detail)))
 
     def shut_down(self, failure: Failure) -> None:
         """Answer what was read, then close our half; events that arrive until then are answered with ``failure``.

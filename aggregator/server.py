@@ -24,6 +24,7 @@ from aggregator.config import (
     KEEPALIVE_PROBES,
     LAST_COMMIT_S,
     SPARE_DESCRIPTORS,
+    TICK_S,
     Config,
 )
 from aggregator.connection import Connection, PeerLog
@@ -69,6 +70,7 @@ class Server:
             "aggregator %s ready: acked port %s, silent port %s, %d events in %s",
             __version__, acked, silent, self._store.stored_total, self._store.path,
         )  # fmt: skip
+        self._tick()
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({consumer, stopped}, return_when=asyncio.FIRST_COMPLETED)
         # 3. Stop, in either case.
@@ -107,6 +109,11 @@ class Server:
             asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
         self._stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
+
+    def _tick(self) -> None:
+        for connection in list(self._connections):
+            connection.tick()
+        asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _refuse(self, connection: Connection, silent: bool) -> None:
         self._stats.connections_refused += 1
