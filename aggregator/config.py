@@ -42,6 +42,10 @@ class Config:
     """With SPARE_DESCRIPTORS below 1,024, the usual limit, in many containers the hard one. log4js alone was seen to
     open 279."""
 
+    address_connections: int = 720
+    """The same from one address: three quarters, so that one host that leaks connections leaves places to the others,
+    the administrator's among them. Not fewer: all that is on this machine, or behind one router, has one address."""
+
     line_timeout_s: float = 120.0
     """How long a line that has begun may stay unfinished. As long as a peer that has vanished is waited for: a link
     that was cut in the middle of a line and comes back costs nothing. A mebibyte then needs 70 kbit/s. A client that

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import resource
 import select
 import signal
 import socket
+from collections import Counter
 from functools import partial
 
 from aggregator import __version__
@@ -52,7 +54,8 @@ class Server:
         self._view = View(config, self._stats, self._intake, store)
         self._peer_log = PeerLog()
         self._listeners: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, str] = {}  # and where each comes from
+        self._origins: Counter[str] = Counter()
         self._refused: set[Connection] = set()
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
@@ -101,10 +104,12 @@ class Server:
         connection.connection_made(transport)
         self._stats.connections_total += 1
         late = self._stopping and silent  # accepted as the listener closed: its events count like the others'
-        if not late and (self._stopping or len(self._connections) >= self._config.max_connections):
-            self._refuse(connection, silent)
+        origin = _origin(transport.get_extra_info("peername"))
+        if (failure := self._why_not(origin)) and not late:
+            self._refuse(connection, silent, failure)
             return
-        self._connections.add(connection)
+        self._connections[connection] = origin
+        self._origins[origin] += 1
         if late and self._stopping:
             asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
         self._stats.connections = len(self._connections)
@@ -115,18 +120,32 @@ class Server:
             connection.tick()
         asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
-    def _refuse(self, connection: Connection, silent: bool) -> None:
+    def _why_not(self, origin: str) -> Failure | None:
+        """Why one more client from there is not served."""
+        if self._stopping:
+            return self._stopping
+        if len(self._connections) >= self._config.max_connections:
+            return Failure("busy", f"{self._config.max_connections} connections are open; try again later")
+        if self._origins[origin] >= self._config.address_connections:
+            return Failure("busy", f"{self._config.address_connections} connections from {origin} are open")
+        return None
+
+    def _refuse(self, connection: Connection, silent: bool, failure: Failure) -> None:
         self._stats.connections_refused += 1
+        if not self._stopping:
+            self._peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
         if silent or len(self._refused) >= SPARE_DESCRIPTORS // 2:
             connection.abort()
             return
         self._refused.add(connection)
-        busy = Failure("busy", f"{self._config.max_connections} connections are open; try again later")
-        connection.refuse(self._stopping or busy, BUSY_LINGER_S)
+        connection.refuse(failure, BUSY_LINGER_S)
 
     def _ended(self, connection: Connection) -> None:
-        self._connections.discard(connection)
         self._refused.discard(connection)
+        if origin := self._connections.pop(connection, None):
+            self._origins[origin] -= 1
+            if not self._origins[origin]:
+                del self._origins[origin]  # or it would grow with every address ever seen
         self._stats.connections = len(self._connections)
         if not self._connections:
             self._nobody_left.set()
@@ -232,6 +251,16 @@ def _handle_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number.name)
+
+
+def _origin(peername: tuple[str, int] | None) -> str:
+    """Who counts as one: an IPv4 address, or the half of an IPv6 address that names a network, for each host has 2^64
+    of the other half."""
+    address = peername[0] if peername else "an unknown address"  # it may be gone already
+    if ":" not in address:
+        return address
+    network = ipaddress.IPv6Address(address.partition("%")[0]).packed[:8]
+    return f"{ipaddress.IPv6Address(network + bytes(8))}/64"
 
 
 def _keep_alive(sock: socket.socket) -> None:
