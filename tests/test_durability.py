@@ -66,6 +66,7 @@ def test_sigterm_under_load_answers_what_was_read_and_exits_0(start_server: Star
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_sigterm_with_idle_clients_ends_in_time(start_server: StartServer, loop: str) -> None:
+    """T43."""
     server = start_server("--drain-timeout", "1", loop=loop)
     idle = [Peer(server.port) for _ in range(25)] + [Peer(server.silent_port) for _ in range(25)]
     wait_until(lambda: server.ask("STATS")["connections"] == 51)
