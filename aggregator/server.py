@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -11,8 +12,10 @@ import resource
 import select
 import signal
 import socket
+import sys
 from collections import Counter
 from functools import partial
+from typing import Any
 
 from aggregator import __version__
 from aggregator.admin import View
@@ -62,6 +65,7 @@ class Server:
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Serve until ``stop`` is set, or until the store fails. Return whether all that was read is stored."""
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         # 1. Listen, so that a port in use is found before anything else happens.
         acked = await self._listen(self._config.port, silent=False)
         silent = "off"
@@ -115,6 +119,14 @@ class Server:
         self._stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            # asyncio tries a whole backlog in vain each second, and would log a traceback each time.
+            self._peer_log.say(logging.ERROR, "cannot accept clients: %s", error.strerror)
+        else:
+            loop.default_exception_handler(context)
+
     def _tick(self) -> None:
         for connection in list(self._connections):
             connection.tick()
@@ -127,7 +139,9 @@ class Server:
         if len(self._connections) >= self._config.max_connections:
             return Failure("busy", f"{self._config.max_connections} connections are open; try again later")
         if self._origins[origin] >= self._config.address_connections:
-            return Failure("busy", f"{self._config.address_connections} connections from {origin} are open")
+            return Failure(
+                "busy", f"{self._config.address_connections} connections from {origin} are open; try again later"
+            )
         return None
 
     def _refuse(self, connection: Connection, silent: bool, failure: Failure) -> None:
@@ -273,15 +287,20 @@ def _keep_alive(sock: socket.socket) -> None:
 
 
 def _allow_descriptors(connections: int) -> None:
-    """At the limit of descriptors asyncio logs a hundred errors a second and uvloop drops peers: stay below it."""
+    """At the limit of descriptors asyncio logs a thousand errors a second and uvloop drops peers: stay below it.
+
+    Where it may be, also when a whole backlog arrives at once: the event loop accepts all of it before the first one
+    is refused.
+    """
     needed = connections + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise CannotStart(
-                f"max-connections {connections} needs {needed} descriptors, and the limit here is {hard} (ulimit -Hn)"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    allowed = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    if allowed < needed:
+        raise CannotStart(
+            f"max-connections {connections} needs {needed} descriptors, and the limit here is {hard} (ulimit -Hn)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed + BACKLOG:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed + BACKLOG, allowed), hard))
 
 
 def _defect(consumer: asyncio.Task[None]) -> BaseException | None:
