@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
@@ -93,41 +92,6 @@ def test_the_queue_is_bounded_and_loses_nothing(start_server: StartServer) -> No
     assert server.ask("STATS")["stored_total"] == 20_000
     # What one read of each client brings may come on top of the limit.
     assert 0 < largest < 200 + 4 * 2500
-
-
-def test_over_the_connection_cap_clients_are_told_and_closed(start_server: StartServer) -> None:
-    server = start_server("--max-connections", "10")
-    guests = [Peer(server.port) for _ in range(10)]
-    wait_until(lambda: guests[0].ask(b"STATS\n")["connections"] == 10)
-    for _ in range(50):
-        started = time.monotonic()
-        with Peer(server.port) as extra:
-            assert extra.reply() == {
-                "status": "error", "code": "busy", "detail": "10 connections are open; try again later",
-            }  # fmt: skip
-            assert extra.rest() == []
-        assert time.monotonic() - started < 0.5
-    with Peer(server.silent_port) as extra:
-        assert extra.raw_rest() == b""
-    assert guests[3].ask(event("guest"))["status"] == "stored"
-    guests.pop().close()
-    wait_until(lambda: guests[0].ask(b"STATS\n")["connections"] == 9)
-    assert server.ask("PING")["pong"] is True
-    for guest in guests:
-        guest.close()
-
-
-def test_a_flood_of_resets_and_empty_connections_leaves_nothing_behind(server_on_both_loops: ServerProcess) -> None:
-    server = server_on_both_loops
-    for number in range(200):
-        with Peer(server.port) as peer:
-            if number % 2:
-                peer.send(event(f"e{number}"))
-                peer.reset()
-    wait_until(lambda: server.ask("STATS")["connections"] == 1)
-    assert server.ask("HEALTH")["health"] == "healthy"
-    assert "Traceback" not in server.log
-    assert " ERROR " not in server.log, "resets are ordinary"
 
 
 def test_many_commands_at_once_are_answered_one_by_one(server: ServerProcess) -> None:

@@ -30,11 +30,15 @@ def events(prefix: str, count: int, topic: str = "t") -> list[bytes]:
 class Peer:
     """One connection to a server, seen from the client's side."""
 
-    def __init__(self, port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, port: int, *, host: str = "127.0.0.1", source: str = "", receive_buffer: int | None = None
+    ) -> None:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(TIMEOUT_S)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.connect((host, port))
         self._replies = self.socket.makefile("rb")
 
