@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 
 import pytest
 
@@ -133,56 +132,6 @@ def test_a_batch_has_one_reply_with_one_result_an_event_in_order(server: ServerP
     ]
     assert replies[0]["results"][3]["seq"] == replies[0]["results"][0]["seq"]
     assert (replies[1]["duplicate"], replies[2]["results"]) == (1, [])
-
-
-def test_replies_keep_the_order_of_lines_under_pipelining(server_on_both_loops: ServerProcess) -> None:
-    """Eight connections, each with events, duplicates, bad lines, batches and commands mixed."""
-    port = server_on_both_loops.port
-    failures: list[str] = []
-
-    def client(number: int) -> None:
-        lines: list[bytes] = []
-        expected: list[tuple[str, object]] = []
-        for i in range(2000):
-            name = f"c{number}-{i}"
-            match i % 10:
-                case 3:
-                    lines.append(event(f"c{number}-{i - 1}"))
-                    expected.append(("duplicate", f"c{number}-{i - 1}"))
-                case 5:
-                    lines.append(b"%\n")
-                    expected.append(("bad_line", i + 1))
-                case 7:
-                    lines.append(f"EVENT t c{number}-{i - 1}\n".encode())
-                    expected.append(("ok", f"c{number}-{i - 1}"))
-                case 9:
-                    lines.append(b"[" + event(name)[:-1] + b"]\n")
-                    expected.append(("batch", name))
-                case _:
-                    lines.append(event(name))
-                    expected.append(("stored", name))
-        found = []
-        for reply in exchange(port, b"".join(lines)):
-            match reply:
-                case {"code": code, "line": line}:
-                    found.append((code, line))
-                case {"status": "ok", "event": {"event_id": event_id}}:
-                    found.append(("ok", event_id))
-                case {"status": "batch", "results": [{"event_id": event_id}]}:
-                    found.append(("batch", event_id))
-                case _:
-                    found.append((reply["status"], reply.get("event_id")))
-        if found != expected:
-            wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
-            failures.append(f"client {number}: {len(found)} replies to {len(expected)} lines, first wrong: {wrong}")
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
-    assert failures == []
 
 
 def test_a_command_sees_what_was_sent_before_it(server: ServerProcess) -> None:
