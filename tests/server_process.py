@@ -31,17 +31,28 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
 
 
 class ServerProcess:
-    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db."""
+    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
+
+    ``program`` is Python text that runs it in another way than ``python -m aggregator``.
+    """
 
     def __init__(
-        self, folder: Path, *options: str, db: Path | None = None, loop: str = "uvloop", prefix: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *options: str,
+        db: Path | None = None,
+        loop: str = "uvloop",
+        prefix: tuple[str, ...] = (),
+        program: str | None = None,
     ) -> None:
         self.folder = folder
         self.db = db or folder / "data" / "events.db"
         self.log_path = folder / "server.log"
         self._options = options
         self._prefix = prefix
-        self._program = ("-m", "aggregator") if loop == "uvloop" else ("-c", _ON_ASYNCIO)
+        if loop == "asyncio":
+            program = _ON_ASYNCIO
+        self._program = ("-c", program) if program else ("-m", "aggregator")
         self.process: subprocess.Popen[bytes]
         self.port = 0
         self.silent_port = 0

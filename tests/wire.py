@@ -33,7 +33,7 @@ class Peer:
     def __init__(
         self, port: int, *, host: str = "127.0.0.1", source: str = "", receive_buffer: int | None = None
     ) -> None:
-        self.socket = socket.socket()
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(TIMEOUT_S)

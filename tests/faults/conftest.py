@@ -23,7 +23,7 @@ def _size(ci: int, long: int) -> int:
 
 
 ACCOUNTED_LINES: Final = _size(2_000, 10_000)  # T22: of each of 8 clients
-STREAM_EXAMPLES: Final = _size(150, 5_000)  # T23: over a socket; 5,000 always without one, in test_protocol.py
+STREAM_EXAMPLES: Final = _size(500, 5_000)  # T23: over a socket; 5,000 always without one, in test_protocol.py
 MUTATED_LINES: Final = _size(40_000, 200_000)  # T28
 NEMESIS_ROUNDS: Final = _size(2, 20)  # T29
 STOPPED_S: Final = _size(2, 10)  # T29
