@@ -69,13 +69,17 @@ class Network:
 
     def throttle(self, rate: str) -> None:
         """What the server sends goes no faster than that."""
-        _run(
-            "tc", "-n", self.server, "qdisc", "add", "dev", "link0", "root",
-            "tbf", "rate", rate, "burst", "4kb", "latency", "200ms",
-        )  # fmt: skip
+        self._shape("add", rate, "4kb")
 
     def unthrottle(self) -> None:
-        _run("tc", "-n", self.server, "qdisc", "del", "dev", "link0", "root")
+        # Not removed: that would drop what waits in it, and the test would wait for its retransmission.
+        self._shape("change", "1gbit", "1mb")
+
+    def _shape(self, verb: str, rate: str, burst: str) -> None:
+        _run(
+            "tc", "-n", self.server, "qdisc", verb, "dev", "link0", "root",
+            "tbf", "rate", rate, "burst", burst, "latency", "200ms",
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def inside(self, name: str) -> Iterator[None]:

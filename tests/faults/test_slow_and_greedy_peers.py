@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from aggregator.config import IN_FLIGHT_DIVISOR
 from tests.checker import Ledger
 from tests.conftest import StartServer
 from tests.faults.conftest import POLITE_S, UNREAD_EVENTS, RecordFigures
@@ -156,8 +157,9 @@ def test_a_stopped_server_blames_nobody_for_its_own_pause(start_server: StartSer
     with Peer(server.port) as peer:
         peer.ask(b"PING\n")
         peer.send(event("e")[:20])
+        time.sleep(1.2)  # the server has looked at it once
         server.signal(signal.SIGSTOP)
-        time.sleep(4)  # the pause that is tested
+        time.sleep(3)  # the pause that is tested
         peer.send(event("e")[20:])
         server.signal(signal.SIGCONT)
         assert peer.reply()["status"] == "stored"
@@ -166,9 +168,10 @@ def test_a_stopped_server_blames_nobody_for_its_own_pause(start_server: StartSer
 def test_a_flooder_does_not_hold_up_the_polite(server: ServerProcess, record_figures: RecordFigures) -> None:
     """T38. One that keeps 20,000 events in flight, beside 20 that wait for each ack.
 
-    Not three times what they wait when they are alone (measured: 5 to 20 ms): whatever has to be committed waits for
-    the commit before it, and the flooder's commits are as large as its share of the queue allows. Two of these, the
-    judging of its lines between them, and the same three times, is what they may wait.
+    Not three times what they wait when they are alone (measured: 4 to 15 ms): whatever has to be committed waits for
+    the commit before it, and the flooder has a quarter of the queue in flight. The time that the server takes for one
+    such share of the flood, measured here too, is the unit: the polite wait 2.5 to 4 of it, and 12 to 14 when the
+    flooder is not held to its share. With a disk and two cores like these that is 50 to 110 ms.
     """
     ledger = Ledger()
     alone = baseline(ledger, server.port, 20, POLITE_S)
@@ -178,11 +181,11 @@ def test_a_flooder_does_not_hold_up_the_polite(server: ServerProcess, record_fig
             wait_for_acks(polite, POLITE_S)
             stats = server.ask("STATS")
         sent, answered = flooder.end()
-    commit_s = stats["commit_ms"]["p99"] / 1000
+    share_s = stats["queue_limit"] / IN_FLIGHT_DIVISOR / (sent / (POLITE_S + 1))
     flooded = server.ask("TOPICS")["topics"][0]["stored"]
     waited = p99(polite)
-    record_figures("flooder", baseline_s=alone, polite_p99_s=waited, commit_p99_s=commit_s, flood=sent)
+    record_figures("flooder", baseline_s=alone, polite_p99_s=waited, share_s=share_s, flood=sent)
 
     assert flooded == sent == answered > 5_000
-    assert waited < 3 * (alone + 2 * commit_s) + FLOOR_S
+    assert waited < 3 * alone + 7 * share_s + 0.02
     ledger.verify(server)
