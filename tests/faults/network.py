@@ -78,7 +78,7 @@ class Network:
     def _shape(self, verb: str, rate: str, burst: str) -> None:
         _run(
             "tc", "-n", self.server, "qdisc", verb, "dev", "link0", "root",
-            "tbf", "rate", rate, "burst", burst, "latency", "200ms",
+            "tbf", "rate", rate, "burst", burst, "latency", "5s",
         )  # fmt: skip
 
     @contextlib.contextmanager

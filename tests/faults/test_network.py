@@ -168,19 +168,20 @@ def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
         network.throttle("256kbit")
         with network.inside(network.client):
             far = Peer(server.port, host=SERVER_ADDRESS)
+        far.socket.settimeout(60)
         sending = threading.Thread(target=lambda: far.send(b"".join(events("far", count, "far"))), daemon=True)
-        sending.start()
-        with polite_clients(ledger, server.port, 8, "polite") as polite:
-            first = far.reply()
-            wait_for_acks(polite, REPLY_DEADLINE_S + 3)
-            held = server.rss_bytes - memory
-        waited = p99(polite)
-        muted = server.ask("STATS")["muted"]
-        network.unthrottle()
-        assert muted == 0
-        ids = [reply["event_id"] for reply in (first, *far.replies(count - 1))]
-        sending.join(20)
-        far.close()
+        with far:
+            sending.start()
+            with polite_clients(ledger, server.port, 8, "polite") as polite:
+                first = far.reply()
+                wait_for_acks(polite, REPLY_DEADLINE_S + 3)
+                held = server.rss_bytes - memory
+            waited = p99(polite)
+            muted = server.ask("STATS")["muted"]
+            network.unthrottle()
+            assert muted == 0
+            ids = [reply["event_id"] for reply in (first, *far.replies(count - 1))]
+            sending.join(20)
         record_figures("throttled", baseline_s=alone, polite_p99_s=waited, held_bytes=held)
 
         assert ids == [f"far-{number}" for number in range(count)]
