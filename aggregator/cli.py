@@ -156,6 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     _option(serve, "--max-batch", _count, defaults.max_batch, "events in one transaction")
     _option(serve, "--max-line-bytes", _bytes, defaults.max_line_bytes, "longest line")
     _option(serve, "--max-connections", _count, defaults.max_connections, "clients at a time")
+    _option(serve, "--address-connections", _count, defaults.address_connections, "clients at a time from one address")
+    _option(serve, "--line-timeout", _seconds, defaults.line_timeout_s, "seconds to finish a line", "line_timeout_s")
     _option(serve, "--reply-buffer-bytes", _bytes, defaults.reply_buffer_bytes, "replies waiting for one client")
     _option(serve, "--drain-timeout", _seconds, defaults.drain_timeout_s, "seconds to end in", "drain_timeout_s")
     _option(serve, "--log-level", _log_level, defaults.log_level, "debug, info, warning or error")

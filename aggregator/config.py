@@ -43,6 +43,15 @@ class Config:
     """With SPARE_DESCRIPTORS below 1,024, the usual limit, in many containers the hard one. log4js alone was seen to
     open 279."""
 
+    address_connections: int = 720
+    """The same from one address: three quarters, so that one host that leaks connections leaves places to the others,
+    the administrator's among them. Not fewer: all that is on this machine, or behind one router, has one address."""
+
+    line_timeout_s: float = 120.0
+    """How long a line that has begun may stay unfinished. As long as a peer that has vanished is waited for: a link
+    that was cut in the middle of a line and comes back costs nothing. A mebibyte then needs 70 kbit/s. A client that
+    is silent between its lines may be so for ever."""
+
     reply_buffer_bytes: int = MIB
     """Replies waiting in this process for one client that reads slowly: those of about 10,000 events."""
 
@@ -62,6 +71,10 @@ LOW_WATER_DIVISOR: Final = 2
 REPLY_DEADLINE_S: Final = 5.0
 """How long a client may leave its reply buffer full before it is muted. Long enough for a busy reader to come back,
 short enough that a fire-and-forget sender on the wrong port is held up only once."""
+
+TICK_S: Final = 1.0
+"""How often unfinished lines are looked at. Their age is counted in these looks, not by the clock: if it was the
+server that stood still, nobody is to blame."""
 
 LINGER_S: Final = 1.0
 """How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the
@@ -95,8 +108,8 @@ KEEPALIVE_PROBES: Final = 4
 """A peer that vanished without a word is noticed after 60 + 4 x 15 s. Shippers are silent for hours: there is no idle
 timeout."""
 
-SILENT_LOG_INTERVAL_S: Final = 10.0
-"""What the silent port refuses is logged at most once in this time, with the number of lines left out."""
+PEER_LOG_INTERVAL_S: Final = 10.0
+"""What clients do wrong is logged at most once in this time for each kind of it, with the number left out."""
 
 EVENTS_DEFAULT: Final = 10
 EVENTS_MAX: Final = 1000

@@ -31,9 +31,10 @@ from aggregator.config import (
     IN_FLIGHT_DIVISOR,
     LINGER_S,
     LOW_WATER_DIVISOR,
+    PEER_LOG_INTERVAL_S,
     QUIET_S,
     REPLY_DEADLINE_S,
-    SILENT_LOG_INTERVAL_S,
+    TICK_S,
 )
 from aggregator.event import Event
 from aggregator.intake import Commit, Failure, Outcome, Submission
@@ -70,37 +71,48 @@ class _Place:
         self.command = command
 
 
-class RefusalLog:
-    """Says what the silent port refuses, at most one line in SILENT_LOG_INTERVAL_S, with the number left out."""
+class PeerLog:
+    """Says what clients do, of each kind at most one line in PEER_LOG_INTERVAL_S, with the number left out.
+
+    What anybody who connects can bring about as often as he likes must not fill the disk that the events need.
+    """
 
     def __init__(self) -> None:
-        self._next = 0.0
-        self._left_out = 0
+        self._kinds: dict[str, tuple[float, int]] = {}  # when the next line of this kind may come, and how many did not
+
+    def say(self, level: int, kind: str, *details: object) -> None:
+        """Log ``kind``, a format string, with its details, unless one of its kind was logged just now."""
+        now = time.monotonic()
+        due, left_out = self._kinds.get(kind, (0.0, 0))
+        if now < due:
+            self._kinds[kind] = due, left_out + 1
+            return
+        since = f" (and {left_out} more since the last such line)" if left_out else ""
+        log.log(level, kind + "%s", *details, since)
+        self._kinds[kind] = now + PEER_LOG_INTERVAL_S, 0
 
     def refused(self, peer: str, line: int, rejection: Rejection) -> None:
-        now = time.monotonic()
-        if now < self._next:
-            self._left_out += 1
-            return
-        since = f" (and {self._left_out} more since the last such line)" if self._left_out else ""
-        log.warning("silent port: refused line %d of %s: %s: %s%s", line, peer, rejection.code, rejection.detail, since)
-        self._next = now + SILENT_LOG_INTERVAL_S
-        self._left_out = 0
+        """The silent port's only way to answer."""
+        self.say(
+            logging.WARNING, "silent port: refused line %d of %s: %s: %s", line, peer, rejection.code, rejection.detail
+        )
 
 
 class Connection(asyncio.Protocol):
-    """A client of the acked port, or, with ``refusals`` to log, of the silent port, where not a byte is written."""
+    """A client of the acked port, or of the silent port, where not a byte is written."""
 
     def __init__(
         self,
         view: View,
-        refusals: RefusalLog | None,
+        peer_log: PeerLog,
+        silent: bool,
         on_end: Callable[[Connection], None],
         stream: asyncio.StreamWriter,
     ) -> None:
         self._stream = stream  # kept alive only: since Python 3.12 it closes the transport when it is collected
         self._view = view
-        self._refusals = refusals
+        self._log = peer_log
+        self._refusals = peer_log if silent else None
         self._on_end = on_end
         self._transport: asyncio.Transport
         self._peer = ""
@@ -109,11 +121,12 @@ class Connection(asyncio.Protocol):
         self._share = max(1, view.config.queue_events // IN_FLIGHT_DIVISOR)
         self._unanswered = 0  # lines and batch members read, and not yet replied to (or settled, when not replying)
         self._places: deque[_Place] = deque()
-        self._replying = refusals is None
+        self._replying = not silent
         self._flush_scheduled = False
         self._blocked = _Blocked(0)
         self._lines: deque[bytes | None] = deque()  # read, but not yet judged
         self._reads = 0
+        self._unfinished_ticks = 0  # for how many ticks the same line has been unfinished
         self._eof = False  # the peer has closed its half
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
         self._refusing: Failure | None = None  # the server is stopping: answer events with this
@@ -136,10 +149,13 @@ class Connection(asyncio.Protocol):
         self._reads += 1
         if self._ending:
             return
-        self._lines += self._splitter.feed(data)
+        lines = self._splitter.feed(data)
+        if lines:
+            self._lines += lines
+            self._unfinished_ticks = 0
         if self._splitter.foreign_reply:
             self._view.stats.connections_refused += 1
-            log.info("%s speaks HTTP or TLS: closed", self._peer)
+            self._log.say(logging.INFO, "%s speaks HTTP or TLS: closed", self._peer)
             self._end(self._splitter.foreign_reply)
         elif not self._blocked:
             self._take_lines()
@@ -176,6 +192,26 @@ class Connection(asyncio.Protocol):
         """Say why this client is not served, and close."""
         self._linger_s = linger_s
         self._end(protocol.encode(protocol.error(failure.code, failure.detail)))
+
+    def tick(self) -> None:
+        """TICK_S have passed: end a client that leaves a line unfinished for too long, for it is held in memory."""
+        if not self._splitter.unfinished or self._blocked or self._eof or self._ending:
+            self._unfinished_ticks = 0
+            return
+        self._unfinished_ticks += 1
+        timeout_s = self._view.config.line_timeout_s
+        if self._unfinished_ticks * TICK_S > timeout_s:  # the first tick came sooner than TICK_S after its first byte
+            self._unfinished(timeout_s)
+
+    def _unfinished(self, timeout_s: float) -> None:
+        line_number = self._line_number + 1
+        self._view.stats.received += 1
+        self._view.stats.errors += 1
+        self._log.say(
+            logging.WARNING, "%s left its line %d unfinished for %g s: closed", self._peer, line_number, timeout_s
+        )
+        detail = f"line {line_number} is still unfinished after {timeout_s:g} s; send it again"
+        self._end(protocol.encode(protocol.error("bad_line", detail)))
 
     def shut_down(self, failure: Failure) -> None:
         """Answer what was read, then close our half; events that arrive until then are answered with ``failure``.
@@ -450,7 +486,8 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         else:
             self._view.stats.muted += 1
-            log.warning(
+            self._log.say(
+                logging.WARNING,
                 "%s does not read its replies: muted; its events are stored. The silent port is for such senders",
                 self._peer,
             )

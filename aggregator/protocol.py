@@ -96,6 +96,11 @@ class LineSplitter:
         self._skipping = False  # inside an over-long line already reported
         self._in_first_line = True
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a line is held that has not ended yet; the tail of an over-long one is not held."""
+        return bool(self._rest)
+
     def feed(self, data: bytes) -> list[bytes | None]:
         """Take the next bytes; return the lines that they complete."""
         if self._in_first_line and not self.foreign_reply:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
 import logging
 import os
 import resource
 import select
 import signal
 import socket
+import sys
+from collections import Counter
 from functools import partial
+from typing import Any
 
 from aggregator import __version__
 from aggregator.admin import View
@@ -24,9 +29,10 @@ from aggregator.config import (
     KEEPALIVE_PROBES,
     LAST_COMMIT_S,
     SPARE_DESCRIPTORS,
+    TICK_S,
     Config,
 )
-from aggregator.connection import Connection, RefusalLog
+from aggregator.connection import Connection, PeerLog
 from aggregator.consumer import Consumer
 from aggregator.intake import Failure, Intake
 from aggregator.stats import Stats
@@ -49,26 +55,29 @@ class Server:
         self._intake = Intake(config.queue_events, config.queue_bytes)
         self._consumer = Consumer(self._intake, store, self._stats, config.max_batch)
         self._view = View(config, self._stats, self._intake, store)
-        self._refusals = RefusalLog()
+        self._peer_log = PeerLog()
         self._listeners: list[asyncio.Server] = []
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, str] = {}  # and where each comes from
+        self._origins: Counter[str] = Counter()
         self._refused: set[Connection] = set()
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Serve until ``stop`` is set, or until the store fails. Return whether all that was read is stored."""
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         # 1. Listen, so that a port in use is found before anything else happens.
-        acked = await self._listen(self._config.port, None)
+        acked = await self._listen(self._config.port, silent=False)
         silent = "off"
         if self._config.silent_port is not None:
-            silent = await self._listen(self._config.silent_port, self._refusals)
+            silent = await self._listen(self._config.silent_port, silent=True)
         # 2. Store what arrives, until told to stop.
         consumer = asyncio.create_task(self._consumer.run())
         log.info(
             "aggregator %s ready: acked port %s, silent port %s, %d events in %s",
             __version__, acked, silent, self._store.stored_total, self._store.path,
         )  # fmt: skip
+        self._tick()
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({consumer, stopped}, return_when=asyncio.FIRST_COMPLETED)
         # 3. Stop, in either case.
@@ -78,11 +87,11 @@ class Server:
             return False
         return await self._drain(consumer)
 
-    async def _listen(self, port: int, refusals: RefusalLog | None) -> str:
+    async def _listen(self, port: int, silent: bool) -> str:
         """Open a listener; return the addresses it is bound to, as ``host:port``."""
         try:
             listener = await asyncio.start_server(
-                partial(self._accept, refusals), self._config.host, port, backlog=BACKLOG
+                partial(self._accept, silent), self._config.host, port, backlog=BACKLOG
             )
         except (OSError, UnicodeError) as error:  # a host's name that is unknown or none, a port in use, forbidden …
             reason = None
@@ -92,34 +101,65 @@ class Server:
         self._listeners.append(listener)
         return " and ".join("{}:{}".format(*one.getsockname()[:2]) for one in listener.sockets)
 
-    def _accept(self, refusals: RefusalLog | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, silent: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
-        connection = Connection(self._view, refusals, self._ended, writer)
+        connection = Connection(self._view, self._peer_log, silent, self._ended, writer)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self._stats.connections_total += 1
-        late = self._stopping and refusals  # accepted as the listener closed: its events count like the others'
-        if not late and (self._stopping or len(self._connections) >= self._config.max_connections):
-            self._refuse(connection, refusals)
+        late = self._stopping and silent  # accepted as the listener closed: its events count like the others'
+        origin = _origin(transport.get_extra_info("peername"))
+        if (failure := self._why_not(origin)) and not late:
+            self._refuse(connection, silent, failure)
             return
-        self._connections.add(connection)
+        self._connections[connection] = origin
+        self._origins[origin] += 1
         if late and self._stopping:
             asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
         self._stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
-    def _refuse(self, connection: Connection, refusals: RefusalLog | None) -> None:
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            # asyncio tries a whole backlog in vain each second, and would log a traceback each time.
+            self._peer_log.say(logging.ERROR, "cannot accept clients: %s", error.strerror)
+        else:
+            loop.default_exception_handler(context)
+
+    def _tick(self) -> None:
+        for connection in list(self._connections):
+            connection.tick()
+        asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _why_not(self, origin: str) -> Failure | None:
+        """Why one more client from there is not served."""
+        if self._stopping:
+            return self._stopping
+        if len(self._connections) >= self._config.max_connections:
+            return Failure("busy", f"{self._config.max_connections} connections are open; try again later")
+        if self._origins[origin] >= self._config.address_connections:
+            return Failure(
+                "busy", f"{self._config.address_connections} connections from {origin} are open; try again later"
+            )
+        return None
+
+    def _refuse(self, connection: Connection, silent: bool, failure: Failure) -> None:
         self._stats.connections_refused += 1
-        if refusals or len(self._refused) >= SPARE_DESCRIPTORS // 2:
+        if not self._stopping:
+            self._peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
+        if silent or len(self._refused) >= SPARE_DESCRIPTORS // 2:
             connection.abort()
             return
         self._refused.add(connection)
-        busy = Failure("busy", f"{self._config.max_connections} connections are open; try again later")
-        connection.refuse(self._stopping or busy, BUSY_LINGER_S)
+        connection.refuse(failure, BUSY_LINGER_S)
 
     def _ended(self, connection: Connection) -> None:
-        self._connections.discard(connection)
         self._refused.discard(connection)
+        if origin := self._connections.pop(connection, None):
+            self._origins[origin] -= 1
+            if not self._origins[origin]:
+                del self._origins[origin]  # or it would grow with every address ever seen
         self._stats.connections = len(self._connections)
         if not self._connections:
             self._nobody_left.set()
@@ -227,6 +267,16 @@ def _handle_signals(stop: asyncio.Event) -> None:
         loop.add_signal_handler(number, on_signal, number.name)
 
 
+def _origin(peername: tuple[str, int] | None) -> str:
+    """Who counts as one: an IPv4 address, or the half of an IPv6 address that names a network, for each host has 2^64
+    of the other half."""
+    address = peername[0] if peername else "an unknown address"  # it may be gone already
+    if ":" not in address:
+        return address
+    network = ipaddress.IPv6Address(address.partition("%")[0]).packed[:8]
+    return f"{ipaddress.IPv6Address(network + bytes(8))}/64"
+
+
 def _keep_alive(sock: socket.socket) -> None:
     """Notice a peer that has vanished without a word."""
     with contextlib.suppress(OSError):  # it may be gone already
@@ -237,15 +287,20 @@ def _keep_alive(sock: socket.socket) -> None:
 
 
 def _allow_descriptors(connections: int) -> None:
-    """At the limit of descriptors asyncio logs a hundred errors a second and uvloop drops peers: stay below it."""
+    """At the limit of descriptors asyncio logs a thousand errors a second and uvloop drops peers: stay below it.
+
+    Where it may be, also when a whole backlog arrives at once: the event loop accepts all of it before the first one
+    is refused.
+    """
     needed = connections + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise CannotStart(
-                f"max-connections {connections} needs {needed} descriptors, and the limit here is {hard} (ulimit -Hn)"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    allowed = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    if allowed < needed:
+        raise CannotStart(
+            f"max-connections {connections} needs {needed} descriptors, and the limit here is {hard} (ulimit -Hn)"
+        )
+    if soft != resource.RLIM_INFINITY and soft < needed + BACKLOG:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed + BACKLOG, allowed), hard))
 
 
 def _defect(consumer: asyncio.Task[None]) -> BaseException | None:

@@ -20,12 +20,17 @@ cli.run_server = functools.partial(cli.run_server, new_loop=asyncio.new_event_lo
 """
 
 SMALL_LEDGER = """
-from aggregator import consumer, ledger
+from aggregator import consumer, ledger, store
 ledger.MEMTABLE_KEYS, ledger.FANOUT, ledger.SLICE_KEYS, ledger.MAX_SLICE_KEYS = 64, 2, 16, 256
 consumer.IDLE_S = 0.01
-consumer.CHECKPOINT_BYTES = 1 << 20
+store.COPY_BYTES = 1 << 20
 """
 """Changes that let a few hundred events pass through flushes, merges and checkpoints."""
+
+
+def changed(changes: str) -> str:
+    """A program that makes these changes to the product, and runs it."""
+    return f"import sys\nfrom aggregator import cli\n{changes}\nsys.exit(cli.main())"
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -39,7 +44,7 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
 class ServerProcess:
     """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
 
-    ``changes`` is Python that is run before the product's ``cli.main``.
+    ``program`` is Python text that runs it in another way than ``python -m aggregator``.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class ServerProcess:
         db: Path | None = None,
         loop: str = "uvloop",
         prefix: tuple[str, ...] = (),
-        changes: str = "",
+        program: str | None = None,
     ) -> None:
         self.folder = folder
         self.db = db or folder / "data" / "events.db"
@@ -57,9 +62,8 @@ class ServerProcess:
         self._options = options
         self._prefix = prefix
         if loop == "asyncio":
-            changes += _ON_ASYNCIO
-        program = f"import sys\nfrom aggregator import cli\n{changes}\nsys.exit(cli.main())"
-        self._program = ("-c", program) if changes else ("-m", "aggregator")
+            program = changed(_ON_ASYNCIO)
+        self._program = ("-c", program) if program else ("-m", "aggregator")
         self.process: subprocess.Popen[bytes]
         self.port = 0
         self.silent_port = 0
@@ -137,3 +141,13 @@ class ServerProcess:
     def rss_bytes(self) -> int:
         fields = Path(f"/proc/{self.pid}/statm").read_text().split()
         return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time that it has used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

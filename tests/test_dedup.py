@@ -1,4 +1,7 @@
-"""A key is stored once, whatever is resent, by whom, in one line, one batch, over connections and restarts."""
+"""A key is stored once, whatever is resent, by whom, in one line, one batch, over connections and restarts.
+
+Fault test T21.
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.checker import Ledger, Sender, check_database
 from tests.conftest import StartServer
-from tests.server_process import SMALL_LEDGER, ServerProcess, wait_until
+from tests.server_process import SMALL_LEDGER, ServerProcess, changed, wait_until
 from tests.wire import Peer, event, events, exchange
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mount and strace")
@@ -66,6 +66,7 @@ def test_sigterm_under_load_answers_what_was_read_and_exits_0(start_server: Star
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_sigterm_with_idle_clients_ends_in_time(start_server: StartServer, loop: str) -> None:
+    """T43."""
     server = start_server("--drain-timeout", "1", loop=loop)
     idle = [Peer(server.port) for _ in range(25)] + [Peer(server.silent_port) for _ in range(25)]
     wait_until(lambda: server.ask("STATS")["connections"] == 51)
@@ -164,7 +165,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_said_and_acks_resume_by_themselves(
     start_server: StartServer, small_disk: Path, changes: str
 ) -> None:
-    server = start_server(db=small_disk / "events.db", changes=changes)
+    server = start_server(db=small_disk / "events.db", program=changed(changes))
     payload = '{"x":"' + "x" * 1000 + '"}'
     sent = {}
     acked: set[str] = set()

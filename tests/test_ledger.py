@@ -35,7 +35,7 @@ from aggregator.store import SEEN_TOPICS, StorageBusy, StorageFailed, StorageFul
 from tests.checker import Ledger as Sent
 from tests.checker import Sender, check_database
 from tests.conftest import StartServer
-from tests.server_process import SMALL_LEDGER, wait_until
+from tests.server_process import SMALL_LEDGER, changed, wait_until
 from tests.test_store import steps
 from tests.wire import exchange
 
@@ -744,7 +744,7 @@ def test_kill_9_during_flushes_and_merges_loses_and_doubles_nothing(
     seed = random.SystemRandom().getrandbits(32)
     print(f"seed {seed}")
     moments = random.Random(seed)
-    server = start_server(changes=SMALL_LEDGER + _KILLS_ITSELF)
+    server = start_server(program=changed(SMALL_LEDGER + _KILLS_ITSELF))
     sent = Sent()
     for number in range(8):
         senders = [Sender(sent, server.port, f"r{number}c{i}", in_flight=100) for i in range(3)]

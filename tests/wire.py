@@ -30,12 +30,16 @@ def events(prefix: str, count: int, topic: str = "t") -> list[bytes]:
 class Peer:
     """One connection to a server, seen from the client's side."""
 
-    def __init__(self, port: int, *, receive_buffer: int | None = None) -> None:
-        self.socket = socket.socket()
+    def __init__(
+        self, port: int, *, host: str = "127.0.0.1", source: str = "", receive_buffer: int | None = None
+    ) -> None:
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(TIMEOUT_S)
-        self.socket.connect(("127.0.0.1", port))
+        if source:
+            self.socket.bind((source, 0))
+        self.socket.connect((host, port))
         self._replies = self.socket.makefile("rb")
 
     def send(self, data: bytes) -> None:

@@ -1,0 +1,65 @@
+"""How large the fault tests are, and where their figures go.
+
+Two environment variables, for whoever runs them by hand:
+
+- ``AGGREGATOR_FAULTS=long``: as many rounds as a release deserves, instead of what CI has time for;
+- ``AGGREGATOR_FAULTS_RESULT=FILE``: append what each test has measured, one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+
+LONG: Final = os.environ.get("AGGREGATOR_FAULTS") == "long"
+
+
+def _size(ci: int, long: int) -> int:
+    return long if LONG else ci
+
+
+ACCOUNTED_LINES: Final = _size(2_000, 10_000)  # T22: of each of 8 clients
+STREAM_EXAMPLES: Final = _size(500, 5_000)  # T23: over a socket; 5,000 always without one, in test_protocol.py
+MUTATED_LINES: Final = 200_000  # T28
+NEMESIS_ROUNDS: Final = _size(2, 20)  # T29
+STOPPED_S: Final = _size(2, 10)  # T29
+UNREAD_EVENTS: Final = _size(60_000, 200_000)  # T30: enough for its buffer and the kernel's to be full
+RESETS: Final = 1_000  # T35: on each loop
+CUT_S: Final = _size(5, 30)  # T36
+POLITE_S: Final = _size(2, 10)  # T30, T31, T37, T38: how long latencies are measured
+CHURN: Final = _size(4_000, 20_000)  # T39
+SOAK_S: Final = _size(45, 1_800)  # T41: 45 s show a leak of 5 bytes an event, and CI has 4 minutes for all of this
+FUZZ_S: Final = _size(30, 600)
+
+LONG_TIMEOUT_S: Final = 3_600
+"""A test of the long run may take this, instead of the usual time limit of a test."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.fault)
+            if LONG:
+                item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
+
+
+class RecordFigures(Protocol):
+    def __call__(self, name: str, **figures: float | str) -> None: ...
+
+
+@pytest.fixture
+def record_figures(request: pytest.FixtureRequest) -> RecordFigures:
+    """Keep what a test has measured: printed, and appended to the file of ``AGGREGATOR_FAULTS_RESULT``."""
+
+    def record(name: str, **figures: float | str) -> None:
+        line = json.dumps({"name": name, "test": request.node.nodeid, **figures}) + "\n"
+        print(line, end="")
+        if path := os.environ.get("AGGREGATOR_FAULTS_RESULT"):
+            with Path(path).open("a") as file:  # one short write at the end: tests run beside each other
+                file.write(line)
+
+    return record

@@ -1,0 +1,39 @@
+"""The protocol under coverage-guided fuzzing, and every input that it ever found."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import FUZZ_S, RecordFigures
+from tests.faults.fuzz_protocol import check
+from tests.faults.lines import SEEDS
+
+FOUND: list[bytes] = []
+
+
+@pytest.mark.parametrize("data", [b"\x07\x40\x01\xff" + seed for seed in SEEDS] + FOUND)
+def test_what_was_found_once(data: bytes) -> None:
+    check(data)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("atheris"), reason="needs atheris: pip install -e '.[fuzz]'")
+@pytest.mark.timeout(FUZZ_S + 120)
+def test_fuzzing_finds_nothing(tmp_path: Path, record_figures: RecordFigures) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults.fuzz_protocol", f"{FUZZ_S}", f"{tmp_path}"],
+        capture_output=True, text=True, cwd=Path(__file__).parent.parent.parent,
+    )  # fmt: skip
+    found = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != "dictionary"]
+    assert (done.returncode, found) == (0, []), done.stderr[-3000:]
+    runs = re.search(r"Done (\d+) runs", done.stderr)
+    coverage = re.findall(r"cov: (\d+)", done.stderr)
+    assert runs, done.stderr[-1000:]
+    assert int(runs[1]) > 1000
+    assert int(coverage[-1]) > 100, "it is guided by what the code does"
+    record_figures("fuzz", seconds=FUZZ_S, runs=int(runs[1]), coverage=int(coverage[-1]))

@@ -1,0 +1,209 @@
+"""The network fails: it is cut in mid-stream, it loses a peer without a word, it is far slower than the server."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import REPLY_DEADLINE_S
+from tests.checker import Ledger
+from tests.conftest import StartServer
+from tests.faults.conftest import CUT_S, POLITE_S, UNREAD_EVENTS, RecordFigures
+from tests.faults.network import SERVER_ADDRESS, Network
+from tests.faults.polite import baseline, p99, polite_clients, wait_for_acks
+from tests.server_process import ServerProcess, wait_until
+from tests.wire import Peer, event, events
+
+pytestmark = pytest.mark.root
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    made = Network()
+    if reason := made.make():
+        pytest.skip(f"needs root and network namespaces: {reason}")
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def far_server(network: Network, start_server: StartServer) -> ServerProcess:
+    """A server on the other machine."""
+    return start_server("--host", "0.0.0.0", prefix=network.on_server())
+
+
+def test_a_cut_link_loses_and_doubles_nothing(
+    network: Network, far_server: ServerProcess, record_figures: RecordFigures
+) -> None:
+    """T36. Three thousand events go on their way before, during and after the cut; the client is our own, which sends
+    again what was not acked."""
+    server = far_server
+    lines = events("e", 3000)
+    client = subprocess.Popen(
+        [*network.on_client(), sys.executable, "-m", "aggregator", "send", "--to", f"{SERVER_ADDRESS}:{server.port}"],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parent.parent.parent,
+    )  # fmt: skip
+    assert client.stdin
+    with network.inside(network.server), client:
+        client.stdin.write(b"".join(lines[:1000]))
+        client.stdin.flush()
+        wait_until(lambda: server.ask("STATS")["stored_total"] == 1000)
+        network.cut()
+        client.stdin.write(b"".join(lines[1000:2000]))
+        client.stdin.flush()
+        time.sleep(CUT_S)  # the fault
+        assert server.ask("STATS")["stored_total"] == 1000, "it was cut"
+        network.mend()
+        mended = time.monotonic()
+        _, complaints = client.communicate(b"".join(lines[2000:]), timeout=180)
+        recovered_s = time.monotonic() - mended
+
+        record_figures("cut_link", cut_s=CUT_S, recovered_s=recovered_s)
+        assert client.returncode == 0, complaints
+        assert server.stored("t").keys() == {f"e-{number}" for number in range(3000)}
+        wait_until(lambda: server.ask("STATS")["connections"] == 1)
+
+
+_QUICK_KEEPALIVE = """
+import sys
+import aggregator.server
+from aggregator import cli
+aggregator.server.KEEPALIVE_IDLE_S = 1
+aggregator.server.KEEPALIVE_INTERVAL_S = 1
+aggregator.server.KEEPALIVE_PROBES = 3
+sys.exit(cli.main())
+"""
+
+
+def test_a_peer_that_vanished_is_noticed(
+    network: Network, start_server: StartServer, record_figures: RecordFigures
+) -> None:
+    """T36. With keepalive at 1 + 3 x 1 s instead of 60 + 4 x 15. Half a line that it has sent is dropped with it, and
+    nobody else notices. A peer that is there and says nothing stays."""
+    server = start_server("--host", "0.0.0.0", prefix=network.on_server(), program=_QUICK_KEEPALIVE)
+    with network.inside(network.client):
+        vanishing = [Peer(port, host=SERVER_ADDRESS) for port in (server.port, server.silent_port)]
+    vanishing[0].ask(event("before"))
+    vanishing[1].send(event("shipped") + event("half")[:-1])
+    with network.inside(network.server), Peer(server.port) as idle:
+        wait_until(lambda: server.ask("STATS")["stored_total"] == 2)
+        assert server.ask("STATS")["connections"] == 4
+        network.cut()
+        cut = time.monotonic()
+        wait_until(lambda: server.ask("STATS")["connections"] == 2, 15)
+        noticed_s = time.monotonic() - cut
+        record_figures("vanished_peer", noticed_s=noticed_s)
+        assert 2 < noticed_s < 6
+        assert idle.ask(b"PING\n")["pong"] is True
+        assert server.stored("t").keys() == {"before", "shipped"}
+    for peer in vanishing:
+        peer.close()
+    assert "Traceback" not in server.log
+
+
+def test_keepalive_is_on_for_every_connection(network: Network, far_server: ServerProcess) -> None:
+    """T36. As the product sets it: the kernel says when it will look for the peer."""
+    with network.inside(network.client):
+        peers = [Peer(port, host=SERVER_ADDRESS) for port in (far_server.port, far_server.silent_port)]
+    for port in (far_server.port, far_server.silent_port):
+        shown = subprocess.run(
+            [*network.on_server(), "ss", "-Htno", "state", "established", f"sport = :{port}"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        assert "timer:(keepalive,59" in shown or "timer:(keepalive,1min" in shown, shown
+    for peer in peers:
+        peer.close()
+
+
+def test_a_peer_that_vanished_with_replies_on_their_way_is_noticed(network: Network, far_server: ServerProcess) -> None:
+    """T36. Keepalive waits for the retransmission of those replies to end: the kernel's tcp_retries2, by default about
+    15 minutes, here three tries. (A user timeout on the socket would be shorter, and would also reset a client that
+    only does not read its replies; its events count.)"""
+    server = far_server
+    retries = "net.ipv4.tcp_retries2=3"
+    subprocess.run([*network.on_server(), "sysctl", "-qw", retries], check=True)
+    with network.inside(network.client):
+        peer = Peer(server.port, host=SERVER_ADDRESS)
+    peer.ask(event("before"))
+    server.signal(signal.SIGSTOP)
+    peer.send(event("last"))
+    wait_until(lambda: _unread_bytes(network, server.port) == len(event("last")))
+    network.cut()
+    server.signal(signal.SIGCONT)
+    with network.inside(network.server):
+        wait_until(lambda: server.ask("STATS")["connections"] == 1, 20)
+        assert server.stored("t").keys() == {"before", "last"}, "what was read counts"
+    peer.close()
+    assert "Traceback" not in server.log
+
+
+def _unread_bytes(network: Network, port: int) -> int:
+    """What has arrived on the server's machine and was not read yet."""
+    command = [*network.on_server(), "ss", "-Htn", "state", "established", f"sport = :{port}"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(shown.split()[0])
+
+
+def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
+    network: Network, start_server: StartServer, record_figures: RecordFigures
+) -> None:
+    """T37. The way of the acks is a 256 kbit/s link; the others are served as if it were not there. Who reads slowly is
+    not taken for one who does not read: it has every reply in the end."""
+    server = start_server("--host", "0.0.0.0", "--reply-buffer-bytes", "65536", prefix=network.on_server())
+    # The kernel's own buffer for these acks is small, so that the server's is full for longer than a silent reader has.
+    subprocess.run([*network.on_server(), "sysctl", "-qw", "net.ipv4.tcp_wmem=4096 16384 131072"], check=True)
+    ledger = Ledger()
+    count = UNREAD_EVENTS
+    with network.inside(network.server):
+        alone = baseline(ledger, server.port, 8, POLITE_S)
+        memory = server.rss_bytes
+        network.throttle("256kbit")
+        with network.inside(network.client):
+            far = Peer(server.port, host=SERVER_ADDRESS)
+        far.socket.settimeout(60)
+        sending = threading.Thread(target=lambda: far.send(b"".join(events("far", count, "far"))), daemon=True)
+        with far:
+            sending.start()
+            with polite_clients(ledger, server.port, 8, "polite") as polite:
+                first = far.reply()
+                wait_for_acks(polite, REPLY_DEADLINE_S + 3)
+                held = server.rss_bytes - memory
+            waited = p99(polite)
+            muted = server.ask("STATS")["muted"]
+            network.unthrottle()
+            assert muted == 0
+            ids = [reply["event_id"] for reply in (first, *far.replies(count - 1))]
+            sending.join(20)
+        record_figures("throttled", baseline_s=alone, polite_p99_s=waited, held_bytes=held)
+
+        assert ids == [f"far-{number}" for number in range(count)]
+        assert held < 32 * MIB
+        assert waited < 2 * alone + 0.05
+        ledger.verify(server)
+
+
+def test_an_ipv6_network_counts_as_one_address(network: Network, start_server: StartServer) -> None:
+    """The cap of an address: a host has 2^64 of them in its network."""
+    for address in ("fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:2::1"):
+        command = ["ip", "-n", network.server, "address", "add", f"{address}/64", "dev", "lo", "nodad"]
+        subprocess.run(command, check=True)
+    server = start_server("--host", "fd00:1::1", "--address-connections", "2", prefix=network.on_server())
+    with network.inside(network.server), contextlib.ExitStack() as stack:
+
+        def connect(source: str) -> Peer:
+            return stack.enter_context(Peer(server.port, host="fd00:1::1", source=source))
+
+        assert connect("fd00:1::2").ask(b"PING\n")["pong"] is True
+        assert connect("fd00:1::3").ask(b"PING\n")["pong"] is True
+        assert connect("fd00:1::1").reply()["detail"] == "2 connections from fd00:1::/64 are open; try again later"
+        assert connect("fd00:2::1").ask(b"PING\n")["pong"] is True
