@@ -31,17 +31,29 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
 
 
 class ServerProcess:
-    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db."""
+    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
+
+    ``prefix`` are words before the command, such as a tracer; ``program`` is Python that runs instead of the product's
+    own ``__main__``, after it has broken something.
+    """
 
     def __init__(
-        self, folder: Path, *options: str, db: Path | None = None, loop: str = "uvloop", prefix: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        *options: str,
+        db: Path | None = None,
+        loop: str = "uvloop",
+        prefix: tuple[str, ...] = (),
+        program: str | None = None,
     ) -> None:
         self.folder = folder
         self.db = db or folder / "data" / "events.db"
         self.log_path = folder / "server.log"
         self._options = options
         self._prefix = prefix
-        self._program = ("-m", "aggregator") if loop == "uvloop" else ("-c", _ON_ASYNCIO)
+        if loop == "asyncio":
+            program = _ON_ASYNCIO
+        self._program = ("-c", program) if program else ("-m", "aggregator")
         self.process: subprocess.Popen[bytes]
         self.port = 0
         self.silent_port = 0
@@ -104,15 +116,20 @@ class ServerProcess:
         """The answer to one admin command, on a connection of its own."""
         return wire.exchange(self.port, command.encode() + b"\n")[0]
 
-    def stored(self, topic: str) -> dict[str, wire.Json]:
-        """Every stored event of a topic by event_id, paged through as a reader would."""
-        events: dict[str, wire.Json] = {}
+    def listed(self, topic: str) -> list[wire.Json]:
+        """Every stored event of a topic in order of seq, paged through as a reader would."""
+        events: list[wire.Json] = []
         after = 0
         while page := self.ask(f"EVENTS {topic} 1000 AFTER {after}")["events"]:
-            for event in page:
-                assert event["event_id"] not in events, "stored twice"
-                events[event["event_id"]] = event
+            events += page
             after = page[-1]["seq"]
+        return events
+
+    def stored(self, topic: str) -> dict[str, wire.Json]:
+        """The same by event_id."""
+        listed = self.listed(topic)
+        events = {event["event_id"]: event for event in listed}
+        assert len(events) == len(listed), "stored twice"
         return events
 
     @property

@@ -1,0 +1,89 @@
+"""How large the fault tests are, where their figures go, and the disks they break.
+
+Three environment variables, for whoever runs them by hand:
+
+- ``AGGREGATOR_FAULTS=long``: as many rounds as a release deserves, instead of what CI has time for;
+- ``AGGREGATOR_FAULT_FIGURES=FILE``: append what each test has measured, one JSON object a line;
+- ``AGGREGATOR_FAULT_SEED=NUMBER``: the random moments of an earlier run, which printed it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Protocol
+
+import pytest
+
+from tests.faults.disk import Ext4Image, SmallDisk
+
+LONG: Final = os.environ.get("AGGREGATOR_FAULTS") == "long"
+
+
+def _size(ci: int, long: int) -> int:
+    return long if LONG else ci
+
+
+KILL_ROUNDS: Final = _size(20, 100)  # T1
+POWER_CUT_ROUNDS: Final = _size(3, 20)  # T2
+CONTROL_ROUNDS: Final = _size(2, 20)  # T3
+
+LONG_TIMEOUT_S: Final = 1800
+"""A test of the long run may take this, instead of the usual time limit of a test."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.fault)
+            if LONG:
+                item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
+
+
+@pytest.fixture
+def moments() -> random.Random:
+    """Random moments for faults. The seed is printed, and shown when the test fails."""
+    seed = int(os.environ.get("AGGREGATOR_FAULT_SEED") or random.SystemRandom().getrandbits(32))
+    print(f"AGGREGATOR_FAULT_SEED={seed}")
+    return random.Random(seed)
+
+
+class RecordFigures(Protocol):
+    def __call__(self, fault: str, **figures: float | str) -> None: ...
+
+
+@pytest.fixture
+def record_figures(request: pytest.FixtureRequest) -> RecordFigures:
+    """Keep what a test has measured: printed, and appended to the file of ``AGGREGATOR_FAULT_FIGURES``."""
+
+    def record(fault: str, **figures: float | str) -> None:
+        line = json.dumps({"test": request.node.nodeid, "fault": fault, **figures}) + "\n"
+        print(line, end="")
+        if path := os.environ.get("AGGREGATOR_FAULT_FIGURES"):
+            with Path(path).open("a") as file:  # one short write at the end: tests run beside each other
+                file.write(line)
+
+    return record
+
+
+@pytest.fixture
+def ext4_image(tmp_path: Path) -> Iterator[Ext4Image]:
+    """A disk of its own, whose content can be looked at as a power cut would leave it."""
+    image = Ext4Image(tmp_path / "disk.img", tmp_path / "disk")
+    if reason := image.make():
+        pytest.skip(f"cannot mount an image here: {reason}")
+    yield image
+    image.remove()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk that is soon full, and can be enlarged."""
+    disk = SmallDisk(tmp_path / "small")
+    if reason := disk.make():
+        pytest.skip(f"cannot mount a tmpfs here: {reason}")
+    yield disk
+    disk.remove()
