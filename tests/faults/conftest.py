@@ -3,8 +3,8 @@
 Three environment variables, for whoever runs them by hand:
 
 - ``AGGREGATOR_FAULTS=long``: as many rounds as a release deserves, instead of what CI has time for;
-- ``AGGREGATOR_FAULT_FIGURES=FILE``: append what each test has measured, one JSON object a line;
-- ``AGGREGATOR_FAULT_SEED=NUMBER``: the random moments of an earlier run, which printed it.
+- ``AGGREGATOR_FAULTS_RESULT=FILE``: append what each test has measured, one JSON object a line;
+- ``AGGREGATOR_FAULTS_SEED=NUMBER``: the random moments of an earlier run, which printed it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ def _size(ci: int, long: int) -> int:
 KILL_ROUNDS: Final = _size(20, 100)  # T1
 POWER_CUT_ROUNDS: Final = _size(3, 20)  # T2
 CONTROL_ROUNDS: Final = _size(2, 20)  # T3
+GAP_ROUNDS: Final = _size(8, 40)  # T12
+DRAIN_KILL_ROUNDS: Final = _size(10, 50)  # T44
 
 LONG_TIMEOUT_S: Final = 1800
 """A test of the long run may take this, instead of the usual time limit of a test."""
@@ -46,23 +48,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def moments() -> random.Random:
     """Random moments for faults. The seed is printed, and shown when the test fails."""
-    seed = int(os.environ.get("AGGREGATOR_FAULT_SEED") or random.SystemRandom().getrandbits(32))
-    print(f"AGGREGATOR_FAULT_SEED={seed}")
+    seed = int(os.environ.get("AGGREGATOR_FAULTS_SEED") or random.SystemRandom().getrandbits(32))
+    print(f"AGGREGATOR_FAULTS_SEED={seed}")
     return random.Random(seed)
 
 
 class RecordFigures(Protocol):
-    def __call__(self, fault: str, **figures: float | str) -> None: ...
+    def __call__(self, name: str, **figures: float | str) -> None: ...
 
 
 @pytest.fixture
 def record_figures(request: pytest.FixtureRequest) -> RecordFigures:
-    """Keep what a test has measured: printed, and appended to the file of ``AGGREGATOR_FAULT_FIGURES``."""
+    """Keep what a test has measured: printed, and appended to the file of ``AGGREGATOR_FAULTS_RESULT``."""
 
-    def record(fault: str, **figures: float | str) -> None:
-        line = json.dumps({"test": request.node.nodeid, "fault": fault, **figures}) + "\n"
+    def record(name: str, **figures: float | str) -> None:
+        line = json.dumps({"name": name, "test": request.node.nodeid, **figures}) + "\n"
         print(line, end="")
-        if path := os.environ.get("AGGREGATOR_FAULT_FIGURES"):
+        if path := os.environ.get("AGGREGATOR_FAULTS_RESULT"):
             with Path(path).open("a") as file:  # one short write at the end: tests run beside each other
                 file.write(line)
 
