@@ -289,34 +289,3 @@ def test_acks_are_durable_by_sqlites_own_settings(server: ServerProcess) -> None
     """WAL is in the file; that every commit is fsynced is seen in the system calls."""
     exchange(server.port, event("e"))
     assert server.db.read_bytes()[18:20] == b"\x02\x02", "the file format says WAL"
-
-
-@pytest.mark.root
-@is_root
-@has_strace
-def test_an_fsync_of_the_wal_comes_before_each_ack(server: ServerProcess, tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    tracer = subprocess.Popen(
-        ["strace", "-f", "-qq", "-y", "-p", str(server.pid), "-o", str(trace), "-s", "40",
-         "-e", "trace=fdatasync,pwrite64,write,sendto,sendmsg,writev"],
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    wait_until(lambda: f"TracerPid:\t{tracer.pid}" in Path(f"/proc/{server.pid}/status").read_text())
-    with Peer(server.port) as peer:
-        for line in events("e", 100):
-            assert peer.ask(line)["status"] == "stored"
-    tracer.terminate()
-    tracer.wait(10)
-
-    written = synced = False
-    acks = 0
-    for call in trace.read_text().splitlines():
-        if "pwrite64(" in call and "events.db-wal>" in call:
-            written, synced = True, False
-        elif "fdatasync" in call and call.endswith("= 0"):
-            synced = synced or written
-        elif '"{\\"status\\":\\"stored\\"' in call:
-            assert synced, call
-            written = synced = False
-            acks += 1
-    assert acks == 100
