@@ -205,8 +205,9 @@ class Store:
             await store._open()
         except BaseException as error:
             await store.close()
-            if isinstance(error, sqlite3.Error):
-                raise StoreUnusable(f"cannot use {path}: {error}") from error
+            if isinstance(error, sqlite3.Error | OSError):
+                reason = error.strerror if isinstance(error, OSError) else None
+                raise StoreUnusable(f"cannot use {path}: {reason or error}") from error
             raise
         return store
 
