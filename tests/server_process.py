@@ -50,7 +50,7 @@ class ServerProcess:
         self.db = db or folder / "data" / "events.db"
         self.log_path = folder / "server.log"
         self._options = options
-        self._prefix = prefix
+        self.prefix = prefix
         if loop == "asyncio":
             program = _ON_ASYNCIO
         self._program = ("-c", program) if program else ("-m", "aggregator")
@@ -61,10 +61,16 @@ class ServerProcess:
     def start(self, port: int = 0, silent_port: int = 0) -> ServerProcess:
         """Start it and wait until it is ready."""
         seen = len(self.log)
+        assert self.try_to_start(port, silent_port), f"it ended with {self.process.returncode}: {self.log[seen:]}"
+        return self
+
+    def try_to_start(self, port: int = 0, silent_port: int = 0) -> bool:
+        """Start it and wait until it is ready, or has ended; tell which."""
+        seen = len(self.log)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *self._prefix, sys.executable, *self._program, "serve", "--db", str(self.db),
+                    *self.prefix, sys.executable, *self._program, "serve", "--db", str(self.db),
                     "--port", str(port), "--silent-port", str(silent_port), *self._options,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=Path(__file__).parent.parent,
@@ -72,10 +78,10 @@ class ServerProcess:
         ready = re.compile(r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^ ]*:(\d+))")
         wait_until(lambda: ready.search(self.log, seen) or self.process.poll() is not None)
         match = ready.search(self.log, seen)
-        assert match, f"the server ended with {self.process.returncode}: {self.log[seen:]}"
-        self.port = int(match[1])
-        self.silent_port = int(match[2] or 0)
-        return self
+        if match:
+            self.port = int(match[1])
+            self.silent_port = int(match[2] or 0)
+        return bool(match)
 
     @property
     def log(self) -> str:

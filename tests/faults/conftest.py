@@ -30,6 +30,8 @@ def _size(ci: int, long: int) -> int:
 KILL_ROUNDS: Final = _size(20, 100)  # T1
 POWER_CUT_ROUNDS: Final = _size(3, 20)  # T2
 CONTROL_ROUNDS: Final = _size(2, 20)  # T3
+EIO_STEP: Final = _size(10, 1)  # T5: every how many of the first 30 syncs
+SWEEP_STEP: Final = _size(12, 1)  # T10, T11: every how many system calls, behind the first few
 GAP_ROUNDS: Final = _size(8, 40)  # T12
 DRAIN_KILL_ROUNDS: Final = _size(10, 50)  # T44
 

@@ -40,3 +40,9 @@ def inject(server: ServerProcess, fault: str, *paths: Path) -> contextlib.Abstra
     """
     on_paths = [word for path in paths for word in ("-P", str(path))]
     return traced(server, *on_paths, "-o", "/dev/null", "-e", f"inject={fault}")
+
+
+def injecting(fault: str, *paths: Path, trace: Path = Path(os.devnull)) -> tuple[str, ...]:
+    """The same for a server from its start, as words before its command; the tracer is no parent of it."""
+    on_paths = [word for path in paths for word in ("-P", str(path))]
+    return ("strace", "-D", "-f", "-qq", *on_paths, "-o", str(trace), "-e", f"inject={fault}")
