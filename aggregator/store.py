@@ -29,6 +29,7 @@ from typing import Any, Final
 import aiosqlite
 import orjson
 
+from aggregator.config import MIB
 from aggregator.event import Event
 
 SCHEMA_VERSION: Final = 1
@@ -217,6 +218,8 @@ class Store:
                 f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore one or move both"
             )
         _refuse_foreign_file(self.path)
+        if _size(self._wal_path):
+            _write_anew(self._wal_path)
         self._writer = await self._connect(self.path, timeout=BUSY_TIMEOUT_S)
         await self._write("PRAGMA synchronous = FULL")
         if await self._pragma("application_id") != APPLICATION_ID:
@@ -456,6 +459,23 @@ def _refuse_foreign_file(path: Path) -> None:
         raise StoreUnusable(
             f"{path} was written by a newer aggregator (schema {version}, this one knows {SCHEMA_VERSION})"
         )
+
+
+def _write_anew(path: Path) -> None:
+    """Make a file durable as it is read now: write its own bytes over it, and sync.
+
+    For the WAL that a crash has left. After a write error the kernel keeps what it could not write, marks it as clean,
+    and lets the next sync succeed without it: the recovery would find commits that are in memory only, and those that
+    follow them would be lost with them in a power cut. A reader that has the WAL open does not notice.
+    """
+    with path.open("r+b", buffering=0) as file:
+        os.fsync(file.fileno())  # only what is clean can be dropped
+        start = 0
+        while chunk := os.pread(file.fileno(), MIB, start):
+            # Forgotten first: written over in memory, ext4 would take the place for written that it could not write.
+            os.posix_fadvise(file.fileno(), start, MIB, os.POSIX_FADV_DONTNEED)
+            start += os.pwrite(file.fileno(), chunk, start)
+        os.fsync(file.fileno())
 
 
 def _size(path: Path) -> int:
