@@ -184,6 +184,7 @@ class Store:
         self._next_seq = 1
         self._backlog_bytes = 0  # estimate of what a checkpoint would have to copy
         self._lock_fd = -1
+        self._db_fd = -1  # never closed before SQLite's own: that would drop its locks
         self._connections: list[aiosqlite.Connection] = []
         self._writer: aiosqlite.Connection
         self._reader: aiosqlite.Connection
@@ -218,9 +219,13 @@ class Store:
                 f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore one or move both"
             )
         _refuse_foreign_file(self.path)
-        if _size(self._wal_path):
+        crashed = _size(self._wal_path) > 0
+        if crashed:
             _write_anew(self._wal_path)
         self._writer = await self._connect(self.path, timeout=BUSY_TIMEOUT_S)
+        self._db_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        if crashed:
+            self._distrust_cache()
         await self._write("PRAGMA synchronous = FULL")
         if await self._pragma("application_id") != APPLICATION_ID:
             # A new file, or one whose making was cut short. Before there is a WAL: the file itself says whose it is.
@@ -312,12 +317,21 @@ class Store:
         try:
             blocked, in_wal, copied = (await self._write(f"PRAGMA wal_checkpoint({mode})"))[0]
         except sqlite3.Error as error:
+            self._distrust_cache()
             self.last_checkpoint = Checkpoint(time.monotonic(), str(error))
             return
         if in_wal >= 0:  # else another program is at it, and nothing was done
             self._backlog_bytes = (in_wal - copied) * PAGE_BYTES
         blocked = blocked or self._backlog_bytes > CHECKPOINT_BYTES
         self.last_checkpoint = Checkpoint(time.monotonic(), "another program is reading" if blocked else None)
+
+    def _distrust_cache(self) -> None:
+        """Have the kernel forget what it keeps of the database in memory, and does not mean to write any more.
+
+        After a write error that may be what is not on the disk: written over by the next checkpoint, ext4 would take
+        its place for written, and the WAL would be given up for a database that a power cut leaves with holes.
+        """
+        os.posix_fadvise(self._db_fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     async def probe(self) -> None:
         """Commit something that changes nothing. Raises as ``append`` does: tells whether the disk has space again."""
@@ -379,9 +393,10 @@ class Store:
             while self._connections:  # the reader first, for only the writer may move the WAL
                 await self._connections.pop().close()
         finally:
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+            for fd in (self._db_fd, self._lock_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._db_fd = self._lock_fd = -1
 
 
 def _pack(events: Sequence[Event]) -> tuple[str, str, bytes]:
