@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import pytest
 
-from tests.faults.disk import Ext4Image, SmallDisk
+from tests.faults.disk import Ext4Image, FailingDisk, SmallDisk
 
 LONG: Final = os.environ.get("AGGREGATOR_FAULTS") == "long"
 
@@ -89,5 +89,16 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk = SmallDisk(tmp_path / "small")
     if reason := disk.make():
         pytest.skip(f"cannot mount a tmpfs here: {reason}")
+    yield disk
+    disk.remove()
+
+
+@pytest.fixture
+def failing_disk(tmp_path: Path) -> Iterator[FailingDisk]:
+    """A disk that breaks down when it is told to."""
+    disk = FailingDisk(tmp_path)
+    if reason := disk.make():
+        disk.remove()
+        pytest.skip(f"cannot mount an image here: {reason}")
     yield disk
     disk.remove()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -59,7 +60,7 @@ class Ext4Image(_Mounted):
     def make(self, size: int = 512 << 20) -> str | None:
         with self.image.open("wb") as file:
             file.truncate(size)  # a sparse file: takes what is written
-        return _run("mkfs.ext4", "-q", "-F", "-E", "nodiscard", str(self.image)) or self.mount()
+        return _run("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard", str(self.image)) or self.mount()
 
     def mount(self) -> str | None:
         # Nothing is written back just because time has passed: it has to be synced.
@@ -75,3 +76,57 @@ class Ext4Image(_Mounted):
     def remove(self) -> None:
         self.unmount()
         self.image.unlink(missing_ok=True)
+
+
+class FailingDisk(Ext4Image):
+    """The same, in a pool that can be told to take no more: then writes to new places fail as on a broken drive.
+
+    The image is a sparse file on a tmpfs, which is not allowed to grow. The kernel sees a write error of the device,
+    tells whoever syncs, and marks the pages as clean.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pool = SmallDisk(folder / "pool")
+        super().__init__(self._pool.folder / "disk.img", folder / "disk")
+
+    def make(self, size: int = 512 << 20) -> str | None:
+        error = self._pool.make("64m") or super().make(size)
+        if error is None:
+            self.unmount()
+            self._back_journal()
+            error = self.mount()
+        if error is None:
+            self._split_requests()
+        return error
+
+    def _back_journal(self) -> None:
+        """Give the journal its place in the sparse file: that a file system stops altogether is another fault."""
+        blocks = subprocess.run(
+            ["debugfs", "-R", "blocks <8>", str(self.image)], capture_output=True, text=True, check=True, timeout=60
+        ).stdout.split()
+        with self.image.open("r+b") as file:
+            for block in map(int, blocks):
+                file.seek(block * 4096)
+                content = file.read(4096)
+                file.seek(block * 4096)
+                file.write(content)
+
+    def _split_requests(self) -> None:
+        """A page at a time: of a request of which only a part could be written, a loop device says that it was."""
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        (device,) = [name for name, folder, *_ in mounts if folder == str(self.folder)]
+        Path("/sys/block", Path(device).name, "queue/max_sectors_kb").write_text("4")
+
+    def break_down(self) -> None:
+        """What is written so far is kept; nothing new is."""
+        error = _run("sync", "--file-system", str(self.folder))
+        assert error is None, error
+        now = os.statvfs(self._pool.folder)
+        self._pool.remount(f"size={(now.f_blocks - now.f_bfree) * now.f_frsize}")
+
+    def heal(self) -> None:
+        self._pool.remount("size=64m")
+
+    def remove(self) -> None:
+        super().remove()
+        self._pool.remove()

@@ -13,7 +13,7 @@ from tests.checker import Ledger, Sender, Verdict, check_database, total
 from tests.conftest import StartServer
 from tests.faults.conftest import CONTROL_ROUNDS, POWER_CUT_ROUNDS, RecordFigures
 from tests.faults.disk import Ext4Image
-from tests.server_process import wait_until
+from tests.server_process import ServerProcess, wait_until
 
 # The same server, but each commit is left in the page cache, while the store believes to have been obeyed.
 _WITHOUT_SYNC_AT_COMMIT = """
@@ -33,23 +33,33 @@ sys.exit(cli.main())
 """
 
 
+def wait_until_it_stands_still(server: ServerProcess) -> None:
+    """A sync that has begun is carried through before its thread stops: a copy must not see half of one."""
+    wait_until(lambda: all(_state(task) == "T" for task in Path(f"/proc/{server.pid}/task").iterdir()))
+
+
+def cut_power(server: ServerProcess, disk: Ext4Image, name: str) -> Ext4Image:
+    """End a server together with its disk; what is left on the disk. The moment is that of the copy.
+
+    The server stands still meanwhile, and everything that is acked until then has been received.
+    """
+    server.signal(signal.SIGSTOP)
+    wait_until_it_stands_still(server)
+    left = disk.copy(name)
+    server.kill()
+    return left
+
+
 def pull_the_plug(
     start_server: StartServer, disk: Ext4Image, name: str, after_s: float, program: str | None = None
 ) -> tuple[Verdict, float]:
-    """Load a server, cut its disk's power, and start another one on what is left; the verdict, and how long that took.
-
-    The moment is that of the copy: the server stands still, and everything acked until then has been received.
-    """
+    """Load a server, cut its power, and start another one on what is left; the verdict, and how long that took."""
     server = start_server(db=disk.folder / name / "events.db", program=program)
     ledger = Ledger()
     senders = [Sender(ledger, server.port, f"c{i}") for i in range(4)]
     wait_until(lambda: all(sender.acks for sender in senders))
     time.sleep(after_s)  # the moment of the fault, not a wait for anything
-    server.signal(signal.SIGSTOP)
-    # A sync that had begun is carried through first: the copy takes a while, and must not see half of one.
-    wait_until(lambda: all(_state(task) == "T" for task in Path(f"/proc/{server.pid}/task").iterdir()))
-    left = disk.copy(name)
-    server.kill()
+    left = cut_power(server, disk, name)
     for sender in senders:
         sender.join(30)
 
