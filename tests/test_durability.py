@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -126,52 +125,6 @@ def test_a_second_signal_ends_at_once(server: ServerProcess) -> None:
         assert time.monotonic() - started < 1
     server.restart()
     assert server.ask("STATS")["stored_total"] == 1
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "aggregator-test", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@pytest.mark.root
-@is_root
-def test_a_full_disk_is_said_and_acks_resume_by_themselves(start_server: StartServer, small_disk: Path) -> None:
-    server = start_server(db=small_disk / "events.db")
-    payload = '{"x":"' + "x" * 1000 + '"}'
-    sent = {}
-    acked: set[str] = set()
-    refused: set[str] = set()
-    with Peer(server.port) as peer:
-        for number in range(20_000):
-            name = f"e{number}"
-            sent[name] = event(name, payload=payload)
-            reply = peer.ask(sent[name])
-            (acked if reply["status"] == "stored" else refused).add(name)
-            if refused:
-                break
-        assert {"status": "error", "code": "storage_full", "event_id": name}.items() <= reply.items()
-        health = server.ask("HEALTH")
-        assert health["health"] == "degraded"
-        assert "no space" in health["checks"]["storage"]
-        for number in range(50):  # it stays alive and says so to everybody
-            reply = peer.ask(event(f"more{number}", payload=payload))
-            assert (reply["status"], reply.get("code")) in {("error", "storage_full"), ("stored", None)}
-
-        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-        wait_until(lambda: server.ask("HEALTH")["health"] == "healthy", 2)
-        assert peer.ask(sent[name])["status"] in ("stored", "duplicate")
-        assert [reply["status"] for reply in exchange(server.port, b"".join(events("late", 1000)))] == ["stored"] * 1000
-
-    assert "events are not being stored: no space left" in server.log
-    assert "events are being stored again" in server.log
-    stored = server.stored("t")
-    assert acked <= stored.keys()
-    assert server.stop() == 0
-    check_database(server.db)
 
 
 def fail_syscalls(server: ServerProcess, inject: str, path: Path) -> subprocess.Popen[bytes]:
