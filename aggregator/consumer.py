@@ -18,13 +18,13 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from aggregator.config import TRUNCATE_DIVISOR
 from aggregator.event import Event
 from aggregator.intake import Commit, Failure, Intake, Submission
 from aggregator.stats import Stats
 from aggregator.store import (
     CHECKPOINT_BYTES,
     IDLE_CHECKPOINT_BYTES,
-    WAL_LIMIT_BYTES,
     Checkpoint,
     StorageBusy,
     StorageFull,
@@ -50,18 +50,20 @@ class Store(Protocol):
     @property
     def wal_bytes(self) -> int: ...
     async def append(self, events: Sequence[Event]) -> tuple[int, dict[int, int]]: ...
-    async def checkpoint(self) -> None: ...
+    async def checkpoint(self, truncate: bool) -> None: ...
     async def probe(self) -> None: ...
 
 
 class Consumer:
     """Moves submissions from the intake into the store until the intake is closed or the store fails."""
 
-    def __init__(self, intake: Intake, store: Store, stats: Stats, max_batch: int) -> None:
+    def __init__(self, intake: Intake, store: Store, stats: Stats, max_batch: int, wal_limit_bytes: int) -> None:
         self._intake = intake
         self._store = store
         self._stats = stats
         self._max_batch = max_batch
+        self._wal_limit = wal_limit_bytes
+        self._truncate_at = wal_limit_bytes // TRUNCATE_DIVISOR
 
     async def run(self) -> None:
         """Return when the intake is closed and empty. Raises StorageFailed, or whatever a defect raises."""
@@ -125,21 +127,21 @@ class Consumer:
 
     async def _checkpoint_if_due(self) -> None:
         """Keep the WAL small: at once when no event waits for it, else only when it has grown large."""
-        limit = CHECKPOINT_BYTES if self._intake.events else IDLE_CHECKPOINT_BYTES
+        limit = min(CHECKPOINT_BYTES if self._intake.events else IDLE_CHECKPOINT_BYTES, self._truncate_at)
         last = self._store.last_checkpoint
         if last.error and time.monotonic() - last.ended < RETRY_S:
-            limit = WAL_LIMIT_BYTES
+            limit = self._wal_limit
         if self._store.backlog_bytes > limit:
             await self._checkpoint()
         # The file too: readers that always overlap keep a WAL that was copied from being used anew.
-        while max(self._store.backlog_bytes, self._store.wal_bytes) > WAL_LIMIT_BYTES:
+        while max(self._store.backlog_bytes, self._store.wal_bytes) > self._wal_limit:
             self._in_trouble(f"the WAL has reached its limit: {self._store.last_checkpoint.error}")
             await asyncio.sleep(RETRY_S)
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:
         before = self._store.last_checkpoint.error
-        await self._store.checkpoint()
+        await self._store.checkpoint(self._store.wal_bytes > self._truncate_at)
         error = self._store.last_checkpoint.error
         if error != before:
             log.log(logging.WARNING if error else logging.INFO, "checkpoint: %s", error or "complete again")

@@ -49,9 +49,6 @@ are copied once, small enough to be replayed in well under a second at start."""
 IDLE_CHECKPOINT_BYTES: Final = 4 << 20
 """The same, when no event waits: about 10 ms of work that no sender has to wait for."""
 
-WAL_LIMIT_BYTES: Final = 1 << 30
-"""Above this nothing is appended until a checkpoint succeeds (a foreign reader may hold the WAL, or the disk fails)."""
-
 BUSY_TIMEOUT_S: Final = 1.0
 """How long SQLite waits for a foreign writer before the batch is tried again from the start."""
 
@@ -309,11 +306,12 @@ class Store:
         self._backlog_bytes += len(data) + (len(events) + 6) * PAGE_BYTES
         return first_seq, duplicates
 
-    async def checkpoint(self) -> None:
-        """Copy the WAL into the database. Failing is no loss, but shown in ``last_checkpoint`` and to be retried."""
-        # PASSIVE waits for nobody. Readers that always overlap would keep the WAL from ever starting anew: once it
-        # has grown far past its usual size, wait for them.
-        mode = "TRUNCATE" if self.wal_bytes > 4 * CHECKPOINT_BYTES else "PASSIVE"
+    async def checkpoint(self, truncate: bool = False) -> None:
+        """Copy the WAL into the database, and cut its file then if told to, waiting for readers for that.
+
+        Failing is no loss, but shown in ``last_checkpoint`` and to be retried.
+        """
+        mode = "TRUNCATE" if truncate else "PASSIVE"
         try:
             blocked, in_wal, copied = (await self._write(f"PRAGMA wal_checkpoint({mode})"))[0]
         except sqlite3.Error as error:

@@ -249,7 +249,7 @@ def test_help_names_every_option_with_its_default_and_variable(tmp_path: Path) -
         ("--host", "127.0.0.1"), ("--port", "8080"), ("--silent-port", "8081"), ("--db", "data/events.db"),
         ("--queue-events", "10000"), ("--queue-bytes", "67108864"), ("--max-batch", "10000"),
         ("--max-line-bytes", "1048576"), ("--max-connections", "960"), ("--reply-buffer-bytes", "1048576"),
-        ("--drain-timeout", "5.0"), ("--log-level", "info"),
+        ("--wal-limit-bytes", "1073741824"), ("--drain-timeout", "5.0"), ("--log-level", "info"),
     ]:  # fmt: skip
         variable = "AGGREGATOR_" + option[2:].replace("-", "_").upper()
         assert f"({default}; {variable})" in text, option
