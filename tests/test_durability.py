@@ -141,30 +141,6 @@ def fail_syscalls(server: ServerProcess, inject: str, path: Path) -> subprocess.
 @pytest.mark.root
 @is_root
 @has_strace
-def test_an_io_error_at_commit_stops_every_ack_and_the_server(server: ServerProcess) -> None:
-    exchange(server.port, event("before"))
-    wal = server.db.with_name("events.db-wal")
-    with Peer(server.port) as peer:
-        assert peer.ask(event("warm"))["status"] == "stored"
-        tracer = fail_syscalls(server, "fdatasync:error=EIO", wal)
-        peer.send(event("failing") + event("next"))
-        replies = peer.rest()
-        assert [(reply["status"], reply["code"]) for reply in replies] == [("error", "storage")] * 2
-    assert server.wait() == 1
-    tracer.wait(10)
-    assert "the store has failed" in server.log
-    assert "Traceback" not in server.log
-
-    server.restart()
-    assert {"before", "warm"} <= server.stored("t").keys() <= {"before", "warm", "failing", "next"}
-    assert {reply["status"] for reply in exchange(server.port, event("failing") + event("next"))} <= {
-        "stored", "duplicate",
-    }  # fmt: skip
-
-
-@pytest.mark.root
-@is_root
-@has_strace
 def test_a_store_that_fails_while_the_server_stops_is_named(server: ServerProcess) -> None:
     with Peer(server.silent_port) as shipper:
         shipper.send(event("before"))
@@ -177,21 +153,6 @@ def test_a_store_that_fails_while_the_server_stops_is_named(server: ServerProces
     tracer.wait(10)
     assert "the store has failed: disk I/O error (SQLITE_IOERR_FSYNC)" in server.log
     assert "Traceback" not in server.log
-
-
-@pytest.mark.root
-@is_root
-@has_strace
-def test_a_failing_checkpoint_is_shown_and_loses_nothing(server: ServerProcess) -> None:
-    exchange(server.port, event("before"))
-    tracer = fail_syscalls(server, "fdatasync:error=EIO:when=1", server.db)
-    exchange(server.port, event("after"))
-    wait_until(lambda: server.ask("HEALTH")["checks"]["checkpoint"] != "ok")
-    tracer.terminate()
-    tracer.wait(10)
-    wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
-    assert "checkpoint: disk I/O error" in server.log
-    assert set(server.stored("t")) == {"before", "after"}
 
 
 @pytest.mark.root
