@@ -207,6 +207,7 @@ class Connection(asyncio.Protocol):
 
     def _take_lines(self) -> None:
         budget = self._share
+        waiting_before = self._view.intake.events
         events: list[Event] = []  # events that follow each other go into the intake as one submission
         while self._lines and budget > 0:
             line = self._lines.popleft()
@@ -229,7 +230,7 @@ class Connection(asyncio.Protocol):
                 self._submit_batch(found)  # type: ignore[arg-type]
                 budget -= len(found)  # type: ignore[arg-type]
         self._submit(events)
-        self._push_back()
+        self._push_back(queued=self._view.intake.events > waiting_before)
 
     def _submit(self, events: list[Event]) -> None:
         if events:
@@ -365,8 +366,9 @@ class Connection(asyncio.Protocol):
 
     # --- pressure
 
-    def _push_back(self) -> None:
-        if self._view.intake.full and self._block(_Blocked.INTAKE):
+    def _push_back(self, queued: bool) -> None:
+        # Who only asks is not held up, for then the end of its stream would not be seen until its turn comes.
+        if queued and self._view.intake.full and self._block(_Blocked.INTAKE):
             self._view.intake.when_room(partial(self._unblock, _Blocked.INTAKE))
         if self._unanswered >= self._share:
             self._block(_Blocked.SHARE)
