@@ -32,6 +32,10 @@ POWER_CUT_ROUNDS: Final = _size(3, 20)  # T2
 CONTROL_ROUNDS: Final = _size(2, 20)  # T3
 EIO_STEP: Final = _size(10, 1)  # T5: every how many of the first 30 syncs
 SWEEP_STEP: Final = _size(12, 1)  # T10, T11: every how many system calls, behind the first few
+SLOW_COMMITS: Final = _size(4, 30)  # T8: of each of 8 clients
+STALL_S: Final = _size(12, 60)  # T40
+HELD_S: Final = _size(3, 60)  # T14
+LOCKED_S: Final = _size(6, 60)  # T15: beside 3 s
 GAP_ROUNDS: Final = _size(8, 40)  # T12
 DRAIN_KILL_ROUNDS: Final = _size(10, 50)  # T44
 

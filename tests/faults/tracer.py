@@ -30,7 +30,11 @@ def traced(server: ServerProcess, *options: str) -> Iterator[None]:
         yield
     finally:
         tracer.terminate()
-        tracer.wait(10)
+        try:
+            tracer.wait(2)
+        except subprocess.TimeoutExpired:  # it does not see the end of a process one of whose calls it holds up
+            tracer.kill()
+            tracer.wait(10)
 
 
 def inject(server: ServerProcess, fault: str, *paths: Path) -> contextlib.AbstractContextManager[None]:
