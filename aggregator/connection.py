@@ -261,7 +261,8 @@ class Connection(asyncio.Protocol):
             self._view.stats.errors += len(events)
             settle(self._refusing)
         else:
-            self._view.intake.put(Submission(events, settle, sum([len(event.json) for event in events])))
+            carefully = partial(self._settle_carefully, settle)
+            self._view.intake.put(Submission(events, carefully, sum([len(event.json) for event in events])))
 
     def _reject(self, rejection: Rejection) -> None:
         self._view.stats.received += 1
@@ -292,6 +293,13 @@ class Connection(asyncio.Protocol):
         if self._replying:
             self._add(_Place(1, protocol.encode(reply)))
             self._flush_soon()
+
+    def _settle_carefully(self, settle: Callable[[Outcome], None], outcome: Outcome) -> None:
+        try:
+            settle(outcome)
+        except Exception:  # a defect of ours: this client must not wait for ever, nor those who are told after it
+            log.exception("%s: a reply failed", self._peer)
+            self.abort()
 
     def _settled(self, place: _Place, events: list[Event], outcome: Outcome) -> None:
         if self._replying:
