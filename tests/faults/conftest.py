@@ -36,6 +36,7 @@ SLOW_COMMITS: Final = _size(4, 30)  # T8: of each of 8 clients
 STALL_S: Final = _size(12, 60)  # T40
 HELD_S: Final = _size(3, 60)  # T14
 LOCKED_S: Final = _size(6, 60)  # T15: beside 3 s
+BIT_FLIPS: Final = _size(8, 50)  # T17: in the header, and anywhere
 GAP_ROUNDS: Final = _size(8, 40)  # T12
 DRAIN_KILL_ROUNDS: Final = _size(10, 50)  # T44
 
