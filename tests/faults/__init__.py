@@ -25,7 +25,7 @@ when what is unknown has been sent again, stored = sent. The docstrings of the t
 | T17 damaged files | test_damaged_files, test_start | never an empty database in place of the old one |
 | T18 start with a large WAL | test_kill | first ack within 5 s |
 | T19 weakened settings | test_damaged_files | found at the start: exit code 1 |
-| T40 stalled disk, 50 flooders | test_slow_disk | no OOM, queue bounded, RSS below 96 MiB in the stall |
+| T40 stalled disk, 50 flooders | test_slow_disk | no OOM, queue bounded, RSS below 96 MiB and SQLite's cache |
 | T42 SIGTERM under load | test_durability | nobody new, all read is answered, exit code 0 within 5 s, no WAL |
 | T44 second signal; kill -9 while stopping | test_durability, test_kill | end within 1 s; LOST = 0 |
 | T45 SIGTERM with a stuck disk | test_slow_disk | ends at the deadline with exit code 1, acks nothing |

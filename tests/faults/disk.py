@@ -57,10 +57,13 @@ class Ext4Image(_Mounted):
         super().__init__(folder)
         self.image = image
 
-    def make(self, size: int = 512 << 20) -> str | None:
+    def make(self) -> str | None:
+        return self.format() or self.mount()
+
+    def format(self) -> str | None:
         with self.image.open("wb") as file:
-            file.truncate(size)  # a sparse file: takes what is written
-        return _run("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard", str(self.image)) or self.mount()
+            file.truncate(512 << 20)  # a sparse file: takes what is written
+        return _run("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard", str(self.image))
 
     def mount(self) -> str | None:
         # Nothing is written back just because time has passed: it has to be synced.
@@ -89,27 +92,26 @@ class FailingDisk(Ext4Image):
         self._pool = SmallDisk(folder / "pool")
         super().__init__(self._pool.folder / "disk.img", folder / "disk")
 
-    def make(self, size: int = 512 << 20) -> str | None:
-        error = self._pool.make("64m") or super().make(size)
-        if error is None:
-            self.unmount()
-            self._back_journal()
-            error = self.mount()
+    def make(self) -> str | None:
+        error = self._pool.make("64m") or self.format() or self._back_journal() or self.mount()
         if error is None:
             self._split_requests()
         return error
 
-    def _back_journal(self) -> None:
+    def _back_journal(self) -> str | None:
         """Give the journal its place in the sparse file: that a file system stops altogether is another fault."""
-        blocks = subprocess.run(
-            ["debugfs", "-R", "blocks <8>", str(self.image)], capture_output=True, text=True, check=True, timeout=60
-        ).stdout.split()
+        done = subprocess.run(
+            ["debugfs", "-R", "blocks <8>", str(self.image)], capture_output=True, text=True, timeout=60
+        )
+        if not done.stdout.split():
+            return done.stderr.strip() or "debugfs finds no journal"
         with self.image.open("r+b") as file:
-            for block in map(int, blocks):
+            for block in map(int, done.stdout.split()):
                 file.seek(block * 4096)
                 content = file.read(4096)
                 file.seek(block * 4096)
                 file.write(content)
+        return None
 
     def _split_requests(self) -> None:
         """A page at a time: of a request of which only a part could be written, a loop device says that it was."""
