@@ -1,23 +1,18 @@
-"""Acked means on disk: SIGTERM, a full disk, an I/O error at commit. Faults are provoked for real."""
+"""How a server ends, and that what it read by then is stored. What breaks it otherwise: tests/faults."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.checker import Ledger, Sender, check_database
 from tests.conftest import StartServer
+from tests.faults.tracer import has_strace, inject
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, event, events, exchange
-
-is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mount and strace")
-has_strace = pytest.mark.skipif(not shutil.which("strace"), reason="needs strace (Debian package strace)")
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -143,30 +138,17 @@ def test_a_second_signal_ends_at_once(server: ServerProcess) -> None:
     assert server.ask("STATS")["stored_total"] == 1
 
 
-def fail_syscalls(server: ServerProcess, inject: str, path: Path) -> subprocess.Popen[bytes]:
-    """Let system calls of the server on this file fail, from now on."""
-    tracer = subprocess.Popen(
-        ["strace", "-f", "-qq", "-p", str(server.pid), "-P", str(path), "-e", f"inject={inject}"],
-        stderr=subprocess.DEVNULL,
-    )
-    status = Path(f"/proc/{server.pid}/status")
-    wait_until(lambda: f"TracerPid:\t{tracer.pid}" in status.read_text())
-    return tracer
-
-
 @pytest.mark.root
-@is_root
 @has_strace
 def test_a_store_that_fails_while_the_server_stops_is_named(server: ServerProcess) -> None:
     with Peer(server.silent_port) as shipper:
         shipper.send(event("before"))
         wait_until(lambda: server.ask("STATS")["stored_total"] == 1)
-        tracer = fail_syscalls(server, "fdatasync:error=EIO", server.db.with_name("events.db-wal"))
-        server.signal(signal.SIGTERM)
-        assert shipper.raw_rest() == b""
-        shipper.send(event("failing"))
-        assert server.wait() == 1
-    tracer.wait(10)
+        with inject(server, "fdatasync:error=EIO", server.db.with_name("events.db-wal")):
+            server.signal(signal.SIGTERM)
+            assert shipper.raw_rest() == b""
+            shipper.send(event("failing"))
+            assert server.wait() == 1
     assert "the store has failed: disk I/O error (SQLITE_IOERR_FSYNC)" in server.log
     assert "Traceback" not in server.log
 
