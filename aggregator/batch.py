@@ -18,7 +18,7 @@ from aggregator.key_filter import KeyFilter
 LENGTH_BITS: Final = 29
 """A span is one number: where an event's JSON starts, and in so many lower bits how long it is (below 512 MiB)."""
 
-NUMBER_DIGITS: Final = 6
+NUMBER_DIGITS: Final = 8
 """The number of an event's topic in the batch, as decimal text of this width: SQLite cuts it out of one long text."""
 
 

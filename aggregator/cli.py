@@ -154,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     _option(serve, "--queue-events", _count, defaults.queue_events, "events waiting to be stored")
     _option(serve, "--queue-bytes", _bytes, defaults.queue_bytes, "the same in bytes")
     _option(serve, "--max-batch", _count, defaults.max_batch, "events in one transaction")
+    _option(serve, "--wal-limit-bytes", _count, defaults.wal_limit_bytes, "the WAL's size at which nothing is stored")
     _option(serve, "--max-line-bytes", _bytes, defaults.max_line_bytes, "longest line")
     _option(serve, "--max-connections", _count, defaults.max_connections, "clients at a time")
     _option(serve, "--address-connections", _count, defaults.address_connections, "clients at a time from one address")

@@ -243,6 +243,7 @@ class Connection(asyncio.Protocol):
 
     def _take_lines(self) -> None:
         budget = self._share
+        waiting_before = self._view.intake.events
         events: list[Event] = []  # events that follow each other go into the intake as one submission
         while self._lines and budget > 0:
             line = self._lines.popleft()
@@ -265,7 +266,7 @@ class Connection(asyncio.Protocol):
                 self._submit_batch(found)  # type: ignore[arg-type]
                 budget -= len(found)  # type: ignore[arg-type]
         self._submit(events)
-        self._push_back()
+        self._push_back(queued=self._view.intake.events > waiting_before)
 
     def _submit(self, events: list[Event]) -> None:
         if events:
@@ -296,7 +297,8 @@ class Connection(asyncio.Protocol):
             self._view.stats.errors += len(events)
             settle(self._refusing)
         else:
-            self._view.intake.put(Submission(events, settle, sum([len(event.json) for event in events])))
+            carefully = partial(self._settle_carefully, settle)
+            self._view.intake.put(Submission(events, carefully, sum([len(event.json) for event in events])))
 
     def _reject(self, rejection: Rejection) -> None:
         self._view.stats.received += 1
@@ -327,6 +329,13 @@ class Connection(asyncio.Protocol):
         if self._replying:
             self._add(_Place(1, protocol.encode(reply)))
             self._flush_soon()
+
+    def _settle_carefully(self, settle: Callable[[Outcome], None], outcome: Outcome) -> None:
+        try:
+            settle(outcome)
+        except Exception:  # a defect of ours: this client must not wait for ever, nor those who are told after it
+            log.exception("%s: a reply failed", self._peer)
+            self.abort()
 
     def _settled(self, place: _Place, events: list[Event], outcome: Outcome) -> None:
         if self._replying:
@@ -401,8 +410,9 @@ class Connection(asyncio.Protocol):
 
     # --- pressure
 
-    def _push_back(self) -> None:
-        if self._view.intake.full and self._block(_Blocked.INTAKE):
+    def _push_back(self, queued: bool) -> None:
+        # Who only asks is not held up, for then the end of its stream would not be seen until its turn comes.
+        if queued and self._view.intake.full and self._block(_Blocked.INTAKE):
             self._view.intake.when_room(partial(self._unblock, _Blocked.INTAKE))
         if self._unanswered >= self._share:
             self._block(_Blocked.SHARE)

@@ -20,10 +20,10 @@ import time
 from typing import Final, Protocol
 
 from aggregator.batch import Batch
+from aggregator.config import TRUNCATE_DIVISOR
 from aggregator.intake import Commit, Failure, Intake, Submission
 from aggregator.stats import Stats
 from aggregator.store import (
-    WAL_LIMIT_BYTES,
     Checkpoint,
     StorageBusy,
     StorageFull,
@@ -55,7 +55,7 @@ class Store(Protocol):
     def new_batch(self) -> Batch: ...
     async def append(self, batch: Batch) -> tuple[int, dict[int, int]]: ...
     async def work(self, quiet: bool) -> None: ...
-    async def checkpoint(self) -> None: ...
+    async def checkpoint(self, truncate: bool) -> None: ...
     async def probe(self) -> None: ...
 
 
@@ -76,11 +76,13 @@ class _Filling:
 class Consumer:
     """Moves submissions from the intake into the store until the intake is closed or the store fails."""
 
-    def __init__(self, intake: Intake, store: Store, stats: Stats, max_batch: int) -> None:
+    def __init__(self, intake: Intake, store: Store, stats: Stats, max_batch: int, wal_limit_bytes: int) -> None:
         self._intake = intake
         self._store = store
         self._stats = stats
         self._max_batch = max_batch
+        self._wal_limit = wal_limit_bytes
+        self._truncate_at = wal_limit_bytes // TRUNCATE_DIVISOR
         self._filling = _Filling(store.new_batch())
         self._held_over: Submission | None = None  # did not fit into it
         self._filled = asyncio.Event()
@@ -194,17 +196,18 @@ class Consumer:
     async def _checkpoint_if_due(self) -> None:
         last = self._store.last_checkpoint
         failed_just_now = last.error and time.monotonic() - last.ended < RETRY_S
-        if self._store.checkpoint_due and not failed_just_now:
+        due = self._store.checkpoint_due or self._store.backlog_bytes > self._truncate_at
+        if due and not failed_just_now:
             await self._checkpoint()
         # The file too: readers that always overlap keep a WAL that was copied from being used anew.
-        while max(self._store.backlog_bytes, self._store.wal_bytes) > WAL_LIMIT_BYTES:
+        while max(self._store.backlog_bytes, self._store.wal_bytes) > self._wal_limit:
             self._in_trouble(f"the WAL has reached its limit: {self._store.last_checkpoint.error}")
             await asyncio.sleep(RETRY_S)
             await self._checkpoint()
 
     async def _checkpoint(self) -> None:
         before = self._store.last_checkpoint.error
-        await self._store.checkpoint()
+        await self._store.checkpoint(self._store.wal_bytes > self._truncate_at)
         error = self._store.last_checkpoint.error
         if error != before:
             log.log(logging.WARNING if error else logging.INFO, "checkpoint: %s", error or "complete again")

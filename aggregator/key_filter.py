@@ -9,7 +9,7 @@ nothing. It never says "new" of a key that was stored, because
 
 It is the simplest Bloom filter, with one hash, because Python pays for each probe. Its size is fixed: 64 MiB are not
 noticed where 25 million keys are stored (5 % of new keys looked up for nothing), and at 100 million (17 %) nearly all
-of the saving is still there. The memory is the system's to give when a page of it is first used.
+of the saving is still there. All of it is there from the start, so that memory does not grow with history.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Server:
         self._store = store
         self._stats = Stats()
         self._intake = Intake(config.queue_events, config.queue_bytes)
-        self._consumer = Consumer(self._intake, store, self._stats, config.max_batch)
+        self._consumer = Consumer(self._intake, store, self._stats, config.max_batch, config.wal_limit_bytes)
         self._view = View(config, self._stats, self._intake, store)
         self._peer_log = PeerLog()
         self._listeners: list[asyncio.Server] = []

@@ -33,6 +33,7 @@ import orjson
 
 from aggregator import event, ledger
 from aggregator.batch import LENGTH_BITS, NUMBER_DIGITS, Batch
+from aggregator.config import MIB
 from aggregator.ledger import Ledger
 
 SCHEMA_VERSION: Final = 2
@@ -54,9 +55,6 @@ replayed in well under a second at start."""
 
 COMMIT_PAGES: Final = 5
 """Pages that any commit changes, beside those which its events fill."""
-
-WAL_LIMIT_BYTES: Final = 1 << 30
-"""Above this nothing is appended until a checkpoint succeeds (a foreign reader may hold the WAL, or the disk fails)."""
 
 BUSY_TIMEOUT_S: Final = 1.0
 """How long SQLite waits for a foreign writer before the batch is tried again from the start."""
@@ -236,6 +234,7 @@ class Store:
         self._copy_bytes = 0
         self._ledger_bytes = 0  # all that the ledger had written then
         self._lock_fd = -1
+        self._db_fd = -1  # never closed before SQLite's own: that would drop its locks
         self._connections: list[aiosqlite.Connection] = []
         self._writer: aiosqlite.Connection
         self._reader: aiosqlite.Connection
@@ -258,8 +257,9 @@ class Store:
             await store._open()
         except BaseException as error:
             await store.close()
-            if isinstance(error, sqlite3.Error):
-                raise StoreUnusable(f"cannot use {path}: {error}") from error
+            if isinstance(error, sqlite3.Error | OSError):
+                reason = error.strerror if isinstance(error, OSError) else None
+                raise StoreUnusable(f"cannot use {path}: {reason or error}") from error
             raise
         return store
 
@@ -269,7 +269,13 @@ class Store:
                 f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore one or move both"
             )
         _refuse_foreign_file(self.path)
+        crashed = _size(self._wal_path) > 0
+        if crashed:
+            _write_anew(self._wal_path)
         self._writer = await self._connect(self.path, timeout=BUSY_TIMEOUT_S)
+        self._db_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        if crashed:
+            self._distrust_cache()
         await self._write("PRAGMA synchronous = FULL")
         if await self._pragma("application_id") != APPLICATION_ID:
             # A new file, or one whose making was cut short. Before there is a WAL: the file itself says whose it is.
@@ -411,20 +417,30 @@ class Store:
         except sqlite3.Error as error:
             raise _storage_error(error) from error
 
-    async def checkpoint(self) -> None:
-        """Copy the WAL into the database. Failing is no loss, but shown in ``last_checkpoint`` and to be retried."""
-        # PASSIVE waits for nobody. Readers that always overlap would keep the WAL from ever starting anew: once it
-        # has grown far past its usual size, wait for them.
-        mode = "TRUNCATE" if self.wal_bytes > 4 * CHECKPOINT_BYTES else "PASSIVE"
+    async def checkpoint(self, truncate: bool = False) -> None:
+        """Copy the WAL into the database, and cut its file then if told to, waiting for readers for that.
+
+        Failing is no loss, but shown in ``last_checkpoint`` and to be retried.
+        """
+        mode = "TRUNCATE" if truncate else "PASSIVE"
         try:
             blocked, in_wal, copied = (await self._write(f"PRAGMA wal_checkpoint({mode})"))[0]
         except sqlite3.Error as error:
+            self._distrust_cache()
             self.last_checkpoint = Checkpoint(time.monotonic(), str(error))
             return
         if in_wal >= 0:  # else another program is at it, and nothing was done
             self._set_backlog((in_wal - copied) * PAGE_BYTES)
         blocked = blocked or self.backlog_bytes > CHECKPOINT_BYTES
         self.last_checkpoint = Checkpoint(time.monotonic(), "another program is reading" if blocked else None)
+
+    def _distrust_cache(self) -> None:
+        """Have the kernel forget what it keeps of the database in memory, and does not mean to write any more.
+
+        After a write error that may be what is not on the disk: written over by the next checkpoint, ext4 would take
+        its place for written, and the WAL would be given up for a database that a power cut leaves with holes.
+        """
+        os.posix_fadvise(self._db_fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     async def probe(self) -> None:
         """Commit something that changes nothing. Raises as ``append`` does: tells whether the disk has space again."""
@@ -489,9 +505,10 @@ class Store:
             while self._connections:  # the reader first, for only the writer may move the WAL
                 await self._connections.pop().close()
         finally:
-            if self._lock_fd >= 0:
-                os.close(self._lock_fd)
-                self._lock_fd = -1
+            for fd in (self._db_fd, self._lock_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._db_fd = self._lock_fd = -1
 
 
 def _storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageFailed:
@@ -556,6 +573,23 @@ def _refuse_foreign_file(path: Path) -> None:
         raise StoreUnusable(
             f"{path} was written by {other} aggregator (schema {version}, this one knows {SCHEMA_VERSION})"
         )
+
+
+def _write_anew(path: Path) -> None:
+    """Make a file durable as it is read now: write its own bytes over it, and sync.
+
+    For the WAL that a crash has left. After a write error the kernel keeps what it could not write, marks it as clean,
+    and lets the next sync succeed without it: the recovery would find commits that are in memory only, and those that
+    follow them would be lost with them in a power cut. A reader that has the WAL open does not notice.
+    """
+    with path.open("r+b", buffering=0) as file:
+        os.fsync(file.fileno())  # only what is clean can be dropped
+        start = 0
+        while chunk := os.pread(file.fileno(), MIB, start):
+            # Forgotten first: written over in memory, ext4 would take the place for written that it could not write.
+            os.posix_fadvise(file.fileno(), start, MIB, os.POSIX_FADV_DONTNEED)
+            start += os.pwrite(file.fileno(), chunk, start)
+        os.fsync(file.fileno())
 
 
 def _size(path: Path) -> int:

@@ -6,13 +6,37 @@ import contextlib
 import json
 import sqlite3
 import threading
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aggregator.event import KEY_BYTES, digest
 from tests.server_process import ServerProcess
-from tests.wire import Peer, event, exchange
+from tests.wire import Json, Peer, event, exchange
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How what is stored differs from what was sent and acked: event ids, by what is wrong with them."""
+
+    sent: int
+    acked: int
+    stored: int
+    lost: list[str]  # acked, and not stored
+    phantom: list[str]  # stored, and never sent
+    duplicate: list[str]  # stored more than once
+    corrupt: list[str]  # stored otherwise than it was sent, or under another seq than its ack said
+    replies: list[str]  # not to the line that was next, or not a reply at all
+
+    @property
+    def figures(self) -> dict[str, int]:
+        wrong = {name: len(getattr(self, name)) for name in ("lost", "phantom", "duplicate", "corrupt", "replies")}
+        return {"sent": self.sent, "acked": self.acked, "stored": self.stored, **wrong}
+
+    def assert_flawless(self) -> None:
+        assert (self.lost, self.phantom, self.duplicate, self.corrupt, self.replies) == ([], [], [], [], [])
 
 
 @dataclass
@@ -25,34 +49,76 @@ class Ledger:
     errors: dict[str, str] = field(default_factory=dict)
     order_broken: list[str] = field(default_factory=list)
 
-    def verify(self, server: ServerProcess) -> None:
-        """LOST = PHANTOM = DUPLICATE = CORRUPT = 0; after resending what is unknown, stored = sent."""
-        self._compare(server, complete=False)
-        unknown = [line for name, line in self.sent.items() if name not in self.acked]
-        for start in range(0, len(unknown), 1000):
-            for reply in exchange(server.port, b"".join(unknown[start : start + 1000])):
-                assert reply["status"] in ("stored", "duplicate"), reply
-        self._compare(server, complete=True)
+    def line(self, event_id: str, payload: str = "{}") -> bytes:
+        """The line of an event that is going to be sent."""
+        self.sent[event_id] = line = event(event_id, self.topic, payload)
+        return line
 
-    def _compare(self, server: ServerProcess, complete: bool) -> None:
-        stored = server.stored(self.topic)  # asserts that none is there twice
-        lost = self.acked.keys() - stored.keys()
-        phantom = stored.keys() - self.sent.keys()
-        changed = [name for name, found in stored.items() if json.loads(self.sent[name])["payload"] != found["payload"]]
-        moved = [name for name, seq in self.acked.items() if name in stored and stored[name]["seq"] != seq]
-        assert (lost, phantom, changed, moved, self.order_broken) == (set(), set(), [], [], [])
-        if complete:
-            assert stored.keys() == self.sent.keys()
+    def heard(self, expected: str, reply: Json) -> None:
+        """Note the reply to the event that was next in line."""
+        if reply.get("event_id") != expected:
+            self.order_broken.append(f"{expected}: {reply}")
+        if reply["status"] in ("stored", "duplicate"):
+            self.acked[expected] = reply["seq"]
+        else:
+            self.errors[expected] = reply["code"]
+
+    def judge(self, server: ServerProcess) -> Verdict:
+        """Compare with what the server has stored."""
+        listed = server.listed(self.topic)
+        stored = {found["event_id"]: found for found in listed}
+        return Verdict(
+            len(self.sent),
+            len(self.acked),
+            len(listed),
+            lost=sorted(self.acked.keys() - stored.keys()),
+            phantom=sorted(stored.keys() - self.sent.keys()),
+            duplicate=[name for name, count in Counter(found["event_id"] for found in listed).items() if count > 1],
+            corrupt=[name for name, found in stored.items() if name in self.sent and not self._is_as_sent(found)],
+            replies=self.order_broken,
+        )
+
+    def _is_as_sent(self, found: Json) -> bool:
+        name = found["event_id"]
+        as_sent = {field: value for field, value in found.items() if field not in ("seq", "received_at")}
+        sent: Json = json.loads(self.sent[name])
+        return bool(as_sent == sent and self.acked.get(name, found["seq"]) == found["seq"])
+
+    def verify(self, server: ServerProcess) -> Verdict:
+        """LOST = PHANTOM = DUPLICATE = CORRUPT = 0; after resending what is unknown, stored = sent."""
+        self.judge(server).assert_flawless()
+        unknown = [name for name in self.sent if name not in self.acked]
+        for start in range(0, len(unknown), 1000):
+            names = unknown[start : start + 1000]
+            replies = exchange(server.port, b"".join(self.sent[name] for name in names))
+            for name, reply in zip(names, replies, strict=True):
+                assert reply["status"] in ("stored", "duplicate"), reply
+                self.heard(name, reply)
+        verdict = self.judge(server)
+        verdict.assert_flawless()
+        assert verdict.stored == verdict.acked == verdict.sent
+        return verdict
+
+
+def total(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """The figures of several rounds together."""
+    figures: Counter[str] = Counter()
+    for verdict in verdicts:
+        figures.update(verdict.figures)
+    return dict(figures)
 
 
 class Sender(threading.Thread):
     """A client that pipelines new events until the connection ends or it is told to stop."""
 
-    def __init__(self, ledger: Ledger, port: int, name: str, in_flight: int = 200) -> None:
+    def __init__(
+        self, ledger: Ledger, port: int, name: str, in_flight: int = 200, payload: str = '{"n":"NAME"}'
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._ledger = ledger
         self._port = port
         self._in_flight = in_flight
+        self._payload = payload
         self._stop_sending = threading.Event()
         self.acks = 0
         self.start()
@@ -68,10 +134,8 @@ class Sender(threading.Thread):
             while not self._stop_sending.is_set():
                 names = [f"{self.name}-{number + i}" for i in range(self._in_flight // 2)]
                 number += len(names)
-                lines = [event(name, self._ledger.topic, f'{{"n":"{name}"}}') for name in names]
-                self._ledger.sent.update(zip(names, lines, strict=True))
                 waiting += names
-                peer.send(b"".join(lines))
+                peer.send(b"".join([self._ledger.line(name, self._payload.replace("NAME", name)) for name in names]))
                 while len(waiting) > self._in_flight // 2:
                     self._take_reply(peer, waiting)
             peer.half_close()
@@ -80,14 +144,8 @@ class Sender(threading.Thread):
 
     def _take_reply(self, peer: Peer, waiting: list[str]) -> None:
         reply = peer.reply()
-        expected = waiting.pop(0)
-        if reply.get("event_id") != expected:
-            self._ledger.order_broken.append(f"{expected}: {reply}")
-        if reply["status"] in ("stored", "duplicate"):
-            self._ledger.acked[expected] = reply["seq"]
-            self.acks += 1
-        else:
-            self._ledger.errors[expected] = reply["code"]
+        self._ledger.heard(waiting.pop(0), reply)
+        self.acks += reply["status"] in ("stored", "duplicate")
 
 
 def check_database(path: Path) -> None:

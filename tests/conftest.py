@@ -18,20 +18,25 @@ StartServer = Callable[..., ServerProcess]
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[StartServer]:
-    """Start a server with these options; several may be started, each in a folder of its own."""
+def new_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Make a server with these options that is not started yet; several, each in a folder of its own."""
     servers: list[ServerProcess] = []
 
-    def start(*options: str, **settings: object) -> ServerProcess:
+    def new(*options: str, **settings: object) -> ServerProcess:
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
-        server = ServerProcess(folder, *options, **settings)  # type: ignore[arg-type]
-        servers.append(server)
-        return server.start()
+        servers.append(ServerProcess(folder, *options, **settings))  # type: ignore[arg-type]
+        return servers[-1]
 
-    yield start
+    yield new
     for server in servers:
         server.end()
+
+
+@pytest.fixture
+def start_server(new_server: StartServer) -> StartServer:
+    """The same, started."""
+    return lambda *options, **settings: new_server(*options, **settings).start()
 
 
 @pytest.fixture

@@ -44,7 +44,8 @@ def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None
 class ServerProcess:
     """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
 
-    ``program`` is Python text that runs it in another way than ``python -m aggregator``.
+    ``prefix`` are words before the command, such as a tracer; ``program`` is Python that runs instead of the product's
+    own ``__main__``, after it has broken something.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class ServerProcess:
         self.db = db or folder / "data" / "events.db"
         self.log_path = folder / "server.log"
         self._options = options
-        self._prefix = prefix
+        self.prefix = prefix
         if loop == "asyncio":
             program = changed(_ON_ASYNCIO)
         self._program = ("-c", program) if program else ("-m", "aggregator")
@@ -71,10 +72,16 @@ class ServerProcess:
     def start(self, port: int = 0, silent_port: int = 0) -> ServerProcess:
         """Start it and wait until it is ready."""
         seen = len(self.log)
+        assert self.try_to_start(port, silent_port), f"it ended with {self.process.returncode}: {self.log[seen:]}"
+        return self
+
+    def try_to_start(self, port: int = 0, silent_port: int = 0) -> bool:
+        """Start it and wait until it is ready, or has ended; tell which."""
+        seen = len(self.log)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *self._prefix, sys.executable, *self._program, "serve", "--db", str(self.db),
+                    *self.prefix, sys.executable, *self._program, "serve", "--db", str(self.db),
                     "--port", str(port), "--silent-port", str(silent_port), *self._options,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=Path(__file__).parent.parent,
@@ -82,10 +89,10 @@ class ServerProcess:
         ready = re.compile(r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^ ]*:(\d+))")
         wait_until(lambda: ready.search(self.log, seen) or self.process.poll() is not None)
         match = ready.search(self.log, seen)
-        assert match, f"the server ended with {self.process.returncode}: {self.log[seen:]}"
-        self.port = int(match[1])
-        self.silent_port = int(match[2] or 0)
-        return self
+        if match:
+            self.port = int(match[1])
+            self.silent_port = int(match[2] or 0)
+        return bool(match)
 
     @property
     def log(self) -> str:
@@ -126,15 +133,20 @@ class ServerProcess:
         """The answer to one admin command, on a connection of its own."""
         return wire.exchange(self.port, command.encode() + b"\n")[0]
 
-    def stored(self, topic: str) -> dict[str, wire.Json]:
-        """Every stored event of a topic by event_id, paged through as a reader would."""
-        events: dict[str, wire.Json] = {}
+    def listed(self, topic: str) -> list[wire.Json]:
+        """Every stored event of a topic in order of seq, paged through as a reader would."""
+        events: list[wire.Json] = []
         after = 0
         while page := self.ask(f"EVENTS {topic} 1000 AFTER {after}")["events"]:
-            for event in page:
-                assert event["event_id"] not in events, "stored twice"
-                events[event["event_id"]] = event
+            events += page
             after = page[-1]["seq"]
+        return events
+
+    def stored(self, topic: str) -> dict[str, wire.Json]:
+        """The same by event_id."""
+        listed = self.listed(topic)
+        events = {event["event_id"]: event for event in listed}
+        assert len(events) == len(listed), "stored twice"
         return events
 
     @property

@@ -16,12 +16,13 @@ from aggregator.intake import Commit, Failure, Intake, Outcome, Submission
 from aggregator.key_filter import KeyFilter
 from aggregator.stats import Stats
 from aggregator.store import (
-    WAL_LIMIT_BYTES,
     Checkpoint,
     StorageBusy,
     StorageFailed,
     StorageFull,
 )
+
+WAL_LIMIT_BYTES = 1 << 30
 
 
 class RecordedBatch(Batch):
@@ -77,7 +78,7 @@ class ScriptedStore:
         if quiet:
             self.work_left = False
 
-    async def checkpoint(self) -> None:
+    async def checkpoint(self, truncate: bool) -> None:
         self.checkpoints += 1
         self.checkpoint_due = False
         self.backlog_bytes = 0
@@ -99,7 +100,7 @@ class Bench:
         self.store = store
         self.stats = Stats()
         self.intake = Intake(max_events=1000, max_bytes=max_bytes)
-        self.consumer = Consumer(self.intake, store, self.stats, max_batch)
+        self.consumer = Consumer(self.intake, store, self.stats, max_batch, WAL_LIMIT_BYTES)
         self.told: dict[str, list[Outcome]] = {}
         self.task = asyncio.create_task(self.consumer.run())
 
@@ -267,7 +268,7 @@ async def test_above_its_limit_the_wal_stops_the_intake_until_a_checkpoint_succe
     monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
     store, attempts = bench.store, 0
 
-    async def checkpoint() -> None:
+    async def checkpoint(truncate: bool) -> None:
         nonlocal attempts
         attempts += 1
         store.last_checkpoint = Checkpoint(time.monotonic(), "blocked" if attempts < 3 else None)

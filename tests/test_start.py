@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.checker import Ledger, Sender
 from tests.conftest import StartServer
-from tests.server_process import ServerProcess
+from tests.server_process import ServerProcess, wait_until
 from tests.wire import event, exchange
 
 
@@ -62,6 +63,7 @@ def test_a_bad_environment_variable_is_named(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
+    """T48."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         done = serve("serve", "--port", port, "--silent-port", "0", cwd=tmp_path)
@@ -78,6 +80,7 @@ def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """T48: nor one that is missing, which is made."""
     (tmp_path / "file").write_text("in the way")
     done = serve("serve", "--port", "0", "--db", "file/events.db", cwd=tmp_path)
     assert_one_clear_line(done, 1, "file/events.db: Not a directory")
@@ -86,6 +89,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """T48."""
     folder = tmp_path / "data"
     folder.mkdir(mode=0o555)
     for parent in (tmp_path, *tmp_path.parents):
@@ -104,7 +108,11 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_second_server_on_the_same_database(server: ServerProcess, tmp_path: Path) -> None:
+    """T16: by any spelling of its path, refused within a second, and the first one is not disturbed under load."""
     exchange(server.port, event("e"))
+    ledger = Ledger()
+    sender = Sender(ledger, server.port, "c")
+    wait_until(lambda: sender.acks)
     link = tmp_path / "link.db"
     link.symlink_to(server.db)
     for path in (server.db, link, server.db.parent / ".." / "data" / "events.db"):
@@ -113,7 +121,12 @@ def test_a_second_server_on_the_same_database(server: ServerProcess, tmp_path: P
         assert time.monotonic() - started < 2  # a second for the server, the rest for Python on a busy machine
         assert_one_clear_line(done, 1, "in use by another aggregator", str(server.pid))
 
-    assert exchange(server.port, event("f"))[0]["status"] == "stored", "the first one is not disturbed"
+    acks = sender.acks
+    wait_until(lambda: sender.acks > acks)
+    sender.stop()
+    sender.join(30)
+    assert not ledger.errors
+    assert len(ledger.acked) == len(ledger.sent)
     assert server.ask("HEALTH")["health"] == "healthy"
 
 
@@ -125,6 +138,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=list(FOREIGN))
 def test_a_file_that_is_no_database_is_left_as_it_was(tmp_path: Path, content: bytes) -> None:
+    """T17."""
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     done = serve("serve", "--port", "0", "--silent-port", "off", "--db", str(path), cwd=tmp_path)
@@ -186,6 +200,7 @@ def test_a_newer_file_is_refused(server: ServerProcess, tmp_path: Path) -> None:
 def test_no_fresh_database_is_made_over_a_wal_that_holds_events(
     server: ServerProcess, tmp_path: Path, left: int | None
 ) -> None:
+    """T17."""
     exchange(server.port, event("e"))
     server.kill()
     if left is None:
@@ -201,6 +216,7 @@ def test_no_fresh_database_is_made_over_a_wal_that_holds_events(
 
 
 def test_a_truncated_database_is_refused(server: ServerProcess, tmp_path: Path) -> None:
+    """T17."""
     exchange(server.port, event("e"))
     server.stop()
     os.truncate(server.db, 8192)
@@ -249,8 +265,8 @@ def test_help_names_every_option_with_its_default_and_variable(tmp_path: Path) -
         ("--host", "127.0.0.1"), ("--port", "8080"), ("--silent-port", "8081"), ("--db", "data/events.db"),
         ("--queue-events", "20000"), ("--queue-bytes", "67108864"), ("--max-batch", "10000"),
         ("--max-line-bytes", "1048576"), ("--max-connections", "960"), ("--line-timeout", "120.0"),
-        ("--address-connections", "720"), ("--reply-buffer-bytes", "1048576"), ("--drain-timeout", "5.0"),
-        ("--log-level", "info"),
+        ("--address-connections", "720"), ("--reply-buffer-bytes", "1048576"),
+        ("--wal-limit-bytes", "1073741824"), ("--drain-timeout", "5.0"), ("--log-level", "info"),
     ]:  # fmt: skip
         variable = "AGGREGATOR_" + option[2:].replace("-", "_").upper()
         assert f"({default}; {variable})" in text, option

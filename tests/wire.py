@@ -39,7 +39,11 @@ class Peer:
         self.socket.settimeout(TIMEOUT_S)
         if source:
             self.socket.bind((source, 0))
-        self.socket.connect((host, port))
+        try:
+            self.socket.connect((host, port))
+        except OSError:
+            self.socket.close()
+            raise
         self._replies = self.socket.makefile("rb")
 
     def send(self, data: bytes) -> None:

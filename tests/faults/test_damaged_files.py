@@ -1,0 +1,170 @@
+"""Files that are not as the last server left them. Foreign, newer, truncated and missing ones: test_start.py."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checker import Ledger, Sender, check_database
+from tests.conftest import StartServer
+from tests.faults.conftest import BIT_FLIPS, RecordFigures
+from tests.server_process import ServerProcess, wait_until
+from tests.wire import Peer, exchange
+
+
+def stored_by(server: ServerProcess, prefix: str, count: int) -> Ledger:
+    ledger = Ledger()
+    names = [f"{prefix}-{number}" for number in range(count)]
+    replies = exchange(server.port, b"".join([ledger.line(name, f'{{"n":"{name}"}}') for name in names]))
+    for name, reply in zip(names, replies, strict=True):
+        ledger.heard(name, reply)
+    return ledger
+
+
+@pytest.mark.parametrize("where", ["header", "anywhere"])
+def test_a_flipped_bit_never_makes_a_fresh_database_of_an_old_one(
+    server: ServerProcess,
+    new_server: StartServer,
+    tmp_path: Path,
+    where: str,
+    moments: random.Random,
+    record_figures: RecordFigures,
+) -> None:
+    """T17: the server refuses the file within 2 s in one line, or fails when it comes upon the place, or serves it.
+
+    SQLite has no checksum of a page: a bit that flips inside of an event cannot be noticed, and is not promised to be.
+    What is promised: no crash, no traceback, and never an empty database in place of the old one.
+    """
+    stored_by(server, "e", 2000)
+    assert server.stop() == 0
+    sound = server.db.read_bytes()
+    refused = failed = 0
+    for number in range(BIT_FLIPS):
+        bit = moments.randrange(100 * 8 if where == "header" else len(sound) * 8)
+        damaged = bytearray(sound)
+        damaged[bit // 8] ^= 1 << bit % 8
+        db = tmp_path / f"{number}.db"
+        db.write_bytes(damaged)
+        victim = new_server(db=db)
+        started = time.monotonic()
+        if victim.try_to_start():
+            with Peer(victim.port) as peer:
+                peer.send(b"EVENTS t 1000\nTOPICS\n")
+                peer.half_close()
+                replies = peer.raw_rest()  # a rotten event is no JSON any more, and is given as it is
+            assert replies.count(b'{"status":"') == 2, f"bit {bit}"
+            answered = exchange(victim.port, Ledger().line("new"))
+            assert not answered or answered[0]["status"] in ("stored", "error"), f"bit {bit}: {answered}"
+            failed += not answered or answered[0]["status"] == "error"
+            if victim.process.poll() is None:
+                victim.stop()
+            assert victim.wait() in (0, 1), f"bit {bit}"
+        else:
+            refused += 1
+            assert victim.wait() == 1, f"bit {bit}"
+            assert time.monotonic() - started < 2
+            assert victim.log.count("\n") == 1, f"bit {bit}: {victim.log}"
+        assert "Traceback" not in victim.log, f"bit {bit}: {victim.log}"
+        left = db.read_bytes()
+        assert len(left) >= len(sound), f"bit {bit}"
+        assert left.count(b'"event_id":"e-') >= sound.count(b'"event_id":"e-') - 2, f"bit {bit}"
+    record_figures(f"bit flips, {where}", rounds=BIT_FLIPS, refused_to_start=refused, failed=failed)
+
+
+def crashed(server: ServerProcess) -> Ledger:
+    ledger = Ledger()
+    sender = Sender(ledger, server.port, "e")
+    wait_until(lambda: sender.acks > 500)
+    server.kill()
+    sender.join(30)
+    return ledger
+
+
+def without_shm(server: ServerProcess) -> None:
+    server.db.with_name("events.db-shm").unlink()
+
+
+def garbage_shm(server: ServerProcess) -> None:
+    server.db.with_name("events.db-shm").write_bytes(os.urandom(32768))
+
+
+def garbage_behind_the_wal(server: ServerProcess) -> None:
+    with server.db.with_name("events.db-wal").open("ab") as wal:
+        wal.write(os.urandom(10_000))
+
+
+def half_a_frame_behind_the_wal(server: ServerProcess) -> None:
+    path = server.db.with_name("events.db-wal")
+    frame = path.read_bytes()[32 : 32 + 2000]
+    with path.open("ab") as wal:
+        wal.write(frame)
+
+
+def a_copy_elsewhere(server: ServerProcess) -> None:
+    """All of its files: nothing in them is bound to their place."""
+    folder = server.db.parent.with_name("elsewhere")
+    shutil.copytree(server.db.parent, folder)
+    server.db = folder / "events.db"
+
+
+@pytest.mark.parametrize(
+    "damage", [without_shm, garbage_shm, garbage_behind_the_wal, half_a_frame_behind_the_wal, a_copy_elsewhere]
+)
+def test_what_a_crash_may_leave_is_recovered(
+    server: ServerProcess, damage: Callable[[ServerProcess], None], record_figures: RecordFigures
+) -> None:
+    """T17: kill -9, a file beside the database is lost or has rubbish at its end: LOST = 0."""
+    ledger = crashed(server)
+    damage(server)
+    started = time.monotonic()
+    server.restart()
+    recovered_s = time.monotonic() - started
+    verdict = ledger.verify(server)
+    assert server.stop() == 0
+    check_database(server.db)
+    record_figures(damage.__name__, rounds=1, **verdict.figures, recovery_s=recovered_s)
+
+
+_IGNORED = """
+import sqlite3, sys
+
+class Deaf(sqlite3.Connection):
+    def execute(self, sql, *parameters):
+        return super().execute("PRAGMA {name} = {value}" if sql.startswith("PRAGMA {name} =") else sql, *parameters)
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *arguments, **options: connect(*arguments, **{{"factory": Deaf, **options}})
+
+from aggregator import cli
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(("name", "value"), [("synchronous", "NORMAL"), ("journal_mode", "DELETE")])
+def test_settings_that_did_not_take_are_found_at_the_start(new_server: StartServer, name: str, value: str) -> None:
+    """T19: an SQLite that does not do what it is told, built or wrapped so: exit code 1, and one line that says why."""
+    server = new_server(program=_IGNORED.format(name=name, value=value))
+    assert not server.try_to_start()
+    assert server.wait() == 1
+    assert server.log.count("\n") == 1
+    assert "an ack would not be durable with" in server.log
+    assert name in server.log
+
+
+def test_a_name_that_looks_like_options_for_sqlite_is_only_a_name(new_server: StartServer) -> None:
+    """T19: no database in memory, nor one without a journal, by way of a path."""
+    server = new_server()
+    server.db = server.folder / "file:events.db?mode=memory&cache=shared&vfs=memdb"
+    server.start()
+    ledger = stored_by(server, "e", 10)
+    server.kill()
+    assert server.db.exists()
+    server.restart()
+    ledger.verify(server)
+    assert server.stop() == 0
