@@ -169,11 +169,11 @@ def check_database(path: Path) -> None:
         )
         assert rows(f"SELECT seq FROM events WHERE seq > coalesce(({span}), 0)") == []
         # Each key is in one run, under the seq of its event, unless the event is newer than all runs.
-        keyed = [
-            row
-            for (run,) in rows("SELECT id FROM runs WHERE id NOT IN (SELECT coalesce(merging_into, 0) FROM runs)")
-            for row in rows(f"SELECT key, seq FROM keys_{run}")
-        ]
+        keyed = []
+        for run, keys in rows("SELECT id, keys FROM runs WHERE id NOT IN (SELECT coalesce(merging_into, 0) FROM runs)"):
+            found = rows(f"SELECT key, seq FROM keys_{run}")
+            assert len(found) == keys
+            keyed += found
         events = rows(f"SELECT name, json, seq FROM events JOIN topics ON id = topic WHERE seq <= {flushed_seq}")
         assert sorted(keyed) == sorted(
             (digest(topic, json.loads(text)["event_id"])[:KEY_BYTES], seq) for topic, text, seq in events
