@@ -35,8 +35,8 @@ when what is unknown has been sent again, stored = sent. The docstrings of the t
 | T27 nesting | test_bad_bytes | alive, memory bounded |
 | T28 200,000 mutated lines | test_bad_bytes | one reply each, which agrees with Python's JSON parser |
 | T29 pauses, kills, stops, resets | test_pause_and_kill | LOST = 0, connections outlive a pause |
-| T30 silent reader on the acked port | test_slow_and_greedy_peers | muted in time, its events stored, the polite served |
-| T31 500 half-sent lines | test_slow_and_greedy_peers | ended at the line deadline, the polite served |
+| T30 silent reader | test_slow_and_greedy_peers | muted in time, its events stored, the polite served |
+| T31 500 half-sent lines | test_slow_and_greedy_peers | ended at the deadline, the polite served |
 | T32 more connections than allowed | test_connection_floods | busy, and places back within 1 s |
 | T33 no descriptors left | test_connection_floods | commits go on, little CPU, one line a second |
 | T34 half-close | tests/test_connection | all acks, then the end |
