@@ -27,7 +27,7 @@ from typing import Final
 import aiosqlite
 
 from aggregator import event
-from aggregator.event import KEY_BYTES
+from aggregator.event import KEY_BYTES, InvalidEvent
 from aggregator.key_filter import ALL, KeyFilter
 
 MEMTABLE_KEYS: Final = 1 << 16
@@ -137,7 +137,7 @@ class Ledger:
             "SELECT seq, name, CAST(json AS BLOB) FROM events JOIN topics ON topics.id = events.topic"
             f" WHERE seq > {seq} ORDER BY seq LIMIT {_REFILL_ROWS}"
         ):
-            digests = [event.digest(name, event.read_event_id(json)) for _, name, json in rows]
+            digests = [_digest(*row) for row in rows]
             seqs = [row[0] for row in rows]
             self.filter.split(b"".join(digests), 0, [], [])
             await self._connection.executemany(
@@ -304,3 +304,11 @@ class Ledger:
 
 def _list(runs: list[Run]) -> str:
     return ", ".join(str(run.id) for run in runs)
+
+
+def _digest(seq: int, topic: str, json: bytes) -> bytes:
+    try:
+        return event.digest(topic, event.read_event_id(json))
+    except (InvalidEvent, LookupError, TypeError, AttributeError) as error:
+        # Going on without its key would let it be stored twice.
+        raise sqlite3.DatabaseError(f"event {seq} is damaged: {error}") from error

@@ -69,14 +69,14 @@ protocol.parse = broken
 
 _REPLYING_DIES = """
 from aggregator import protocol
-stored = protocol.stored
+encode_acks = protocol.encode_acks
 
-def broken(event, seq):
-    if event.event_id == "POISON":
+def broken(events, *rest):
+    if any(event.event_id == "POISON" for event in events):
         raise RuntimeError("a defect in a reply")
-    return stored(event, seq)
+    return encode_acks(events, *rest)
 
-protocol.stored = broken
+protocol.encode_acks = broken
 """
 
 
