@@ -35,6 +35,7 @@ from aggregator.config import (
     QUIET_S,
     REPLY_DEADLINE_S,
     TICK_S,
+    TURN_LINES,
 )
 from aggregator.event import Event
 from aggregator.intake import Commit, Failure, Outcome, Submission
@@ -242,7 +243,7 @@ class Connection(asyncio.Protocol):
     # --- lines in
 
     def _take_lines(self) -> None:
-        budget = self._share
+        budget = TURN_LINES
         waiting_before = self._view.intake.events
         events: list[Event] = []  # events that follow each other go into the intake as one submission
         while self._lines and budget > 0:

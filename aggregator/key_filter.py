@@ -14,6 +14,8 @@ of the saving is still there. All of it is there from the start, so that memory 
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import struct
 from typing import Final
 
@@ -33,7 +35,10 @@ class KeyFilter:
     """One bit for each of 2^29 classes of keys. Digests are those of ``event.digest``."""
 
     def __init__(self) -> None:
-        self._bits = bytearray(FILTER_BYTES)
+        self._bits = mmap.mmap(-1, FILTER_BYTES)
+        # Each look goes to a random place: with pages of 2 MiB that takes a quarter less. Not every kernel has them.
+        with contextlib.suppress(AttributeError, OSError):
+            self._bits.madvise(mmap.MADV_HUGEPAGE)
         self.known_below = ALL
         """Stored keys whose digest starts below this 32-bit number are in the filter."""
 

@@ -1,8 +1,8 @@
 """Ack latency: one event in flight, and at an offered rate, with coordinated omission avoided.
 
 At an offered rate every event has a moment at which it is due, whatever the server does, and its latency counts from
-that moment: a server that stalls is charged for every event that would have been sent meanwhile. Two threads, one that
-sends and one that receives, sleep in the system, for an event loop's timers have a resolution of a millisecond.
+that moment: a server that stalls is charged for every event that would have been sent meanwhile. It is offered from one
+thread that waits in ``select``, for an event loop's timers have a resolution of a millisecond.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ STALL_S: Final = 60.0
 WARM_UP: Final = 0.05
 """This part of the events is sent first and not counted."""
 
+STEP_S: Final = 0.001
+"""At rates above one event in this time, events go out in steps of this length, as from a sender with a buffer."""
+
 PARTS: Final = (50, 90, 99, 99.9, 100)
 
 
@@ -46,68 +49,85 @@ def in_turn(port: int, lines: list[bytes]) -> dict[str, Any]:
 
 def at_rate(port: int, workload: Workload, rate: float) -> dict[str, Any]:
     """Offer ``rate`` events a second over all connections of the workload, in turn."""
-    connections = [socket.create_connection(("127.0.0.1", port), STALL_S) for _ in workload.lines]
-    for connection in connections:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connections = [_Connection(port, lines) for lines in workload.lines]
+    sockets = {connection.socket: connection for connection in connections}
     count, width = workload.count, len(connections)
-    arrived: list[list[float]] = [[] for _ in connections]  # on each connection, when its acks came
-    errors: list[bytes] = []
-    receiver = threading.Thread(target=_receive, args=(connections, workload, arrived, errors))
-    receiver.start()
+    step = max(1, int(rate * STEP_S))
     started = time.perf_counter() + 0.01
-    sent = 0
-    while sent < count:
-        early = started + sent / rate - time.perf_counter()
-        if early > 0:
-            time.sleep(early)
-        due = min(count, int((time.perf_counter() - started) * rate) + 1)
-        for which in range(min(width, due - sent)):
-            number = sent + which
-            own = workload.lines[number % width][number // width : (due - number - 1) // width + number // width + 1]
-            connections[number % width].sendall(b"".join(own))
-        sent = due
-    receiver.join()
+    last_progress = started
+    due = 0
+    while any(connection.missing for connection in connections):
+        wait_s = STALL_S if due == count else max(0.0, started + due / rate - time.perf_counter())
+        pending = [connection.socket for connection in connections if connection.unsent]
+        readable, writable, _ = select.select(sockets, pending, [], wait_s)
+        now = time.perf_counter()
+        for one in readable:
+            sockets[one].receive(now)
+            last_progress = now
+        if due < count and now >= started + due / rate:
+            due = min(count, max(due + step, int((now - started) * rate) + 1))
+            for which, connection in enumerate(connections):
+                connection.send_until((due - which + width - 1) // width)
+        for one in writable:
+            sockets[one].send_more()
+        if now - last_progress > STALL_S:
+            break
     seconds = time.perf_counter() - started
     for connection in connections:
-        connection.close()
+        connection.socket.close()
     latencies_s = [
         moment - (started + (place * width + which) / rate)
-        for which, moments in enumerate(arrived)
-        for place, moment in enumerate(moments)
+        for which, connection in enumerate(connections)
+        for place, moment in enumerate(connection.arrived)
         if place * width + which >= count * WARM_UP
     ]
     return {
         "events": len(latencies_s),
         "offered_per_s": rate,
         "achieved_per_s": round(count / seconds),
-        "errors": len(errors) + count - sum(map(len, arrived)),
+        "errors": sum(connection.errors + connection.missing for connection in connections),
         **percentiles(latencies_s),
     }
 
 
-def _receive(
-    connections: list[socket.socket], workload: Workload, arrived: list[list[float]], errors: list[bytes]
-) -> None:
-    poll = select.poll()
-    which_of = {connection.fileno(): which for which, connection in enumerate(connections)}
-    rests = [b""] * len(connections)
-    for number in which_of:
-        poll.register(number, select.POLLIN)
-    missing = workload.count
-    while missing > 0:
-        ready = poll.poll(STALL_S * 1000)
-        if not ready:
+class _Connection:
+    """Sends its lines when told to, never waiting for the server, and keeps when each ack arrived."""
+
+    def __init__(self, port: int, lines: list[bytes]) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), STALL_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.arrived: list[float] = []
+        self.errors = 0
+        self.unsent = b""
+        self._lines = lines
+        self._sent = 0
+        self._rest = b""
+
+    @property
+    def missing(self) -> int:
+        return len(self._lines) - len(self.arrived)
+
+    def send_until(self, place: int) -> None:
+        if place > self._sent:
+            self.unsent += b"".join(self._lines[self._sent : place])
+            self._sent = place
+            self.send_more()
+
+    def send_more(self) -> None:
+        try:
+            self.unsent = self.unsent[self.socket.send(self.unsent) :]
+        except BlockingIOError:
             return
-        for descriptor, _ in ready:
-            which = which_of[descriptor]
-            data = connections[which].recv(1 << 18)
-            now = time.perf_counter()
-            if not data:
-                return
-            *replies, rests[which] = (rests[which] + data).split(b"\n")
-            errors += [one for one in replies if not one.startswith((b'{"status":"stored"', b'{"status":"duplicate"'))]
-            arrived[which] += [now] * len(replies)
-            missing -= len(replies)
+
+    def receive(self, now: float) -> None:
+        data = self.socket.recv(1 << 18)
+        if not data:
+            raise SystemExit("the server closed a connection")
+        complete, _, self._rest = (self._rest + data).rpartition(b"\n")
+        count = complete.count(b"\n") + 1 if complete else 0
+        self.arrived += [now] * count
+        self.errors += count - complete.count(b'{"status":"stored"') - complete.count(b'{"status":"duplicate"')
 
 
 def percentiles(latencies_s: list[float]) -> dict[str, float]:

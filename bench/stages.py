@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import itertools
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Final
 import uvloop
 
 from aggregator import protocol
+from aggregator.cli import GC_THRESHOLDS
 from aggregator.event import Event
 from aggregator.protocol import LineSplitter
 from aggregator.store import Store
@@ -38,6 +40,7 @@ def add_command(commands: command.Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    gc.set_threshold(*GC_THRESHOLDS)
     return command.repeat("stages", options, lambda number, folder: uvloop.run(_one_run(options, number, folder)))
 
 

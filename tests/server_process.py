@@ -23,7 +23,7 @@ SMALL_LEDGER = """
 from aggregator import consumer, ledger, store
 ledger.MEMTABLE_KEYS, ledger.FANOUT, ledger.SLICE_KEYS, ledger.MAX_SLICE_KEYS = 64, 2, 16, 256
 consumer.IDLE_S = 0.01
-store.COPY_BYTES = 1 << 20
+store.CHECKPOINT_BYTES = 1 << 20
 """
 """Changes that let a few hundred events pass through flushes, merges and checkpoints."""
 
