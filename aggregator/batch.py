@@ -22,14 +22,6 @@ NUMBER_DIGITS: Final = 8
 """The number of an event's topic in the batch, as decimal text of this width: SQLite cuts it out of one long text."""
 
 
-class _Topics(dict[str, bytes]):
-    """Numbers topics as they are asked for."""
-
-    def __missing__(self, topic: str) -> bytes:
-        number = self[topic] = b"%0*d" % (NUMBER_DIGITS, len(self))
-        return number
-
-
 class Batch:
     """Events in the order in which they came. ``new`` and ``maybe`` hold positions: what the filter says of each."""
 
@@ -38,7 +30,7 @@ class Batch:
         self._digests: list[bytes] = []
         self._json: list[bytes] = []
         self._numbers: list[bytes] = []
-        self._topics = _Topics()
+        self._number_of: dict[str, bytes] = {}
         self._size_bytes = 0
         self.new: list[int] = []
         self.maybe: list[int] = []
@@ -54,13 +46,17 @@ class Batch:
         json = [event.json for event in events]
         self._json += json
         self._size_bytes += sum(map(len, json))
-        numbers = self._topics
-        self._numbers += [numbers[event.topic] for event in events]
+        number_of = self._number_of
+        for event in events:
+            number = number_of.get(event.topic)
+            if number is None:
+                number = number_of[event.topic] = b"%0*d" % (NUMBER_DIGITS, len(number_of))
+            self._numbers.append(number)
 
     @property
     def topics(self) -> list[str]:
         """The distinct topics, in the order of their numbers."""
-        return list(self._topics)
+        return list(self._number_of)
 
     @property
     def size_bytes(self) -> int:

@@ -45,7 +45,6 @@ _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 _SPACE = re.compile(r"[ \t\r\n]*")
 _blake2s = hashlib.blake2s
-_loads = orjson.loads
 _parse_iso = datetime.fromisoformat
 
 # Only finds where a value ends inside JSON that orjson has accepted. Numbers stay text: int() refuses 4,301 digits.
@@ -107,10 +106,7 @@ def parse(line: bytes) -> Event | list[Event | InvalidEvent]:
 
     Raises InvalidEvent when the line as a whole is no JSON, or is neither an event nor a batch.
     """
-    try:
-        value = _loads(line)
-    except orjson.JSONDecodeError:
-        value = _decode(line)
+    value = _decode(line)
     if type(value) is dict and ("topic" in value or "events" not in value):
         return _check(value, line)
     return _parse_batch(value, line)

@@ -53,15 +53,14 @@ class KeyFilter:
         ``digests`` holds 32 bytes for each; the first has the number ``position``. Numbers are appended to the lists.
         """
         bits, known_below = self._bits, self.known_below
-        add_new, add_maybe = new.append, maybe.append
         for (head,) in _HEADS.iter_unpack(digests):
             index = head >> _BYTE_SHIFT
             bit = 1 << (head >> _BIT_SHIFT & 7)
             byte = bits[index]
             if byte & bit or head >= known_below:
-                add_maybe(position)
+                maybe.append(position)
             else:
-                add_new(position)
+                new.append(position)
             bits[index] = byte | bit
             position += 1
 

@@ -107,20 +107,23 @@ class LineSplitter:
             self._look_for_foreign_protocol(data)
         if self.foreign_reply:
             return []
-        lines: list[Any] = data.split(b"\n")  # of bytes, and None for what turns out to be too long
-        rest = lines.pop()
-        if lines:
-            skipped, self._skipping = self._skipping, False
-            if not skipped:
-                self._rest += lines[0]
-                lines[0] = self._end_line(bytes(self._rest))
+        head, *others = data.split(b"\n")
+        lines: list[bytes | None] = []
+        if others:
+            last = others.pop()
+            if self._skipping:
+                self._skipping = False
+            else:
+                self._rest += head
+                lines.append(self._end_line(bytes(self._rest)))
                 self._rest.clear()
-            if len(data) > self._max or b"\r\n" in data:
-                lines[1:] = map(self._end_line, lines[1:])  # else there is nothing to cut off, and nothing too long
-            if skipped:
-                del lines[0]
+            if len(data) <= self._max and b"\r\n" not in data:
+                lines += others  # nothing to cut off, nothing too long: the common case, without a call per line
+            else:
+                lines += map(self._end_line, others)
+            head = last
         if not self._skipping:
-            self._rest += rest
+            self._rest += head
             self._report_overlong(lines)
         return lines
 
