@@ -10,8 +10,8 @@ Rules that hold here:
   ``executemany`` takes the lock once a row and was measured 17 times slower beside a busy event loop.
 - There is exactly one read-write connection, and only it checkpoints (SQLite before 3.51.3 can corrupt a database
   that two connections write or checkpoint at once). All reading goes through a second connection, ``mode=ro``.
-- While SQLite has the database files open they are opened by no other means: closing such a descriptor would drop
-  SQLite's own POSIX locks. Sizes come from ``stat``, the lock lies in a file beside the database.
+- While SQLite has the database files open, no descriptor of them is closed but SQLite's own: that would drop its POSIX
+  locks. Sizes come from ``stat``, the lock lies in a file beside the database.
 """
 
 from __future__ import annotations
