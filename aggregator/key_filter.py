@@ -39,6 +39,8 @@ class KeyFilter:
         # Each look goes to a random place: with pages of 2 MiB that takes a quarter less. Not every kernel has them.
         with contextlib.suppress(AttributeError, OSError):
             self._bits.madvise(mmap.MADV_HUGEPAGE)
+        for start in range(0, FILTER_BYTES, mmap.PAGESIZE):
+            self._bits[start] = 0  # memory is to be there now, not to grow with the keys
         self.known_below = ALL
         """Stored keys whose digest starts below this 32-bit number are in the filter."""
 

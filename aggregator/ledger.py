@@ -72,8 +72,8 @@ CREATE TEMP TABLE memtable {_COLUMNS};
 CREATE TEMP TABLE known (position INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, seq INTEGER);
 """
 
-_REFILL_ROWS = 64
-"""Events read at a time at a start; with lines of at most 1 MiB each, this bounds what is held in memory."""
+_REFILL_ROWS = 1024
+"""Events read at a time at a start; together they have at most MEMTABLE_EVENT_BYTES and a batch."""
 
 
 @dataclass(slots=True)
