@@ -17,6 +17,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -222,7 +223,7 @@ class Connection(asyncio.Protocol):
         """
         if self._refusals:
             if not self._transport.is_closing():
-                self._transport.write_eof()
+                self._close_our_half()
                 self._abort_when_quiet(reads_before=-1)
             return
         while self._lines:
@@ -475,8 +476,12 @@ class Connection(asyncio.Protocol):
             self._start_watch()
         elif (self._ending or self._refusing) and not self._closing:
             self._closing = self._ending = True
-            self._transport.write_eof()
+            self._close_our_half()
             self._start_watch()
+
+    def _close_our_half(self) -> None:
+        with contextlib.suppress(OSError):  # the peer has reset the connection, and we are about to be told
+            self._transport.write_eof()
 
     def _start_watch(self) -> None:
         self._stop_watch()
