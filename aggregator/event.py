@@ -52,8 +52,8 @@ _find_end = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
 KEY_BYTES = 16
-"""How much of a key's digest counts. Of 10^12 keys two share 128 bits with a probability of 1 in 10^15, and nobody can
-make a key that collides with another's: that takes 2^128 attempts."""
+"""How much of a key's digest counts. Of 10^12 keys two share 128 bits with a probability of 1 in 10^15. To make a
+key that collides with a given one takes 2^128 attempts, a pair of one's own 2^64."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,8 @@ Rules that hold here:
 - A batch is bound as a handful of parameters and runs as one step of SQLite, without Python's interpreter lock:
   ``executemany`` takes the lock once a row and was measured 17 times slower beside a busy event loop.
 - There is exactly one read-write connection, and only it checkpoints (SQLite before 3.51.3 can corrupt a database
-  that two connections write or checkpoint at once). All reading goes through a second connection, ``mode=ro``.
+  that two connections write or checkpoint at once). Events are read through a second connection, ``mode=ro``; only
+  what seq a key has is asked of the first, for the memtable is its own.
 - While SQLite has the database files open, no descriptor of them is closed but SQLite's own: that would drop its POSIX
   locks. Sizes come from ``stat``, the lock lies in a file beside the database.
 """
