@@ -14,6 +14,8 @@ from tests.server_process import ServerProcess
 settings.register_profile("aggregator", deadline=None, derandomize=True)  # machines are noisy; runs are repeatable
 settings.load_profile("aggregator")
 
+pytest_plugins = ["tests.faults.record"]
+
 StartServer = Callable[..., ServerProcess]
 
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import StartServer
-from tests.faults.conftest import MUTATED_LINES, RecordFigures
 from tests.faults.lines import answered_lines, fault, mutated, outcome
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import MUTATED_LINES
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, event, events, exchange
 
@@ -121,7 +122,7 @@ def test_a_line_far_over_the_limit_costs_no_memory(server: ServerProcess, record
         assert peer.reply()["code"] == "too_long"
         grown = server.rss_bytes - before
         assert peer.ask(b"\n" + event("e"))["status"] == "stored"
-    record_figures("overlong_line", grown_bytes=grown)
+    record_figures("100 MB without an LF", grown_bytes=grown)
     assert grown < 8 * MIB
 
 
@@ -137,7 +138,7 @@ def test_an_unfinished_line_is_held_about_once(server: ServerProcess, record_fig
     for peer in holding:
         assert peer.ask(b"}\n")["code"] == "bad_json"
         peer.close()
-    record_figures("unfinished_line", bytes_per_connection=grown)
+    record_figures("unfinished lines", rounds=len(holding), bytes_per_connection=grown)
     assert grown < 2 * MIB + 128 * 1024
 
 
@@ -235,7 +236,7 @@ def test_nesting_harms_nothing(server: ServerProcess, line: bytes, code: str, re
         peer.send(line)
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
     grown = server.rss_bytes - before
-    record_figures("nesting", code=code, grown_bytes=grown)
+    record_figures(f"nesting: {code}", grown_bytes=grown)
     assert grown < 20 * MIB
     assert len(server.log) < 10_000
 
@@ -255,7 +256,9 @@ def test_mutated_lines_have_one_reply_each(start_server: StartServer, record_fig
             counts[outcome(reply)] = counts.get(outcome(reply), 0) + 1
             assert fault(line, number, reply, limit) is None, (fault(line, number, reply, limit), line, reply)
         assert peer.rest() == [], "more replies than lines"
-    record_figures("mutated_lines", lines=len(lines), seconds=time.monotonic() - started, **counts)
+    record_figures(
+        "mutated lines", rounds=MUTATED_LINES, answered=len(lines), took_s=time.monotonic() - started, **counts
+    )
 
     assert counts.keys() >= {"stored", "batch", "ok", "bad_json", "bad_event", "bad_line", "bad_command", "too_long"}
     assert server.ask("HEALTH")["health"] == "healthy"

@@ -14,8 +14,9 @@ import pytest
 
 from tests.checker import Ledger, check_database
 from tests.conftest import StartServer
-from tests.faults.conftest import CHURN, RESETS, RecordFigures
 from tests.faults.polite import polite_clients
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import CHURN, RESETS
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, event
 
@@ -43,14 +44,13 @@ def test_resets_in_mid_batch_harm_nobody(server_on_both_loops: ServerProcess, re
                     peer.reply()  # it is in the middle of its replies, not before them
                 peer.reset()
         acks = [len(client.waited_s) for client in polite]
-    record_figures("resets", count=RESETS, polite_acks=sum(acks))
-
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
     assert_no_defect_shows(server)
     assert all(acks)
-    ledger.verify(server)
+    verdict = ledger.verify(server)
     assert server.stop() == 0
     check_database(server.db)
+    record_figures("resets in mid-batch", rounds=RESETS, **verdict.figures, polite_acks=sum(acks))
 
 
 def test_churn_leaves_nothing_behind(server: ServerProcess, record_figures: RecordFigures) -> None:
@@ -70,7 +70,9 @@ def test_churn_leaves_nothing_behind(server: ServerProcess, record_figures: Reco
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
     wait_until(lambda: abs(server.descriptors - descriptors) <= 2)
     grown = server.rss_bytes - memory
-    record_figures("churn", connections=CHURN, seconds=seconds, grown_bytes=grown)
+    record_figures(
+        "churn", rounds=CHURN, churn_s=seconds, grown_bytes=grown, descriptors=server.descriptors - descriptors
+    )
 
     assert grown < 8 * MIB
     assert server.ask("STATS")["stored_total"] == 40, "of 50 ids a fifth was never sent"
@@ -117,7 +119,7 @@ def test_over_the_connection_cap_clients_are_told_and_closed(
             }  # fmt: skip
             assert extra.rest() == []
         took_s.append(time.monotonic() - started)
-    record_figures("busy", median_s=statistics.median(took_s), longest_s=max(took_s))
+    record_figures("over the cap of connections", rounds=50, median_s=statistics.median(took_s), longest_s=max(took_s))
     assert statistics.median(took_s) < 0.1
     with Peer(server.silent_port) as extra:
         assert extra.raw_rest() == b""
@@ -215,7 +217,7 @@ def test_without_descriptors_those_who_are_connected_are_served(
         seconds = time.monotonic() - started
         cpu = (server.cpu_s - cpu_s) / seconds
         lines = server.log.count("\n") - logged
-        record_figures("no_descriptors", loop=loop, cpu=cpu, log_lines_per_s=lines / seconds)
+        record_figures(f"no descriptors left ({loop})", cpu=cpu, log_lines_per_s=lines / seconds)
         assert server.process.poll() is None
 
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (soft, hard))

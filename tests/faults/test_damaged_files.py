@@ -13,7 +13,8 @@ import pytest
 
 from tests.checker import Ledger, Sender, check_database
 from tests.conftest import StartServer
-from tests.faults.conftest import BIT_FLIPS, RecordFigures
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import BIT_FLIPS
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, exchange
 
@@ -128,7 +129,7 @@ def test_what_a_crash_may_leave_is_recovered(
     verdict = ledger.verify(server)
     assert server.stop() == 0
     check_database(server.db)
-    record_figures(damage.__name__, rounds=1, **verdict.figures, recovery_s=recovered_s)
+    record_figures(damage.__name__, **verdict.figures, recovery_s=recovered_s)
 
 
 _IGNORED = """

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.checker import Ledger
-from tests.faults.conftest import RecordFigures
+from tests.faults.record import RecordFigures
 from tests.faults.tracer import has_strace, traced
 from tests.server_process import ServerProcess
 from tests.wire import Peer
@@ -70,7 +70,7 @@ def test_an_fsync_of_the_wal_comes_before_each_ack(
     early, acks = acks_before_their_sync(trace.read_text())
     assert (early, acks) == ([], 1000)
     verdict = ledger.verify(server)
-    record_figures(f"fsync before ack, {in_flight} in flight", rounds=1, violations=len(early), **verdict.figures)
+    record_figures(f"fsync before ack, {in_flight} in flight", violations=len(early), **verdict.figures)
 
 
 def test_the_check_itself_sees_an_ack_that_comes_too_soon() -> None:

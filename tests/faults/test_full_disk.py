@@ -9,8 +9,8 @@ import pytest
 
 from tests.checker import Ledger, check_database
 from tests.conftest import StartServer
-from tests.faults.conftest import RecordFigures
 from tests.faults.disk import Ext4Image, SmallDisk
+from tests.faults.record import RecordFigures
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, exchange
 
@@ -58,7 +58,7 @@ def test_a_full_disk_is_said_and_acks_resume_by_themselves(
     assert "events are being stored again" in server.log
     assert server.stop() == 0
     check_database(server.db)
-    record_figures("full disk", rounds=1, **verdict.figures, recovery_s=recovered_s)
+    record_figures("full disk", **verdict.figures, recovery_s=recovered_s)
 
 
 @pytest.mark.root
@@ -97,7 +97,7 @@ def test_a_limit_on_the_size_of_files_ends_all_acks(new_server: StartServer, rec
     verdict = ledger.verify(server)
     assert server.stop() == 0
     check_database(server.db)
-    record_figures("RLIMIT_FSIZE", rounds=1, **verdict.figures)
+    record_figures("RLIMIT_FSIZE", **verdict.figures)
 
 
 @pytest.mark.root
@@ -135,4 +135,4 @@ def test_a_file_system_that_turns_read_only_ends_all_acks(
         check_database(successor.db)
     finally:
         again.remove()
-    record_figures("file system turned read-only", rounds=1, **verdict.figures)
+    record_figures("file system turned read-only", **verdict.figures)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import FUZZ_S, RecordFigures
 from tests.faults.fuzz_protocol import check
 from tests.faults.lines import SEEDS
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import FUZZ_S
 
 FOUND: list[bytes] = []
 
@@ -36,4 +37,4 @@ def test_fuzzing_finds_nothing(tmp_path: Path, record_figures: RecordFigures) ->
     assert runs, done.stderr[-1000:]
     assert int(runs[1]) > 1000
     assert int(coverage[-1]) > 100, "it is guided by what the code does"
-    record_figures("fuzz", seconds=FUZZ_S, runs=int(runs[1]), coverage=int(coverage[-1]))
+    record_figures("fuzzing", rounds=int(runs[1]), fuzzed_s=FUZZ_S, coverage=int(coverage[-1]))

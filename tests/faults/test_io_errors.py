@@ -21,7 +21,8 @@ import pytest
 
 from tests.checker import Ledger, Sender, Verdict, check_database, total
 from tests.conftest import StartServer
-from tests.faults.conftest import EIO_STEP, SWEEP_STEP, RecordFigures
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import EIO_STEP, SWEEP_STEP
 from tests.faults.tracer import has_strace, inject, injecting
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Json, Peer, exchange
@@ -90,7 +91,7 @@ def test_a_sync_of_the_wal_that_fails_once_ends_all_acks(
     verdict = ledger.verify(server)
     assert server.stop() == 0
     check_database(server.db)
-    record_figures(f"EIO at WAL sync {when}", rounds=1, **verdict.figures, ended_s=ended_s, recovery_s=recovered_s)
+    record_figures(f"EIO at WAL sync {when}", **verdict.figures, ended_s=ended_s, recovery_s=recovered_s)
 
 
 def test_syncs_of_the_wal_that_always_fail_are_never_acked_whoever_starts_the_server_again(
@@ -278,6 +279,6 @@ def test_a_checkpoint_that_always_fails_is_shown_and_the_wal_stays_below_its_lim
     assert server.stop() == 0
     check_database(server.db)
     record_figures(
-        "EIO at each checkpoint", rounds=1, **verdict.figures,
+        "EIO at each checkpoint", **verdict.figures,
         shown_s=shown_s, wal_bytes=after["wal_bytes"], recovery_s=recovered_s,
     )  # fmt: skip

@@ -12,7 +12,8 @@ import pytest
 
 from tests.checker import Ledger, Sender, check_database
 from tests.conftest import StartServer
-from tests.faults.conftest import DRAIN_KILL_ROUNDS, GAP_ROUNDS, KILL_ROUNDS, RecordFigures
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import DRAIN_KILL_ROUNDS, GAP_ROUNDS, KILL_ROUNDS
 from tests.faults.tracer import has_strace, inject
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import exchange
@@ -131,4 +132,4 @@ def test_a_large_wal_does_not_hold_up_the_next_start(server: ServerProcess, reco
     verdict = ledger.verify(server)
     assert server.stop() == 0
     check_database(server.db)
-    record_figures("start with a large WAL", rounds=1, **verdict.figures, wal_bytes=wal_bytes, recovery_s=first_ack_s)
+    record_figures("start with a large WAL", **verdict.figures, wal_bytes=wal_bytes, recovery_s=first_ack_s)

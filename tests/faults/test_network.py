@@ -16,9 +16,10 @@ import pytest
 from aggregator.config import REPLY_DEADLINE_S
 from tests.checker import Ledger
 from tests.conftest import StartServer
-from tests.faults.conftest import CUT_S, POLITE_S, UNREAD_EVENTS, RecordFigures
 from tests.faults.network import SERVER_ADDRESS, Network
 from tests.faults.polite import baseline, p99, polite_clients, wait_for_acks
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import CUT_S, POLITE_S, UNREAD_EVENTS
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, event, events
 
@@ -48,7 +49,8 @@ def test_a_cut_link_loses_and_doubles_nothing(
     """T36. Three thousand events go on their way before, during and after the cut; the client is our own, which sends
     again what was not acked."""
     server = far_server
-    lines = events("e", 3000)
+    ledger = Ledger()
+    lines = [ledger.line(f"e-{number}") for number in range(3000)]
     client = subprocess.Popen(
         [*network.on_client(), sys.executable, "-m", "aggregator", "send", "--to", f"{SERVER_ADDRESS}:{server.port}"],
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parent.parent.parent,
@@ -68,10 +70,11 @@ def test_a_cut_link_loses_and_doubles_nothing(
         _, complaints = client.communicate(b"".join(lines[2000:]), timeout=180)
         recovered_s = time.monotonic() - mended
 
-        record_figures("cut_link", cut_s=CUT_S, recovered_s=recovered_s)
         assert client.returncode == 0, complaints
-        assert server.stored("t").keys() == {f"e-{number}" for number in range(3000)}
+        assert server.stored("t").keys() == ledger.sent.keys(), "all of them are acked"
         wait_until(lambda: server.ask("STATS")["connections"] == 1)
+        verdict = ledger.verify(server)
+        record_figures("cut link", **verdict.figures, cut_s=CUT_S, recovery_s=recovered_s)
 
 
 _QUICK_KEEPALIVE = """
@@ -102,7 +105,7 @@ def test_a_peer_that_vanished_is_noticed(
         cut = time.monotonic()
         wait_until(lambda: server.ask("STATS")["connections"] == 2, 15)
         noticed_s = time.monotonic() - cut
-        record_figures("vanished_peer", noticed_s=noticed_s)
+        record_figures("vanished peer", noticed_s=noticed_s)
         assert 2 < noticed_s < 6
         assert idle.ask(b"PING\n")["pong"] is True
         assert server.stored("t").keys() == {"before", "shipped"}
@@ -184,12 +187,15 @@ def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
             assert muted == 0
             ids = [reply["event_id"] for reply in (first, *far.replies(count - 1))]
             sending.join(20)
-        record_figures("throttled", baseline_s=alone, polite_p99_s=waited, held_bytes=held)
+        verdict = ledger.verify(server)
+        record_figures(
+            "throttled acks", **verdict.figures, far_events=count,
+            baseline_s=alone, polite_p99_s=waited, held_bytes=held,
+        )  # fmt: skip
 
         assert ids == [f"far-{number}" for number in range(count)]
         assert held < 32 * MIB
         assert waited < 2 * alone + 0.05
-        ledger.verify(server)
 
 
 def test_an_ipv6_network_counts_as_one_address(network: Network, start_server: StartServer) -> None:

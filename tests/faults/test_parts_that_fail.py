@@ -22,7 +22,7 @@ from aggregator.stats import Stats
 from aggregator.store import Store
 from tests.checker import Ledger, Sender, check_database
 from tests.conftest import StartServer
-from tests.faults.conftest import RecordFigures
+from tests.faults.record import RecordFigures
 from tests.server_process import wait_until
 from tests.wire import Peer, event
 
@@ -102,7 +102,7 @@ def test_a_consumer_that_dies_ends_the_server_and_no_ack_follows(
     verdict = ledger.verify(sound)
     assert sound.stop() == 0
     check_database(sound.db)
-    record_figures("the consumer dies", rounds=1, **verdict.figures, ended_s=ended_s)
+    record_figures("the consumer dies", **verdict.figures, ended_s=ended_s)
 
 
 def test_a_defect_at_the_start_ends_the_process(new_server: StartServer) -> None:
@@ -193,4 +193,4 @@ def test_process_1_drains_on_sigterm(start_server: StartServer, record_figures: 
     os.kill(int(inner), signal.SIGTERM)
     assert server.wait() == 0
     check_database(server.db)
-    record_figures("SIGTERM as process 1", rounds=1, **verdict.figures, ended_s=ended_s)
+    record_figures("SIGTERM as process 1", **verdict.figures, ended_s=ended_s)

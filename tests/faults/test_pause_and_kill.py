@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
 
 from tests.checker import Ledger, Sender, check_database
-from tests.faults.conftest import NEMESIS_ROUNDS, STOPPED_S, RecordFigures
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import NEMESIS_ROUNDS, STOPPED_S
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, event
 
@@ -26,7 +26,9 @@ def test_a_stopped_server_goes_on_where_it_was(
     time.sleep(STOPPED_S)  # the fault
     acks = [sender.acks for sender in senders]
     server.signal(signal.SIGCONT)
+    continued = time.monotonic()
     wait_until(lambda: all(sender.acks > before for sender, before in zip(senders, acks, strict=True)))
+    recovered_s = time.monotonic() - continued
     assert [peer.ask(b"PING\n")["pong"] for peer in idle] == [True] * 40
     assert server.ask("STATS")["connections"] == 49
     for sender in senders:
@@ -35,20 +37,17 @@ def test_a_stopped_server_goes_on_where_it_was(
         sender.join(30)
     for peer in idle:
         peer.close()
-    record_figures("stopped", stopped_s=STOPPED_S, events=len(ledger.sent))
     assert ledger.errors == {}
     assert ledger.acked.keys() == ledger.sent.keys()
-    ledger.verify(server)
+    verdict = ledger.verify(server)
     assert "Traceback" not in server.log
+    record_figures("SIGSTOP under load", **verdict.figures, stopped_s=STOPPED_S, recovery_s=recovered_s)
 
 
 def test_pauses_kills_and_resets_in_any_order_lose_nothing(
-    server: ServerProcess, record_figures: RecordFigures
+    server: ServerProcess, moments: random.Random, record_figures: RecordFigures
 ) -> None:
     """T29 with T1: whatever happens to it when, acked is stored, once."""
-    seed = int(os.environ.get("AGGREGATOR_FAULT_SEED") or random.SystemRandom().getrandbits(32))
-    print(f"AGGREGATOR_FAULT_SEED={seed}")
-    moments = random.Random(seed)
     ledger = Ledger()
     senders: list[Sender] = []
     done = {"pause": 0, "kill": 0, "reset": 0, "stop": 0}
@@ -83,7 +82,7 @@ def test_pauses_kills_and_resets_in_any_order_lose_nothing(
         sender.stop()
     for sender in senders:
         sender.join(30)
-    record_figures("nemesis", seed=seed, events=len(ledger.sent), acked=len(ledger.acked), **done)
-    ledger.verify(server)
+    verdict = ledger.verify(server)
     assert server.stop() == 0
     check_database(server.db)
+    record_figures("pauses, kills, stops and resets", rounds=sum(done.values()), **verdict.figures, **done)

@@ -11,8 +11,9 @@ import pytest
 
 from tests.checker import Ledger, Sender, Verdict, check_database, total
 from tests.conftest import StartServer
-from tests.faults.conftest import CONTROL_ROUNDS, POWER_CUT_ROUNDS, RecordFigures
 from tests.faults.disk import Ext4Image
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import CONTROL_ROUNDS, POWER_CUT_ROUNDS
 from tests.server_process import ServerProcess, wait_until
 
 # The same server, but each commit is left in the page cache, while the store believes to have been obeyed.

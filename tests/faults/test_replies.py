@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.faults.conftest import ACCOUNTED_LINES, STREAM_EXAMPLES
+from tests.faults.sizes import ACCOUNTED_LINES, STREAM_EXAMPLES
 from tests.server_process import ServerProcess
 from tests.wire import Peer, event, exchange
 

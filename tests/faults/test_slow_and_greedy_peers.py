@@ -16,9 +16,10 @@ import pytest
 from aggregator.config import IN_FLIGHT_DIVISOR
 from tests.checker import Ledger
 from tests.conftest import StartServer
-from tests.faults.conftest import POLITE_S, UNREAD_EVENTS, RecordFigures
 from tests.faults.flooder import Flooder
 from tests.faults.polite import baseline, p99, polite_clients, wait_for_acks
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import POLITE_S, UNREAD_EVENTS
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import Peer, event, events
 
@@ -63,9 +64,11 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
         assert not sending.is_alive(), "its events were taken to the last"
         silent.half_close()
         wait_until(lambda: server.ask("TOPICS")["topics"][-1]["stored"] == UNREAD_EVENTS, 60)
+    verdict = ledger.verify(server)
     record_figures(
-        "silent_reader", loop=loop, muted_after_s=muted_after, held_bytes=held, baseline_s=alone, polite_p99_s=waited
-    )
+        f"silent reader ({loop})", **verdict.figures, unread_events=UNREAD_EVENTS,
+        muted_after_s=muted_after, held_bytes=held, baseline_s=alone, polite_p99_s=waited,
+    )  # fmt: skip
 
     assert 4 < muted_after < 6
     assert held < 32 * MIB, "its replies, its share of the queue, and the store's page cache"
@@ -74,7 +77,6 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
     assert "silent port" in server.log
     assert server.ask("STATS")["errors"] == 0
     assert "Traceback" not in server.log
-    ledger.verify(server)
 
 
 def test_half_sent_lines_are_ended_and_nobody_else_notices(
@@ -107,17 +109,21 @@ def test_half_sent_lines_are_ended_and_nobody_else_notices(
                     ended[key.data] = at - slow[key.data], _rest(key.data)
                 if time.monotonic() > next_byte:
                     next_byte += 1
-                    assert steady.ask(event(f"steady{next_byte}"))["status"] == "stored"
+                    assert steady.ask(event(f"steady{next_byte}", "whole"))["status"] == "stored"
                     for peer in slow.keys() - ended.keys():
                         _drip(peer)
                 assert max(time.monotonic() - begun for begun in slow.values()) < 60
         assert idle.ask(b"PING\n")["pong"] is True
-        idle_shipper.send(event("shipped"))
-        wait_until(lambda: idle.ask(b"EVENT t shipped\n")["event"])
+        idle_shipper.send(event("shipped", "whole"))
+        wait_until(lambda: idle.ask(b"EVENT whole shipped\n")["event"])
         wait_for_acks(polite, POLITE_S)
     ages = [age for age, _ in ended.values()]
     waited = p99(polite)
-    record_figures("slowloris", earliest_s=min(ages), latest_s=max(ages), baseline_s=alone, polite_p99_s=waited)
+    verdict = ledger.verify(server)
+    record_figures(
+        "half-sent lines", rounds=len(ages), **verdict.figures,
+        earliest_s=min(ages), latest_s=max(ages), baseline_s=alone, polite_p99_s=waited,
+    )  # fmt: skip
 
     reply = b'{"status":"error","code":"bad_line","detail":"line 1 is still unfinished after 4 s; send it again"}\n'
     assert {said for _, said in ended.values()} == {reply, b""}
@@ -187,8 +193,10 @@ def test_a_flooder_does_not_hold_up_the_polite(server: ServerProcess, record_fig
     share_s = stats["queue_limit"] / IN_FLIGHT_DIVISOR / (sent / (POLITE_S + 1))
     flooded = server.ask("TOPICS")["topics"][0]["stored"]
     waited = p99(polite)
-    record_figures("flooder", baseline_s=alone, polite_p99_s=waited, share_s=share_s, flood=sent)
+    verdict = ledger.verify(server)
+    record_figures(
+        "flooder", **verdict.figures, flood_events=sent, share_s=share_s, baseline_s=alone, polite_p99_s=waited
+    )
 
     assert flooded == sent == answered > 5_000
     assert waited < 3 * alone + 7 * share_s + 0.02
-    ledger.verify(server)

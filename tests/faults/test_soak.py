@@ -8,9 +8,10 @@ import time
 import pytest
 
 from tests.checker import Ledger
-from tests.faults.conftest import SOAK_S, RecordFigures
 from tests.faults.flooder import Flooder
 from tests.faults.polite import polite_clients
+from tests.faults.record import RecordFigures
+from tests.faults.sizes import SOAK_S
 from tests.server_process import ServerProcess, wait_until
 
 MIB = 1 << 20

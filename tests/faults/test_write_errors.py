@@ -13,8 +13,8 @@ import pytest
 
 from tests.checker import Ledger, Sender, Verdict, check_database
 from tests.conftest import StartServer
-from tests.faults.conftest import RecordFigures
 from tests.faults.disk import FailingDisk
+from tests.faults.record import RecordFigures
 from tests.faults.test_power_cut import cut_power, wait_until_it_stands_still
 from tests.server_process import ServerProcess, wait_until
 from tests.wire import exchange
@@ -68,7 +68,7 @@ def test_what_is_acked_after_a_write_error_and_a_restart_survives_a_power_cut(
     server.restart()
     ledger.verify(server)
     verdict = judge_after_a_power_cut(server, failing_disk, ledger, start_server)
-    record_figures("write error, restart, power cut", rounds=1, **verdict.figures)
+    record_figures("write error, restart, power cut", **verdict.figures)
 
 
 @pytest.mark.root
@@ -103,4 +103,4 @@ def test_what_a_failed_checkpoint_could_not_write_survives_a_power_cut_after_the
     send("third", 10)  # from here the WAL is written over
     assert not ledger.errors
     verdict = judge_after_a_power_cut(server, failing_disk, ledger, start_server)
-    record_figures("write error at a checkpoint, a second one, power cut", rounds=1, **verdict.figures)
+    record_figures("write error at a checkpoint, a second one, power cut", **verdict.figures)
