@@ -2,7 +2,15 @@
 
 Events are compared by tests/checker.py: LOST = acked − stored, PHANTOM = stored − sent, DUPLICATE, CORRUPT (not as
 sent, or under another seq than acked) and replies that belong to no line are all 0, SQLite finds the file sound, and
-when what is unknown has been sent again, stored = sent. The docstrings of the tests name the faults by these numbers:
+when what is unknown has been sent again, stored = sent.
+
+Three environment variables, for whoever runs them by hand:
+
+- ``AGGREGATOR_FAULTS=long``: as many rounds as a release deserves, instead of what CI has time for (``sizes``);
+- ``AGGREGATOR_FAULTS_RESULT=FILE``: write what each test has measured into one JSON file (``record``);
+- ``AGGREGATOR_FAULTS_SEED=NUMBER``: the random moments of an earlier run, which printed it and has it in its file.
+
+The docstrings of the tests name the faults by these numbers:
 
 | fault | where | what must hold |
 |---|---|---|

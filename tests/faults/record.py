@@ -25,14 +25,14 @@ _WORST = ("recovery_s",)
 
 
 class RecordFigures(Protocol):
-    def __call__(self, name: str, *, rounds: int = 1, **figures: float | str) -> None: ...
+    def __call__(self, name: str, *, rounds: float = 1, **figures: float | str) -> None: ...
 
 
 @pytest.fixture
 def record_figures(record_property: RecordProperty) -> RecordFigures:
     """Keep what a test has measured: printed, and written to the result file."""
 
-    def record(name: str, *, rounds: int = 1, **figures: float | str) -> None:
+    def record(name: str, *, rounds: float = 1, **figures: float | str) -> None:
         measured = {"name": name, "rounds": rounds} | {
             key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()
         }
