@@ -22,6 +22,14 @@ NUMBER_DIGITS: Final = 8
 """The number of an event's topic in the batch, as decimal text of this width: SQLite cuts it out of one long text."""
 
 
+class _TopicNumbers(dict[str, bytes]):
+    """A number for each topic, given out as they are asked for."""
+
+    def __missing__(self, topic: str) -> bytes:
+        number = self[topic] = b"%0*d" % (NUMBER_DIGITS, len(self))
+        return number
+
+
 class Batch:
     """Events in the order in which they came. ``new`` and ``maybe`` hold positions: what the filter says of each."""
 
@@ -30,7 +38,7 @@ class Batch:
         self._digests: list[bytes] = []
         self._json: list[bytes] = []
         self._numbers: list[bytes] = []
-        self._number_of: dict[str, bytes] = {}
+        self._number_of = _TopicNumbers()
         self._size_bytes = 0
         self.new: list[int] = []
         self.maybe: list[int] = []
@@ -39,19 +47,14 @@ class Batch:
         return len(self._json)
 
     def add(self, events: Sequence[Event]) -> None:
-        """Take more events. Their keys are in the filter from now on."""
-        digests = b"".join([event.digest for event in events])
-        self._filter.split(digests, len(self._json), self.new, self.maybe)
-        self._digests.append(digests)
-        json = [event.json for event in events]
+        """Take one event or more. Their keys are in the filter from now on."""
+        topics, _, json, digests = zip(*events, strict=True)
+        joined = b"".join(digests)
+        self._filter.split(joined, len(self._json), self.new, self.maybe)
+        self._digests.append(joined)
         self._json += json
         self._size_bytes += sum(map(len, json))
-        number_of = self._number_of
-        for event in events:
-            number = number_of.get(event.topic)
-            if number is None:
-                number = number_of[event.topic] = b"%0*d" % (NUMBER_DIGITS, len(number_of))
-            self._numbers.append(number)
+        self._numbers += map(self._number_of.__getitem__, topics)
 
     @property
     def topics(self) -> list[str]:

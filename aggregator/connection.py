@@ -24,21 +24,24 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from enum import Flag, auto
 from functools import partial
+from itertools import islice
 from typing import cast
 
 from aggregator import admin, protocol
 from aggregator.admin import BadCommand, View
 from aggregator.config import (
+    FEWEST_PIECE_LINES,
     IN_FLIGHT_DIVISOR,
     LINGER_S,
     LOW_WATER_DIVISOR,
     PEER_LOG_INTERVAL_S,
+    PIECE_LINES,
     QUIET_S,
     REPLY_DEADLINE_S,
     TICK_S,
     TURN_LINES,
 )
-from aggregator.event import Event
+from aggregator.event import Event, parse_plain
 from aggregator.intake import Commit, Failure, Outcome, Submission
 from aggregator.protocol import Command, LineSplitter, Rejection, Reply
 from aggregator.store import StorageBusy, StorageFailed, StorageFull
@@ -247,14 +250,22 @@ class Connection(asyncio.Protocol):
         budget = TURN_LINES
         waiting_before = self._view.intake.events
         events: list[Event] = []  # events that follow each other go into the intake as one submission
+        singly = 0  # so many lines are judged each by itself, for among them is one that is no plain event
         while self._lines and budget > 0:
+            if not singly:
+                plain = self._take_plain(budget)
+                events += plain
+                budget -= len(plain)
+                singly = 0 if plain else PIECE_LINES
+                continue
+            singly -= 1
             line = self._lines.popleft()
             self._line_number += 1
             budget -= 1
             if line == b"":
                 continue
             found = protocol.parse(line) if line else protocol.too_long(self._view.config.max_line_bytes)
-            if type(found) is Event:
+            if isinstance(found, Event):
                 events.append(found)
                 continue
             self._submit(events)
@@ -265,10 +276,21 @@ class Connection(asyncio.Protocol):
                 self._take_command(found)
                 budget = 0  # splitting its words took as long as judging a thousand events
             else:
-                self._submit_batch(found)  # type: ignore[arg-type]
-                budget -= len(found)  # type: ignore[arg-type]
+                self._submit_batch(found)
+                budget -= len(found)
         self._submit(events)
         self._push_back(queued=self._view.intake.events > waiting_before)
+
+    def _take_plain(self, most: int) -> list[Event]:
+        """The next lines, where there are several and all are plain events; else nothing is taken."""
+        piece = list(islice(self._lines, min(PIECE_LINES, most)))
+        plain = parse_plain(piece) if len(piece) >= FEWEST_PIECE_LINES else None
+        if plain is None:
+            return []
+        for _ in plain:
+            self._lines.popleft()
+        self._line_number += len(plain)
+        return plain
 
     def _submit(self, events: list[Event]) -> None:
         if events:

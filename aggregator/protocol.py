@@ -214,17 +214,18 @@ def duplicate(event: Event, seq: int) -> Reply:
 
 
 def encode_acks(events: Sequence[Event], first_seq: int, duplicates: Mapping[int, int], offset: int) -> bytes:
-    """The encoded ``stored`` and ``duplicate`` replies to events that were committed together, one line each.
+    """The encoded ``stored`` and ``duplicate`` replies to one event or more that were committed together.
 
     Event ``i`` has the seq ``first_seq + i``, unless ``duplicates`` has another one for ``offset + i``.
     """
     older_seq = duplicates.get
+    topics, event_ids, _, _ = zip(*events, strict=True)
     text = "".join(
         [
-            f'{{"status":"stored","seq":{first_seq + i},"topic":"{one.topic}","event_id":"{one.event_id}"}}\n'
+            f'{{"status":"stored","seq":{first_seq + i},"topic":"{topic}","event_id":"{event_id}"}}\n'
             if (seq := older_seq(offset + i)) is None
-            else f'{{"status":"duplicate","seq":{seq},"topic":"{one.topic}","event_id":"{one.event_id}"}}\n'
-            for i, one in enumerate(events)
+            else f'{{"status":"duplicate","seq":{seq},"topic":"{topic}","event_id":"{event_id}"}}\n'
+            for i, (topic, event_id) in enumerate(zip(topics, event_ids, strict=True))
         ]
     )
     # Names hold no control characters, so that only these two would have to be escaped.

@@ -18,6 +18,7 @@ from aggregator.event import (
     _is_too_deep,
     is_date_time,
     parse,
+    parse_plain,
 )
 
 GOOD = {"topic": "t", "event_id": "e", "timestamp": "2026-11-22T10:00:00Z", "source": "s", "payload": {}}
@@ -351,3 +352,58 @@ def test_a_plain_event_is_judged_as_any_other(fields: dict[str, Any], plain: set
         assert (found.code, found.detail, found.topic, found.event_id) == (
             expected.code, expected.detail, expected.topic, expected.event_id,
         )  # fmt: skip
+
+
+_PLAIN = line(event_id="plain")
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                _PLAIN,
+                line(level=30),
+                line(topic="a b", timestamp="2026-11-22 10:00:00+01:00"),
+                line(topic=""),
+                line(topic="t" * 256),
+                line(source="a\x07"),
+                line(source="no-break\u00a0space"),
+                line(event_id=1),
+                line(event_id=["e"]),
+                line(timestamp="2026-11-22"),
+                line(timestamp="2026-11-22T10:00:60Z"),
+                line(timestamp="2026-11-22T25:00:00Z"),
+                line(timestamp=["2"] * 11),
+                line(timestamp={}),
+                line(payload=[]),
+                line(payload=...),
+                line(payload={"deep": json.loads("[" * MAX_DEPTH + "]" * MAX_DEPTH)}),
+                line(payload={"wide": [[]] * MAX_DEPTH}),
+                line(payload={"long": "x" * 1000}),
+                line(events=[]),
+                b"[" + _PLAIN + b"]",
+                b'{"events":[' + _PLAIN + b"]}",
+                b" " + _PLAIN,
+                _PLAIN + b" ",
+                _PLAIN + b"," + _PLAIN,
+                _PLAIN[:-1],
+                b'{"topic":',
+                b"{}",
+                b"[]",
+                b"1e400",
+                _PLAIN.replace(b"{}", b'{"n":1e400}'),
+                b"STATS",
+                b"",
+                None,
+            ]
+        ),
+        max_size=4,
+    )
+)
+def test_judged_together_lines_are_what_they_are_one_by_one(lines: list[bytes | None]) -> None:
+    together = parse_plain(lines)
+
+    if together is None:
+        assert lines.count(_PLAIN) < len(lines) or not lines, "plain events are seen to be plain"
+    else:
+        assert together == [parse(one) for one in lines if one]

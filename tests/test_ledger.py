@@ -150,8 +150,9 @@ class StoreMachine(RuleBasedStateMachine):
             self.number += 1
             events.append(made(key, self.number, padding))
         batch = self.store.new_batch()
-        batch.add(events[: len(events) // 2])
-        batch.add(events[len(events) // 2 :])
+        middle = len(events) // 2
+        for part in filter(None, (events[:middle], events[middle:])):
+            batch.add(part)
         return batch, events
 
     def append(self, batch: Batch, events: list[Event]) -> None:
