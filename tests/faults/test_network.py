@@ -174,25 +174,31 @@ def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
         with network.inside(network.client):
             far = Peer(server.port, host=SERVER_ADDRESS)
         far.socket.settimeout(60)
+        ids: list[str] = []
         sending = threading.Thread(target=lambda: far.send(b"".join(events("far", count, "far"))), daemon=True)
+        reading = threading.Thread(  # all along, as fast as they come: only the link is slow
+            target=lambda: ids.extend(far.reply()["event_id"] for _ in range(count)), daemon=True
+        )
         with far:
             sending.start()
+            reading.start()
             with polite_clients(ledger, server.port, 8, "polite") as polite:
-                first = far.reply()
                 wait_for_acks(polite, REPLY_DEADLINE_S + 3)
                 held = server.rss_bytes - memory
             waited = p99(polite)
             muted = server.ask("STATS")["muted"]
+            read_while_throttled = len(ids)
             network.unthrottle()
             assert muted == 0
-            ids = [reply["event_id"] for reply in (first, *far.replies(count - 1))]
             sending.join(20)
+            reading.join(60)
         verdict = ledger.verify(server)
         record_figures(
             "throttled acks", **verdict.figures, far_events=count,
             baseline_s=alone, polite_p99_s=waited, held_bytes=held,
         )  # fmt: skip
 
+        assert 0 < read_while_throttled < count, "the link was slow"
         assert ids == [f"far-{number}" for number in range(count)]
         assert held < 32 * MIB
         assert waited < 2 * alone + 0.05
