@@ -21,7 +21,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from enum import Flag, auto
 from functools import partial
 from itertools import islice
@@ -41,7 +41,7 @@ from aggregator.config import (
     TICK_S,
     TURN_LINES,
 )
-from aggregator.event import Event, parse_plain
+from aggregator.event import Event, Events, parse_plain
 from aggregator.intake import Commit, Failure, Outcome, Submission
 from aggregator.protocol import Command, LineSplitter, Rejection, Reply
 from aggregator.store import StorageBusy, StorageFailed, StorageFull
@@ -249,14 +249,16 @@ class Connection(asyncio.Protocol):
     def _take_lines(self) -> None:
         budget = TURN_LINES
         waiting_before = self._view.intake.events
-        events: list[Event] = []  # events that follow each other go into the intake as one submission
+        events = Events([], [], [], [])  # events that follow each other go into the intake as one submission
         singly = 0  # so many lines are judged each by itself, for among them is one that is no plain event
         while self._lines and budget > 0:
             if not singly:
                 plain = self._take_plain(budget)
-                events += plain
-                budget -= len(plain)
-                singly = 0 if plain else PIECE_LINES
+                if plain:
+                    events += plain
+                    budget -= len(plain)
+                else:
+                    singly = PIECE_LINES
                 continue
             singly -= 1
             line = self._lines.popleft()
@@ -269,7 +271,7 @@ class Connection(asyncio.Protocol):
                 events.append(found)
                 continue
             self._submit(events)
-            events = []
+            events = Events([], [], [], [])
             if isinstance(found, Rejection):
                 self._reject(found)
             elif isinstance(found, Command):
@@ -281,18 +283,17 @@ class Connection(asyncio.Protocol):
         self._submit(events)
         self._push_back(queued=self._view.intake.events > waiting_before)
 
-    def _take_plain(self, most: int) -> list[Event]:
+    def _take_plain(self, most: int) -> Events | None:
         """The next lines, where there are several and all are plain events; else nothing is taken."""
         piece = list(islice(self._lines, min(PIECE_LINES, most)))
         plain = parse_plain(piece) if len(piece) >= FEWEST_PIECE_LINES else None
-        if plain is None:
-            return []
-        for _ in plain:
-            self._lines.popleft()
-        self._line_number += len(plain)
+        if plain:
+            for _ in piece:
+                self._lines.popleft()
+            self._line_number += len(piece)
         return plain
 
-    def _submit(self, events: list[Event]) -> None:
+    def _submit(self, events: Events) -> None:
         if events:
             self._view.stats.received += len(events)
             place = self._add(_Place(len(events)))
@@ -301,11 +302,9 @@ class Connection(asyncio.Protocol):
     def _submit_batch(self, members: list[Event | Rejection]) -> None:
         stats = self._view.stats
         stats.received += len(members)
-        events = []
+        events = Events.of(member for member in members if isinstance(member, Event))
         for member in members:
-            if isinstance(member, Event):
-                events.append(member)
-            else:
+            if isinstance(member, Rejection):
                 stats.rejected += 1
                 if self._refusals:
                     self._refusals.refused(self._peer, self._line_number, member)
@@ -316,13 +315,13 @@ class Connection(asyncio.Protocol):
         else:
             settle(Commit(0, {}, 0))
 
-    def _queue(self, events: list[Event], settle: Callable[[Outcome], None]) -> None:
+    def _queue(self, events: Events, settle: Callable[[Outcome], None]) -> None:
         if self._refusing:
             self._view.stats.errors += len(events)
             settle(self._refusing)
         else:
             carefully = partial(self._settle_carefully, settle)
-            self._view.intake.put(Submission(events, carefully, sum([len(event.json) for event in events])))
+            self._view.intake.put(Submission(events, carefully))
 
     def _reject(self, rejection: Rejection) -> None:
         self._view.stats.received += 1
@@ -361,7 +360,7 @@ class Connection(asyncio.Protocol):
             log.exception("%s: a reply failed", self._peer)
             self.abort()
 
-    def _settled(self, place: _Place, events: list[Event], outcome: Outcome) -> None:
+    def _settled(self, place: _Place, events: Events, outcome: Outcome) -> None:
         if self._replying:
             self._fill(place, _encoded_replies(events, outcome))
         else:
@@ -532,7 +531,7 @@ class Connection(asyncio.Protocol):
             self._stop_replying()
 
 
-def _replies(events: list[Event], outcome: Outcome) -> list[Reply]:
+def _replies(events: Iterable[Event], outcome: Outcome) -> list[Reply]:
     """The replies to events that were committed together, in their order."""
     if isinstance(outcome, Failure):
         return [protocol.error(outcome.code, outcome.detail, event) for event in events]
@@ -544,7 +543,7 @@ def _replies(events: list[Event], outcome: Outcome) -> list[Reply]:
     return replies
 
 
-def _encoded_replies(events: list[Event], outcome: Outcome) -> bytes:
+def _encoded_replies(events: Events, outcome: Outcome) -> bytes:
     if isinstance(outcome, Failure):
         return b"".join(map(protocol.encode, _replies(events, outcome)))
     return protocol.encode_acks(events, outcome.first_seq, outcome.duplicates, outcome.offset)

@@ -65,12 +65,10 @@ class _Filling:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.submissions: list[Submission] = []
-        self.size_bytes = 0
 
     def add(self, submission: Submission) -> None:
         self.batch.add(submission.events)
         self.submissions.append(submission)
-        self.size_bytes += submission.size_bytes
 
 
 class Consumer:
@@ -124,7 +122,7 @@ class Consumer:
         filling = self._filling
         return not filling.submissions or (
             len(filling.batch) + len(submission.events) <= self._max_batch
-            and filling.size_bytes + submission.size_bytes <= self._intake.max_bytes
+            and filling.batch.size_bytes + submission.size_bytes <= self._intake.max_bytes
         )
 
     async def _next(self, filler: asyncio.Task[None]) -> _Filling | None:

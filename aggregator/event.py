@@ -15,11 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import repeat
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import orjson
 
@@ -63,7 +63,8 @@ KEY_BYTES = 16
 key that collides with a given one takes 2^128 attempts, a pair of one's own 2^64."""
 
 
-class Event(NamedTuple):
+@dataclass(slots=True)
+class Event:
     """One valid event: its key, the JSON object it was sent as (UTF-8, byte for byte), and its key's digest."""
 
     topic: str
@@ -75,6 +76,51 @@ class Event(NamedTuple):
     def of(cls, topic: str, event_id: str, json: bytes) -> Event:
         """An event with the digest of its key."""
         return cls(topic, event_id, json, digest(topic, event_id))
+
+
+class Events:
+    """Valid events in their order, a column for each part of them: what is done to a column is one step of Python's."""
+
+    __slots__ = ("digests", "event_ids", "json", "topics")
+
+    def __init__(self, topics: list[str], event_ids: list[str], json: list[bytes], digests: list[bytes]) -> None:
+        self.topics = topics
+        self.event_ids = event_ids
+        self.json = json
+        self.digests = digests
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Events:
+        """These events."""
+        made = cls([], [], [], [])
+        for event in events:
+            made.append(event)
+        return made
+
+    def __len__(self) -> int:
+        return len(self.json)
+
+    def __iter__(self) -> Iterator[Event]:
+        return map(Event, self.topics, self.event_ids, self.json, self.digests)
+
+    def __iadd__(self, more: Events) -> Self:
+        self.topics += more.topics
+        self.event_ids += more.event_ids
+        self.json += more.json
+        self.digests += more.digests
+        return self
+
+    def append(self, event: Event) -> None:
+        """Add one at the end."""
+        self.topics.append(event.topic)
+        self.event_ids.append(event.event_id)
+        self.json.append(event.json)
+        self.digests.append(event.digest)
+
+    @property
+    def size_bytes(self) -> int:
+        """The length of all events' JSON."""
+        return sum(map(len, self.json))
 
 
 class InvalidEvent(Exception):
@@ -107,7 +153,7 @@ def read_event_id(json: bytes) -> str:
     return event_id
 
 
-def parse_plain(lines: Sequence[bytes | None]) -> list[Event] | None:
+def parse_plain(lines: Sequence[bytes | None]) -> Events | None:
     """Read lines that are all plain events. None says nothing of any of them: ``parse`` is to judge each by itself."""
     try:
         if set(map(_first, lines)) != {_OPEN_BRACE}:  # type: ignore[arg-type]
@@ -117,7 +163,7 @@ def parse_plain(lines: Sequence[bytes | None]) -> list[Event] | None:
         return None
 
 
-def _plain(values: list[Any], texts: Sequence[bytes]) -> list[Event] | None:
+def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
     """The events that these values are, unless one of them is out of the ordinary, or is none."""
     try:
         topics, event_ids, sources, timestamps, payloads = zip(*map(_fields, values), strict=True)
@@ -141,8 +187,7 @@ def _plain(values: list[Any], texts: Sequence[bytes]) -> list[Event] | None:
     digests = [
         _blake2s(f"{topic}\n{event_id}".encode()).digest() for topic, event_id in zip(topics, event_ids, strict=True)
     ]
-    # Event(…) itself, without a step of Python's for each.
-    return list(map(tuple.__new__, repeat(Event), zip(topics, event_ids, texts, digests, strict=True)))
+    return Events(list(topics), list(event_ids), list(texts), digests)
 
 
 def parse(line: bytes) -> Event | list[Event | InvalidEvent]:
@@ -203,8 +248,7 @@ def _parse_batch(value: Any, line: bytes) -> list[Event | InvalidEvent]:
         members = [text[slice(*span)].encode() for span in _elements(text, start)]
     except RecursionError:
         raise InvalidEvent("too_deep", _TOO_DEEP) from None
-    plain = _plain(value, members) if members else []
-    if plain is not None:
+    if members and (plain := _plain(value, members)):
         return list(plain)
     return [_judge(member, json) for member, json in zip(value, members, strict=True)]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aggregator.config import LOW_WATER_DIVISOR
-from aggregator.event import Event
+from aggregator.event import Events
 
 
 @dataclass(slots=True)
@@ -42,9 +42,12 @@ Outcome = Commit | Failure
 class Submission:
     """Events that were read together and are committed together. ``settle`` is called once, after the commit."""
 
-    events: list[Event]
+    events: Events
     settle: Callable[[Outcome], None]
-    size_bytes: int
+    size_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size_bytes = self.events.size_bytes
 
 
 class Intake:

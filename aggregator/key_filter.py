@@ -49,22 +49,21 @@ class KeyFilter:
         """The part of the stored keys that it knows, from 0 to 1."""
         return self.known_below / ALL
 
-    def split(self, digests: bytes, position: int, new: list[int], maybe: list[int]) -> None:
-        """Sort keys into certainly new ones and others, and remember them all.
+    def maybe(self, digests: bytes, position: int) -> list[int]:
+        """Which keys are not certainly new; remember them all.
 
-        ``digests`` holds 32 bytes for each; the first has the number ``position``. Numbers are appended to the lists.
+        ``digests`` holds 32 bytes for each; the first key has the number ``position``. What is returned are numbers.
         """
         bits, known_below = self._bits, self.known_below
-        for (head,) in _HEADS.iter_unpack(digests):
+        maybe = []
+        for number, (head,) in enumerate(_HEADS.iter_unpack(digests), position):
             index = head >> _BYTE_SHIFT
             bit = 1 << (head >> _BIT_SHIFT & 7)
             byte = bits[index]
             if byte & bit or head >= known_below:
-                maybe.append(position)
-            else:
-                new.append(position)
+                maybe.append(number)
             bits[index] = byte | bit
-            position += 1
+        return maybe
 
     def add_heads(self, heads: bytes) -> None:
         """Remember stored keys, of which ``heads`` holds the first four bytes of each digest."""

@@ -2,9 +2,12 @@
 
 A log-structured merge tree in plain SQLite tables of (first KEY_BYTES of the key's digest, seq):
 
-- ``memtable`` has the newest keys, in memory. ``INSERT OR IGNORE`` into it, inside the transaction that stores the
-  events, decides what is new. It is not durable and need not be: at a start it is filled again from the events that
-  came after ``totals.flushed_seq``.
+- The memtable has the newest keys, in memory: as a dict, which answers, and as a table, which keeps them in order and
+  takes each only once. It is not durable and need not be: at a start it is filled again from the events that came after
+  ``totals.flushed_seq``.
+- ``decide`` says which keys of a batch are stored, when the batch before is committed. Nothing changes until the batch
+  is: this process is the only writer. The keys that it calls new are inserted into the memtable's table by the
+  transaction that stores their events, which fails if one is there.
 - When it is full it becomes a *run*, a table ``keys_N`` that is never changed again, in one transaction with
   ``flushed_seq``. SQLite copies it as it is, without looking at the keys.
 - FANOUT runs of a level are merged into one run of the next level, a slice of the keys at a time, between batches. The
@@ -17,16 +20,17 @@ and a key is written once for each level: three times at 32 million keys, four t
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import sqlite3
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import aiosqlite
+import orjson
 
-from aggregator import event
+from aggregator import block, event
+from aggregator.batch import Batch
 from aggregator.event import KEY_BYTES, InvalidEvent
 from aggregator.key_filter import ALL, KeyFilter
 
@@ -66,14 +70,10 @@ CREATE TABLE runs (
 """
 _COLUMNS = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 
-TEMPORARY_SCHEMA: Final = f"""
-CREATE TEMP TABLE memtable {_COLUMNS};
--- The events of a batch that the filter cannot call new: the seq under which the key is stored, or NULL.
-CREATE TEMP TABLE known (position INTEGER PRIMARY KEY, attempt INTEGER NOT NULL, seq INTEGER);
-"""
+TEMPORARY_SCHEMA: Final = f"CREATE TEMP TABLE memtable {_COLUMNS};"
 
-_REFILL_ROWS = 1024
-"""Events read at a time at a start; together they have at most MEMTABLE_EVENT_BYTES and a batch."""
+_REFILL_BLOCKS = 64
+"""Blocks read at a time at a start: 4 MiB, or so many events that are larger than a block."""
 
 
 @dataclass(slots=True)
@@ -97,78 +97,126 @@ class _Merge:
 
 
 class Ledger:
-    """The keys of one database, through its only read-write connection. ``load`` comes first."""
+    """The keys of one database. ``load`` comes first.
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
+    ``writer`` is its only read-write connection; through ``reader`` single keys are looked up.
+    """
+
+    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+        self._writer = writer
+        self._reader = reader
         self.filter = KeyFilter()
         self.written_bytes = 0
         """Of the ledger's own tables, since it was opened."""
-        self._memtable_keys = 0
+        self._memtable: dict[bytes, int] = {}  # seqs by digest
+        self._flushed: dict[bytes, int] = {}  # of the newest run: what is sent again was mostly sent a short time ago
         self._memtable_event_bytes = 0
         self._runs: list[Run] = []
         self._merges: list[_Merge] = []
         self._garbage: list[int] = []  # tables of runs that have been merged
-        self._seq_of = ""
-        self._moving = asyncio.Lock()  # keys from the memtable into a run that ``_seq_of`` does not know yet
+        self._seq_of = ""  # SQL for the seq of a key, in the runs
 
     async def load(self) -> None:
         """Find the runs, and fill the memtable."""
-        connection = self._connection
-        rows = await connection.execute_fetchall("SELECT id, level, keys, merging_into FROM runs ORDER BY id")
+        rows = await self._writer.execute_fetchall("SELECT id, level, keys, merging_into FROM runs ORDER BY id")
         self._runs = [Run(*row) for row in rows]
         known = {run.id for run in self._runs}
-        tables = await connection.execute_fetchall(
+        tables = await self._writer.execute_fetchall(
             "SELECT name FROM sqlite_schema WHERE name LIKE 'keys!_%' ESCAPE '!'"
         )
         self._garbage = [int(number[1]) for (name,) in tables if (number := re.fullmatch(r"keys_(\d+)", name))]
         self._garbage = [id for id in self._garbage if id not in known]
         for target in self._runs:
             if sources := [run for run in self._runs if run.merging_into == target.id]:
-                ((done,),) = await connection.execute_fetchall(f"SELECT max(key) FROM keys_{target.id}")
+                ((done,),) = await self._writer.execute_fetchall(f"SELECT max(key) FROM keys_{target.id}")
                 self._merges.append(_Merge(target, sources, done or b""))
         self._runs_changed()
         self.filter.known_below = 0 if self._runs else ALL
         await self._refill_memtable()
 
     async def _refill_memtable(self) -> None:
-        ((seq,),) = await self._connection.execute_fetchall("SELECT flushed_seq FROM totals")
-        while rows := await self._connection.execute_fetchall(
-            "SELECT seq, name, CAST(json AS BLOB) FROM events JOIN topics ON topics.id = events.topic"
-            f" WHERE seq > {seq} ORDER BY seq LIMIT {_REFILL_ROWS}"
+        ((known,),) = await self._writer.execute_fetchall("SELECT flushed_seq FROM totals")
+        while rows := await self._writer.execute_fetchall(
+            "SELECT first_seq, topics, numbers, ends, data FROM blocks WHERE first_seq > ? ORDER BY first_seq"
+            f" LIMIT {_REFILL_BLOCKS}",
+            (known,),
         ):
-            digests = [_digest(*row) for row in rows]
-            seqs = [row[0] for row in rows]
-            self.filter.split(b"".join(digests), 0, [], [])
-            await self._connection.executemany(
-                "INSERT INTO memtable VALUES (?, ?)",
-                [(digest[:KEY_BYTES], seq) for digest, seq in zip(digests, seqs, strict=True)],
+            keys: dict[bytes, int] = {}
+            for row in rows:
+                keys |= _keys(*row)
+                known = row[0]
+            self.filter.maybe(b"".join(keys), 0)
+            await self._writer.executemany(
+                "INSERT INTO memtable VALUES (?, ?)", [(digest[:KEY_BYTES], seq) for digest, seq in keys.items()]
             )
-            self.stored(len(seqs), sum(len(json) for _, _, json in rows))
-            seq = seqs[-1]
+            self.stored(keys, sum(len(row[-1]) for row in rows))
 
-    def look_up_statement(self) -> str:
-        """Fills ``known`` for the positions in the JSON array ``:maybe``, of the digests in ``:digests``."""
+    async def decide(self, batch: Batch, first_seq: int) -> tuple[dict[bytes, int], dict[int, int]]:
+        """The new keys of a batch with their seqs, and of the others the position and the seq that was first.
+
+        Event ``i`` is to have seq ``first_seq + i``. Raises sqlite3.Error.
+        """
+        digests, memtable = batch.events.digests, self._memtable
+        # From last to first, so that of a key that is there twice the first counts.
+        new = dict(zip(reversed(digests), range(first_seq + len(digests) - 1, first_seq - 1, -1), strict=True))
+        older = await self._look_up(
+            [
+                digest
+                for position in batch.maybe
+                if new[digest := digests[position]] == first_seq + position
+                and digest not in memtable
+                and digest not in self._flushed
+            ]
+        )
+        duplicates = {}
+        for position in batch.maybe:
+            digest = digests[position]
+            seq = memtable.get(digest) or self._flushed.get(digest) or older.get(digest)
+            if seq:
+                duplicates[position] = seq
+                new.pop(digest, None)
+            elif (seq := new[digest]) != first_seq + position:
+                duplicates[position] = seq
+        return new, duplicates
+
+    async def _look_up(self, digests: list[bytes]) -> dict[bytes, int]:
+        """Which of these keys are in the runs, and under which seq."""
+        if not digests or not self._seq_of:
+            return {}
+        digests = sorted(digests)  # neighbours share their pages: that halves it
         key = f"substr(:digests, 32 * value + 1, {KEY_BYTES})"
-        return f"INSERT OR REPLACE INTO known SELECT value, :attempt, {self._seq_of.format(key)} FROM json_each(:maybe)"
+        ((seqs,),) = await self._writer.execute_fetchall(
+            f"SELECT json_group_array({self._seq_of.format(key)}) FROM json_each(:positions)",
+            {"digests": b"".join(digests), "positions": orjson.dumps(list(range(len(digests)))).decode()},
+        )
+        return {digest: seq for digest, seq in zip(digests, orjson.loads(seqs), strict=True) if seq}
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""
-        async with self._moving:
-            rows = await self._connection.execute_fetchall(
-                f"SELECT {self._seq_of.format(':key')}", {"key": digest[:KEY_BYTES]}
-            )
-        seq: int | None
-        ((seq,),) = rows
-        return seq
+        while True:
+            if seq := self._memtable.get(digest) or self._flushed.get(digest):
+                return seq
+            runs = self._seq_of
+            if not runs:
+                return None
+            try:
+                ((seq,),) = await self._reader.execute_fetchall(
+                    f"SELECT {runs.format(':key')}", {"key": digest[:KEY_BYTES]}
+                )
+            except sqlite3.OperationalError:
+                if runs == self._seq_of:
+                    raise
+                # A run was merged meanwhile, and its table dropped.
+            else:
+                return int(seq) if seq else None
 
-    def stored(self, keys: int, event_bytes: int) -> None:
-        """Take note of what a batch has added to the memtable, and of what that lets be merged."""
-        self._memtable_keys += keys
+    def stored(self, keys: dict[bytes, int], event_bytes: int) -> None:
+        """Take note of what is in the memtable's table now, and of what that lets be merged."""
+        self._memtable |= keys
         self._memtable_event_bytes += event_bytes
         for merge in self._merges:
             # Twice as fast as new keys come, a level never has much more than FANOUT runs.
-            merge.budget = min(merge.budget + 2 * keys, max(MAX_SLICE_KEYS, 2 * keys))
+            merge.budget = min(merge.budget + 2 * len(keys), max(MAX_SLICE_KEYS, 2 * len(keys)))
 
     @property
     def run_count(self) -> int:
@@ -185,7 +233,7 @@ class Ledger:
 
         A piece takes some milliseconds, and is committed or never happened.
         """
-        if self._memtable_keys >= MEMTABLE_KEYS or self._memtable_event_bytes >= MEMTABLE_EVENT_BYTES:
+        if len(self._memtable) >= MEMTABLE_KEYS or self._memtable_event_bytes >= MEMTABLE_EVENT_BYTES:
             await self._flush()
         elif self._garbage:
             await self._drop(self._garbage[-1])
@@ -198,19 +246,19 @@ class Ledger:
                     break
 
     async def _flush(self) -> None:
-        run = Run(self._next_id(), 1, self._memtable_keys)
-        async with self._moving:
-            await self._transaction(f"""
-                CREATE TABLE keys_{run.id} {_COLUMNS};
-                INSERT INTO keys_{run.id} SELECT * FROM memtable;
-                DELETE FROM memtable;
-                INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, NULL);
-                UPDATE totals SET flushed_seq = next_seq - 1;
-            """)
-            self._runs.append(run)
-            self._runs_changed()
+        run = Run(self._next_id(), 1, len(self._memtable))
+        await self._transaction(f"""
+            CREATE TABLE keys_{run.id} {_COLUMNS};
+            INSERT INTO keys_{run.id} SELECT * FROM memtable;
+            DELETE FROM memtable;
+            INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, NULL);
+            UPDATE totals SET flushed_seq = next_seq - 1;
+        """)
+        self._runs.append(run)
+        self._runs_changed()
+        self._flushed, self._memtable = self._memtable, {}
+        self._memtable_event_bytes = 0
         self._wrote(run.keys)
-        self._memtable_keys = self._memtable_event_bytes = 0
         await self._start_merge(run.level)
 
     async def _start_merge(self, level: int) -> None:
@@ -239,7 +287,7 @@ class Ledger:
         parts = " UNION ALL ".join(
             f"SELECT key, seq FROM keys_{run.id} WHERE key > :done AND key < :below" for run in merge.sources
         )
-        await self._connection.execute_fetchall(
+        await self._writer.execute_fetchall(
             f"INSERT INTO keys_{merge.target.id} {parts} ORDER BY key", {"done": merge.done, "below": below}
         )
         self._wrote(keys)
@@ -258,7 +306,7 @@ class Ledger:
         await self._start_merge(merge.target.level)
 
     async def _drop(self, id: int) -> None:
-        await self._connection.execute_fetchall(f"DROP TABLE keys_{id}")
+        await self._writer.execute_fetchall(f"DROP TABLE keys_{id}")
         self._garbage.remove(id)
 
     async def _fill_filter(self) -> None:
@@ -269,7 +317,7 @@ class Ledger:
         end = min(ALL, first + max(1, (FILL_KEYS << 32) // max(1, total)))
         below = b"\xff" * (KEY_BYTES + 1) if end == ALL else end.to_bytes(4)
         for run in complete:
-            ((heads,),) = await self._connection.execute_fetchall(
+            ((heads,),) = await self._writer.execute_fetchall(
                 f"SELECT group_concat(hex(substr(key, 1, 4)), '') FROM keys_{run.id} WHERE key >= ? AND key < ?",
                 (first.to_bytes(4), below),
             )
@@ -285,20 +333,20 @@ class Ledger:
 
     def _runs_changed(self) -> None:
         # Newest keys first: what is sent again was mostly sent a short time ago.
-        tables = ["memtable"] + [f"keys_{run.id}" for run in sorted(self._complete(), key=lambda run: -run.id)]
+        tables = [f"keys_{run.id}" for run in sorted(self._complete(), key=lambda run: -run.id)]
         parts = [f"(SELECT seq FROM {table} WHERE key = {{0}})" for table in tables]
         groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]
-        self._seq_of = f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)"
+        self._seq_of = f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)" if tables else ""
 
     def _wrote(self, keys: int) -> None:
         self.written_bytes += keys * KEY_ROW_BYTES
 
     async def _transaction(self, statements: str) -> None:
         try:
-            await self._connection.executescript(f"BEGIN IMMEDIATE; {statements} COMMIT")
+            await self._writer.executescript(f"BEGIN IMMEDIATE; {statements} COMMIT")
         except sqlite3.Error:
             with contextlib.suppress(sqlite3.Error):
-                await self._connection.rollback()
+                await self._writer.rollback()
             raise
 
 
@@ -306,9 +354,12 @@ def _list(runs: list[Run]) -> str:
     return ", ".join(str(run.id) for run in runs)
 
 
-def _digest(seq: int, topic: str, json: bytes) -> bytes:
+def _keys(first_seq: int, topics: str, *row: Any) -> dict[bytes, int]:
+    """The keys of a block's events, with their seqs."""
     try:
-        return event.digest(topic, event.read_event_id(json))
-    except (InvalidEvent, LookupError, TypeError, AttributeError) as error:
+        names = orjson.loads(topics)
+        found = block.events(first_seq, *row)
+        return {event.digest(names[topic], event.read_event_id(json)): seq for seq, topic, json in found}
+    except (InvalidEvent, ValueError, LookupError, TypeError, AttributeError) as error:
         # Going on without its key would let it be stored twice.
-        raise sqlite3.DatabaseError(f"event {seq} is damaged: {error}") from error
+        raise sqlite3.DatabaseError(f"the block of event {first_seq} is damaged: {error}") from error

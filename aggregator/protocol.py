@@ -21,14 +21,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from aggregator import event
-from aggregator.event import Event, InvalidEvent
+from aggregator.event import Event, Events, InvalidEvent
 
 BOM: Final = b"\xef\xbb\xbf"
 
@@ -213,19 +213,18 @@ def duplicate(event: Event, seq: int) -> Reply:
     return {"status": "duplicate", "seq": seq, "topic": event.topic, "event_id": event.event_id}
 
 
-def encode_acks(events: Sequence[Event], first_seq: int, duplicates: Mapping[int, int], offset: int) -> bytes:
-    """The encoded ``stored`` and ``duplicate`` replies to one event or more that were committed together.
+def encode_acks(events: Events, first_seq: int, duplicates: Mapping[int, int], offset: int) -> bytes:
+    """The encoded ``stored`` and ``duplicate`` replies to events that were committed together.
 
     Event ``i`` has the seq ``first_seq + i``, unless ``duplicates`` has another one for ``offset + i``.
     """
     older_seq = duplicates.get
-    topics, event_ids, _, _ = zip(*events, strict=True)
     text = "".join(
         [
             f'{{"status":"stored","seq":{first_seq + i},"topic":"{topic}","event_id":"{event_id}"}}\n'
             if (seq := older_seq(offset + i)) is None
             else f'{{"status":"duplicate","seq":{seq},"topic":"{topic}","event_id":"{event_id}"}}\n'
-            for i, (topic, event_id) in enumerate(zip(topics, event_ids, strict=True))
+            for i, (topic, event_id) in enumerate(zip(events.topics, events.event_ids, strict=True))
         ]
     )
     # Names hold no control characters, so that only these two would have to be escaped.

@@ -4,13 +4,13 @@ is in ``ledger``, all other here.
 Rules that hold here:
 
 - A batch is one statement, and the statement is the transaction: it is committed and fsynced (WAL, synchronous=FULL)
-  when it ends, or it never happened. What is stored and what is a duplicate is decided in it by ``INSERT OR IGNORE``
-  into the ledger's memtable; the ledger's older keys cannot change between the look-up before it and its end.
+  when it ends, or it never happened. Before it the ledger has decided which keys are new; in it they are inserted into
+  the ledger's memtable, where each key can be only once.
 - A batch is bound as a handful of parameters and runs as one step of SQLite, without Python's interpreter lock:
   ``executemany`` takes the lock once a row and was measured 17 times slower beside a busy event loop.
 - There is exactly one read-write connection, and only it checkpoints (SQLite before 3.51.3 can corrupt a database
-  that two connections write or checkpoint at once). Events are read through a second connection, ``mode=ro``; only
-  what seq a key has is asked of the first, for the memtable is its own.
+  that two connections write or checkpoint at once). Whoever asks for events is answered through a second connection,
+  ``mode=ro``, and never waits for a commit.
 - While SQLite has the database files open, no descriptor of them is closed but SQLite's own: that would drop its POSIX
   locks. Sizes come from ``stat``, the lock lies in a file beside the database.
 """
@@ -24,7 +24,7 @@ import itertools
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,24 +32,27 @@ from typing import Any, Final
 import aiosqlite
 import orjson
 
-from aggregator import event, ledger
-from aggregator.batch import LENGTH_BITS, NUMBER_DIGITS, Batch
+from aggregator import block, event, ledger
+from aggregator.batch import Batch
 from aggregator.config import MIB
 from aggregator.ledger import Ledger
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x41475245
 """``PRAGMA application_id`` of our files ("AGRE"), so that a database of another program is never taken for ours."""
 
-MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there
+MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there, and so is ON CONFLICT
 
 PAGE_BYTES: Final = 4096
 CACHE_KIB: Final = 64 * 1024
 """SQLite's page cache for the writer: the inner pages of the ledger's runs, and the runs that are still small."""
 
 CHECKPOINT_BYTES: Final = 4 << 20
-"""The WAL is copied into the database when it holds about this much: some 10 ms, for which commits wait. Four times as
-much is copied a little cheaper, but was felt in the 99th percentile of the ack latency at 5,000 events/s."""
+"""The WAL is copied into the database when there is about this much to copy: some 10 ms, for which commits wait. Four
+times as much is copied a little cheaper, but was felt in the 99th percentile of the ack latency."""
+
+BACKLOG_BYTES: Final = 32 << 20
+"""The same for the WAL itself, in which many small commits repeat the pages that they all change."""
 
 WAL_FILE_BYTES: Final = 64 << 20
 """What the WAL's file is cut to when it starts anew, should it have grown because somebody was reading."""
@@ -60,11 +63,8 @@ COMMIT_PAGES: Final = 5
 BUSY_TIMEOUT_S: Final = 1.0
 """How long SQLite waits for a foreign writer before the batch is tried again from the start."""
 
-READ_ROWS: Final = 32
-"""Rows fetched at a time; with lines of at most 1 MiB each, this bounds what one answer holds in memory."""
-
-SPAN_EVENTS: Final = 256
-"""A span covers so many seqs at most: what is read in vain to find two events of a topic that is rare."""
+READ_ROWS: Final = 16
+"""Blocks fetched at a time, mostly 1 MiB; with lines of at most 1 MiB this bounds what one answer holds in memory."""
 
 SEEN_TOPICS: Final = 10_000
 """Topics remembered as not new, so that their number need not be asked for after each batch."""
@@ -77,19 +77,7 @@ CREATE TABLE topics (
     stored INTEGER NOT NULL DEFAULT 0,     -- events in this topic
     last_seq INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY,
-    topic INTEGER NOT NULL REFERENCES topics,
-    received_at INTEGER NOT NULL,          -- milliseconds since 1970, UTC
-    json TEXT NOT NULL                     -- the event as it was sent
-);
-CREATE TABLE spans (                       -- where to look for a topic's events: a sparse index
-    topic INTEGER NOT NULL,
-    first_seq INTEGER NOT NULL,
-    last_seq INTEGER NOT NULL,             -- both are events of the topic, and those between are in no other span
-    PRIMARY KEY (topic, first_seq)
-) WITHOUT ROWID;
-CREATE TABLE totals (
+{block.SCHEMA}CREATE TABLE totals (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     next_seq INTEGER NOT NULL,             -- never handed out before, whatever is deleted
     stored INTEGER NOT NULL,
@@ -104,74 +92,50 @@ COMMIT;
 """
 
 # The transaction of a batch, as a trigger: whoever inserts a row into the view runs it in one statement. Its columns
-# are ``Batch.parameters``; before it, the ledger has filled ``known`` for the positions in ``maybe``.
-_KEY = f"substr(NEW.digests, 32 * {{}} + 1, {event.KEY_BYTES})"
-_NUMBER = f"CAST(substr(NEW.numbers, {NUMBER_DIGITS} * key + 1, {NUMBER_DIGITS}) AS INTEGER)"
+# are ``Batch.parameters``.
 _APPEND_TRIGGER = f"""
 {ledger.TEMPORARY_SCHEMA}
-CREATE TEMP TABLE batch_topics (number INTEGER PRIMARY KEY, topic INTEGER NOT NULL);
-CREATE TEMP TABLE added (topic INTEGER, stored INTEGER, first_seq INTEGER, last_seq INTEGER);
 CREATE TEMP VIEW batch AS
-    SELECT NULL AS attempt, NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS topics, NULL AS numbers,
-           NULL AS digests, NULL AS new, NULL AS new_count, NULL AS maybe_count, NULL AS spans, NULL AS data;
+    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS stored, NULL AS fresh, NULL AS digests,
+           NULL AS topics, NULL AS new_topics, NULL AS blocks, NULL AS data;
 CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
-    DELETE FROM known WHERE attempt <> NEW.attempt;
-    SELECT raise(ABORT, 'the keys of the batch were not looked up')
-        WHERE (SELECT count(*) FROM known) <> NEW.maybe_count;
-
-    INSERT OR IGNORE INTO topics (name) SELECT value FROM json_each(NEW.topics);
-    UPDATE totals SET topics = topics + changes();
-    DELETE FROM batch_topics;
-    INSERT INTO batch_topics
-        SELECT named.key, topics.id FROM json_each(NEW.topics) AS named JOIN topics ON topics.name = named.value;
-
-    INSERT OR IGNORE INTO memtable SELECT {_KEY.format("value")}, NEW.first_seq + value FROM json_each(NEW.new);
-    SELECT raise(ABORT, 'a key was called new that is not') WHERE changes() <> NEW.new_count;
-    INSERT OR IGNORE INTO memtable
-        SELECT {_KEY.format("position")}, NEW.first_seq + position FROM known WHERE seq IS NULL ORDER BY position;
-    UPDATE known SET seq = (SELECT seq FROM memtable WHERE key = {_KEY.format("position")}) WHERE seq IS NULL;
-
-    INSERT INTO events (seq, topic, received_at, json)
-        SELECT NEW.first_seq + key,
-               (SELECT topic FROM batch_topics WHERE number = {_NUMBER}),
-               NEW.received_at,
-               CAST(substr(NEW.data, value >> {LENGTH_BITS}, value & {(1 << LENGTH_BITS) - 1}) AS TEXT)
-        FROM json_each(NEW.spans)
-        WHERE NOT EXISTS (SELECT 1 FROM known WHERE position = key AND seq <> NEW.first_seq + key);
-    UPDATE totals SET next_seq = NEW.next_seq, stored = stored + changes();
-
-    DELETE FROM added;
-    INSERT INTO added SELECT topic, count(*), min(seq), max(seq)
-        FROM events WHERE seq >= NEW.first_seq GROUP BY topic, seq / {SPAN_EVENTS};
-    INSERT INTO spans SELECT topic, first_seq, last_seq FROM added;
-    UPDATE topics SET stored = topics.stored + more.stored, last_seq = more.last_seq
-        FROM (SELECT topic, sum(stored) AS stored, max(last_seq) AS last_seq FROM added GROUP BY topic) AS more
-        WHERE topics.id = more.topic;
+    INSERT INTO memtable
+        SELECT substr(NEW.digests, 32 * value + 1, {event.KEY_BYTES}), NEW.first_seq + value FROM json_each(NEW.fresh);
+    INSERT INTO blocks (first_seq, received_at, topics, numbers, ends, data)
+        SELECT json_extract(value, '$[0]'), NEW.received_at, json_extract(value, '$[3]'), json_extract(value, '$[4]'),
+               json_extract(value, '$[5]'), substr(NEW.data, json_extract(value, '$[1]'), json_extract(value, '$[2]'))
+        FROM json_each(NEW.blocks);
+    INSERT INTO topics (name, stored, last_seq)
+        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+        FROM json_each(NEW.topics) WHERE true
+        ON CONFLICT (name) DO UPDATE SET stored = stored + excluded.stored, last_seq = excluded.last_seq;
+    INSERT INTO postings (topic, block, number)
+        SELECT (SELECT id FROM topics WHERE name = named.value), first_seq, named.key
+        FROM blocks CROSS JOIN json_each(blocks.topics) AS named WHERE first_seq >= NEW.first_seq;
+    UPDATE totals SET next_seq = NEW.next_seq, stored = stored + NEW.stored, topics = topics + NEW.new_topics;
 END;
 """
 _APPEND = """
-INSERT INTO batch VALUES (:attempt, :first_seq, :next_seq, :received_at, :topics, :numbers,
-                          :digests, :new, :new_count, :maybe_count, :spans, :data)
+INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :stored, :fresh, :digests, :topics,
+                          :new_topics, :blocks, :data)
 """
+_NEW_TOPICS = "SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT name FROM topics)"
 
-# Asked right behind the commit: the number of topics, and which of the batch is there under another seq than its own.
-_DUPLICATES = """
-SELECT (SELECT topics FROM totals), (SELECT json_group_array(json_array(position, seq)) FROM known
-                                     WHERE attempt = :attempt AND seq <> :first_seq + position)
+_BLOCK_OF = """
+SELECT first_seq, received_at, NULL, numbers, ends, data
+FROM blocks WHERE first_seq <= :seq ORDER BY first_seq DESC LIMIT 1
 """
-
-_EVENT = "SELECT seq, received_at, CAST(json AS BLOB) FROM events WHERE seq = ?"
-_EVENTS = """
-SELECT seq, received_at, CAST(json AS BLOB)
-FROM spans CROSS JOIN events ON seq BETWEEN first_seq AND last_seq AND events.topic = spans.topic
-WHERE spans.topic = (SELECT id FROM topics WHERE name = :topic)
+_BLOCKS = """
+SELECT first_seq, received_at, number, numbers, ends, data FROM postings CROSS JOIN blocks ON first_seq = block
+WHERE topic = (SELECT id FROM topics WHERE name = :topic)
 """
-_NEWEST = f"{_EVENTS} ORDER BY first_seq DESC, seq DESC LIMIT :limit"
-# From the span that :after may lie in.
-_AFTER = f"""{_EVENTS} AND seq > :after AND first_seq >= coalesce(
-    (SELECT max(first_seq) FROM spans WHERE first_seq <= :after
+# In each block is one event at least, but it may be :after itself.
+_NEWEST = f"{_BLOCKS} ORDER BY block DESC LIMIT :limit"
+# From the block that :after may lie in.
+_AFTER = f"""{_BLOCKS} AND block >= coalesce(
+    (SELECT max(block) FROM postings WHERE block <= :after
         AND topic = (SELECT id FROM topics WHERE name = :topic)), 0)
-ORDER BY first_seq, seq LIMIT :limit
+ORDER BY block LIMIT :limit + 1
 """
 
 
@@ -229,10 +193,10 @@ class Store:
         self._wal_path = path.with_name(path.name + "-wal")
         self.ledger: Ledger
         self._next_seq = 1
-        self._attempt = 0  # number of the last append: what was looked up for one that failed is no other's
         self._seen_topics: set[str] = set()
         self._backlog_bytes = 0  # estimate, without what the ledger has written since the last checkpoint
         self._ledger_bytes = 0  # all that the ledger had written then
+        self._event_bytes = 0  # that were appended since then
         self._lock_fd = -1
         self._db_fd = -1  # never closed before SQLite's own: that would drop its locks
         self._connections: list[aiosqlite.Connection] = []
@@ -290,7 +254,8 @@ class Store:
         ):
             await self._write(f"PRAGMA {pragma}")
         await self._writer.executescript(_APPEND_TRIGGER)
-        self.ledger = Ledger(self._writer)
+        self._reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True, iter_chunk_size=READ_ROWS)
+        self.ledger = Ledger(self._writer, self._reader)
         await self.ledger.load()
         promised = {"journal_mode": "wal", "synchronous": 2}
         found = {name: await self._pragma(name) for name in promised}
@@ -299,7 +264,6 @@ class Store:
         totals = await self._write("SELECT next_seq, stored, topics FROM totals")
         self._next_seq, self.stored_total, self.topics_total = totals[0]
         self._set_backlog(self.wal_bytes)
-        self._reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True, iter_chunk_size=READ_ROWS)
 
     async def _connect(self, database: Path | str, **options: Any) -> aiosqlite.Connection:
         # isolation_level None: SQLite's own autocommit, so that one statement is one transaction.
@@ -311,19 +275,6 @@ class Store:
         # Fetched in the writer's thread, where the cursor ends too: a cursor that is dropped in the event loop would
         # wait there for SQLite's mutex, that is, for the whole of the next commit.
         return list(await self._writer.execute_fetchall(sql, parameters))
-
-    async def _write_in_a_row(self, statements: Sequence[tuple[str, Any]]) -> list[list[sqlite3.Row] | BaseException]:
-        """Queue statements right behind each other: a round through a busy event loop takes milliseconds.
-
-        Each runs, whatever became of the one before; what each returned or raised is returned.
-        """
-        later = [asyncio.create_task(self._write(*statement)) for statement in statements[1:]]
-        first: list[sqlite3.Row] | BaseException
-        try:
-            first = await self._write(*statements[0])  # queued at once, not in the loop's next turn
-        except sqlite3.Error as error:
-            first = error
-        return [first, *await asyncio.gather(*later, return_exceptions=True)]
 
     async def _pragma(self, name: str) -> Any:
         return (await self._write(f"PRAGMA {name}"))[0][0]
@@ -344,11 +295,13 @@ class Store:
     @property
     def checkpoint_due(self) -> bool:
         """Whether there is enough to be copied into the database."""
-        return self.backlog_bytes > CHECKPOINT_BYTES
+        to_copy = self._event_bytes + self.ledger.written_bytes - self._ledger_bytes
+        return to_copy > CHECKPOINT_BYTES or self.backlog_bytes > BACKLOG_BYTES
 
     def _set_backlog(self, size: int) -> None:
         self._backlog_bytes = size
         self._ledger_bytes = self.ledger.written_bytes
+        self._event_bytes = 0
 
     @property
     def checkpoint_age_s(self) -> float:
@@ -365,43 +318,36 @@ class Store:
         Event ``i`` got seq ``first + i`` unless ``i`` is in the duplicates. Raises StorageFull, StorageBusy or
         StorageFailed. Cancelling it says nothing about what was stored.
         """
-        self._attempt += 1
         first_seq = self._next_seq
-        parameters = batch.parameters(self._attempt, first_seq, time.time_ns() // 1_000_000)
-        maybe, topics = batch.maybe, batch.topics
-        statements: list[tuple[str, Any]] = [(_APPEND, parameters)]
-        if maybe:
-            positions = orjson.dumps(maybe).decode()
-            look_up = {"attempt": self._attempt, "digests": parameters["digests"], "maybe": positions}
-            statements.insert(0, (self.ledger.look_up_statement(), look_up))
-        if maybe or not self._seen_topics.issuperset(topics):
-            statements.append((_DUPLICATES, {"attempt": self._attempt, "first_seq": first_seq}))
-        results = await self._write_in_a_row(statements)
-        committed = 1 if maybe else 0  # number of the statement that stores the batch
-        for result in results:
-            if isinstance(result, sqlite3.Error):
-                if not isinstance(results[committed], BaseException):  # stored, and which of it is new is not known
-                    raise StorageFailed(f"after the commit: {result}") from result
-                raise _storage_error(result) from result
-            if isinstance(result, BaseException):
-                raise result
-        self._next_seq = parameters["next_seq"]
-        duplicates: dict[int, int] = {}
-        if len(results) > committed + 1:
-            ((self.topics_total, duplicates_json),) = results[-1]  # type: ignore[misc]
-            duplicates = dict(orjson.loads(duplicates_json))
-            self._remember(topics)
-        stored = len(batch) - len(duplicates)
-        self.stored_total += stored
-        self.ledger.stored(stored, batch.size_bytes)
-        # Beside its events and their spans a commit changes a few pages, mostly the same as the one before.
+        topics = set(batch.events.topics)
+        try:
+            keys, duplicates = await self.ledger.decide(batch, first_seq)
+            new_topics = await self._count_new(topics)
+            parameters = batch.parameters(first_seq, time.time_ns() // 1_000_000, duplicates)
+            await self._write(_APPEND, {**parameters, "new_topics": new_topics})
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+        self._next_seq = first_seq + len(batch)
+        self.stored_total += len(keys)
+        self.topics_total += new_topics
+        self._remember(topics)
+        self.ledger.stored(keys, batch.size_bytes)
+        # Beside its events and their postings a commit changes a few pages, mostly the same as the one before.
+        self._event_bytes += batch.size_bytes
         self._backlog_bytes += batch.size_bytes + (COMMIT_PAGES + len(topics)) * PAGE_BYTES
         return first_seq, duplicates
 
-    def _remember(self, topics: list[str]) -> None:
+    async def _count_new(self, topics: set[str]) -> int:
+        unseen = topics - self._seen_topics
+        if not unseen:
+            return 0
+        ((count,),) = await self._write(_NEW_TOPICS, (orjson.dumps(list(unseen)).decode(),))
+        return int(count)
+
+    def _remember(self, topics: set[str]) -> None:
         if len(self._seen_topics) + len(topics) > SEEN_TOPICS:
             self._seen_topics.clear()
-        self._seen_topics.update(topics)
+        self._seen_topics |= topics
 
     @property
     def work_left(self) -> bool:
@@ -450,35 +396,45 @@ class Store:
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
         """The event with this key."""
         try:
-            # The newest keys are known to the writer alone: this waits for the commit that is running.
             seq = await self.ledger.seq_of(event.digest(topic, event_id))
         except sqlite3.Error as error:
             raise StorageFailed(f"cannot read: {error}") from error
-        found, _ = await self._read(_EVENT, (seq,))
-        return found[0] if found else None
+        if seq is None:
+            return None
+        async with contextlib.aclosing(self._read(_BLOCK_OF, {"seq": seq})) as events:
+            async for one in events:
+                if one.seq == seq:
+                    return one
+        raise StorageFailed(f"cannot read: event {seq} is missing")
 
     async def events(self, topic: str, limit: int, after: int | None, max_bytes: int) -> tuple[list[StoredEvent], bool]:
         """Without ``after`` the newest events, newest first; with it the oldest past that seq, oldest first.
 
         Cut short where they would exceed ``max_bytes`` together, but never to none; the second value tells.
         """
-        sql = _NEWEST if after is None else _AFTER
-        parameters = (
-            {"topic": topic, "limit": limit} if after is None else {"topic": topic, "limit": limit, "after": after}
-        )
-        return await self._read(sql, parameters, max_bytes)
-
-    async def _read(self, sql: str, parameters: Any, max_bytes: int | None = None) -> tuple[list[StoredEvent], bool]:
         found: list[StoredEvent] = []
         size = 0
-        async with self._reading(), self._reader.execute(sql, parameters) as cursor:
-            async for row in cursor:
-                one = StoredEvent(*row)
+        newest = after is None
+        parameters = {"topic": topic, "limit": limit, "after": after}
+        async with contextlib.aclosing(self._read(_NEWEST if newest else _AFTER, parameters, newest)) as events:
+            async for one in events:
+                if after is not None and one.seq <= after:
+                    continue
                 size += len(one.json)
-                if found and max_bytes is not None and size > max_bytes:
+                if found and size > max_bytes:
                     return found, True
                 found.append(one)
+                if len(found) == limit:
+                    break
         return found, False
+
+    async def _read(self, sql: str, parameters: Any, backwards: bool = False) -> AsyncGenerator[StoredEvent]:
+        """The events in the blocks that ``sql`` finds, or those of one topic."""
+        async with self._reading(), self._reader.execute(sql, parameters) as cursor:
+            async for first_seq, received_at, topic, numbers, ends, data in cursor:
+                found = list(block.events(first_seq, numbers, ends, data, topic))
+                for seq, _, json in reversed(found) if backwards else found:
+                    yield StoredEvent(seq, received_at, json)
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
@@ -486,7 +442,7 @@ class Store:
         try:
             async with self._read_turn:
                 yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:  # the others: a damaged block
             raise StorageFailed(f"cannot read: {error}") from error
 
     async def topics(self, limit: int, after: str) -> list[Topic]:

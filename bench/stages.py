@@ -18,7 +18,8 @@ import uvloop
 
 from aggregator import protocol
 from aggregator.cli import GC_THRESHOLDS
-from aggregator.event import Event
+from aggregator.config import PIECE_LINES
+from aggregator.event import Events, parse_plain
 from aggregator.protocol import LineSplitter
 from aggregator.store import Store
 from bench import command, workload
@@ -58,19 +59,21 @@ async def _one_run(options: argparse.Namespace, number: int, folder: Path) -> di
 
     splitter = LineSplitter(1 << 20)
     store = await Store.open(folder / f"{number}.db")
-    waiting: list[Event] = []
+    waiting = Events([], [], [], [])
     try:
         for start in range(0, len(stream), CHUNK_BYTES):
             chunk = stream[start : start + CHUNK_BYTES]
             now = time.perf_counter()
             found = splitter.feed(chunk)
             now = taken(loop_s, "split into lines", now)
-            events = [protocol.parse(line) for line in found if line]
+            for first in range(0, len(found), PIECE_LINES):
+                events = parse_plain(found[first : first + PIECE_LINES])
+                assert events, "the workload has plain events only"
+                waiting += events
             taken(loop_s, "decode, judge, digest", now)
-            waiting += events  # type: ignore[arg-type]
-            while len(waiting) >= BATCH:
-                await _store(store, waiting[:BATCH], loop_s, writer_s, taken)
-                del waiting[:BATCH]
+            if len(waiting) >= BATCH:
+                await _store(store, waiting, loop_s, writer_s, taken)
+                waiting = Events([], [], [], [])
         if waiting:
             await _store(store, waiting, loop_s, writer_s, taken)
         stored = store.stored_total
@@ -86,13 +89,13 @@ async def _one_run(options: argparse.Namespace, number: int, folder: Path) -> di
 
 
 async def _store(
-    store: Store, events: list[Event], loop_s: dict[str, float], writer_s: dict[str, float], taken: Any
+    store: Store, events: Events, loop_s: dict[str, float], writer_s: dict[str, float], taken: Any
 ) -> None:
     now = time.perf_counter()
     batch = store.new_batch()
     batch.add(events)
     now = taken(loop_s, "pack, ask the filter", now)
-    batch.parameters(1, 1, 1)
+    batch.parameters(1, 1, {})
     bound = taken(loop_s, "bind", now)
     first_seq, duplicates = await store.append(batch)
     now = taken(writer_s, "look up, append, commit", 2 * bound - now)  # it binds again, which is the loop's

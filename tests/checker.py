@@ -149,7 +149,8 @@ class Sender(threading.Thread):
 
 
 def check_database(path: Path) -> None:
-    """SQLite's own opinion of the file, and whether counters, spans and keys agree with the events. Stop the server."""
+    """SQLite's own opinion of the file, and whether counters, postings and keys agree with the events. Stop the server
+    before."""
     with contextlib.closing(sqlite3.connect(path)) as database:
 
         def rows(sql: str) -> list[tuple[Any, ...]]:
@@ -161,20 +162,25 @@ def check_database(path: Path) -> None:
         assert stored == count
         assert next_seq > (last or 0)
         counted = rows("SELECT topic, count(*), max(seq) FROM events GROUP BY topic ORDER BY topic")
-        assert rows("SELECT id, stored, last_seq FROM topics WHERE stored > 0 ORDER BY id") == counted
-        assert rows("SELECT count(*) FROM topics") == [(topics,)]
-        # Each event lies in the last span of its topic that starts before it.
-        span = (
-            "SELECT last_seq FROM spans WHERE topic = events.topic AND first_seq <= seq ORDER BY first_seq DESC LIMIT 1"
+        assert rows("SELECT name, stored, last_seq FROM topics ORDER BY name") == counted
+        assert topics == len(counted)
+        # Each block has a posting for each of its topics, and for no other.
+        posted = rows(
+            "SELECT name, block, number FROM postings JOIN topics ON topics.id = topic ORDER BY block, number"
         )
-        assert rows(f"SELECT seq FROM events WHERE seq > coalesce(({span}), 0)") == []
+        assert posted == rows(
+            "SELECT value, first_seq, key FROM blocks, json_each(blocks.topics) ORDER BY first_seq, key"
+        )
+        assert {(topic, block) for topic, block, _ in posted} == set(
+            rows("SELECT DISTINCT topic, (SELECT max(first_seq) FROM blocks WHERE first_seq <= seq) FROM events")
+        )
         # Each key is in one run, under the seq of its event, unless the event is newer than all runs.
         keyed = []
         for run, keys in rows("SELECT id, keys FROM runs WHERE id NOT IN (SELECT coalesce(merging_into, 0) FROM runs)"):
             found = rows(f"SELECT key, seq FROM keys_{run}")
             assert len(found) == keys
             keyed += found
-        events = rows(f"SELECT name, json, seq FROM events JOIN topics ON id = topic WHERE seq <= {flushed_seq}")
+        events = rows(f"SELECT topic, json, seq FROM events WHERE seq <= {flushed_seq}")
         assert sorted(keyed) == sorted(
             (digest(topic, json.loads(text)["event_id"])[:KEY_BYTES], seq) for topic, text, seq in events
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 
 from aggregator import consumer as consumer_module
 from aggregator.batch import Batch
 from aggregator.consumer import Consumer
-from aggregator.event import Event
+from aggregator.event import Event, Events
 from aggregator.intake import Commit, Failure, Intake, Outcome, Submission
 from aggregator.key_filter import KeyFilter
 from aggregator.stats import Stats
@@ -25,16 +25,9 @@ from aggregator.store import (
 WAL_LIMIT_BYTES = 1 << 30
 
 
-class RecordedBatch(Batch):
-    """A batch that can still tell whose events are in it."""
-
-    def __init__(self) -> None:
-        super().__init__(KeyFilter())
-        self.ids: list[str] = []
-
-    def add(self, events: Sequence[Event]) -> None:
-        super().add(events)
-        self.ids += [event.event_id for event in events]
+def made(*ids: str, size_bytes: int) -> Events:
+    """Events of that size each."""
+    return Events.of(Event.of("t", one, b"x" * size_bytes) for one in ids)
 
 
 class ScriptedStore:
@@ -57,16 +50,16 @@ class ScriptedStore:
         self.may_commit.set()
 
     def new_batch(self) -> Batch:
-        return RecordedBatch()
+        return Batch(KeyFilter())
 
     async def append(self, batch: Batch) -> tuple[int, dict[int, int]]:
-        assert isinstance(batch, RecordedBatch)
+        assert isinstance(batch, Batch)
         await self.may_commit.wait()
         self.fail_as_scripted()
         first = self.next_seq
-        self.batches.append(batch.ids)
+        self.batches.append(batch.events.event_ids)
         duplicates = {}
-        for position, event_id in enumerate(batch.ids):
+        for position, event_id in enumerate(batch.events.event_ids):
             seq = self.seqs.setdefault(event_id, first + position)
             if seq != first + position:
                 duplicates[position] = seq
@@ -107,7 +100,7 @@ class Bench:
     def put(self, *ids: str, size_bytes: int = 2) -> None:
         name = ids[0]
         outcomes = self.told.setdefault(name, [])
-        self.intake.put(Submission([Event.of("t", one, b"{}") for one in ids], outcomes.append, size_bytes * len(ids)))
+        self.intake.put(Submission(made(*ids, size_bytes=size_bytes), outcomes.append))
 
     async def finish(self) -> None:
         self.intake.close()
@@ -291,7 +284,7 @@ async def test_the_intake_wakes_those_who_wait_at_half_and_only_while_there_is_r
     woken: list[int] = []
 
     def put(count: int) -> None:
-        intake.put(Submission([Event.of("t", "e", b"{}")] * count, lambda _: None, count))
+        intake.put(Submission(made(*["e"] * count, size_bytes=1), lambda _: None))
 
     def wake(number: int) -> None:
         woken.append(number)
@@ -327,14 +320,14 @@ async def test_a_batch_is_bounded_by_bytes_too() -> None:
 
 async def test_the_intake_is_full_by_bytes_too() -> None:
     intake = Intake(max_events=1000, max_bytes=100)
-    intake.put(Submission([Event.of("t", "e", b"{}")], lambda _: None, 100))
+    intake.put(Submission(made("e", size_bytes=100), lambda _: None))
 
     assert intake.full
 
 
 async def test_a_closed_intake_gives_out_what_came_after_its_end_too() -> None:
     intake = Intake(max_events=10, max_bytes=100)
-    first, late = (Submission([Event.of("t", name, b"{}")], lambda _: None, 1) for name in "ab")
+    first, late = (Submission(made(name, size_bytes=1), lambda _: None) for name in "ab")
     intake.put(first)
     intake.close()
     intake.put(late)

@@ -406,4 +406,4 @@ def test_judged_together_lines_are_what_they_are_one_by_one(lines: list[bytes | 
     if together is None:
         assert lines.count(_PLAIN) < len(lines) or not lines, "plain events are seen to be plain"
     else:
-        assert together == [parse(one) for one in lines if one]
+        assert list(together) == [parse(one) for one in lines if one]

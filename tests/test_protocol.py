@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aggregator import protocol
-from aggregator.event import Event
+from aggregator.event import Event, Events
 from aggregator.protocol import BOM, HTTP_REPLY, TLS_REPLY, Command, LineSplitter, Rejection
 
 LIMIT = 10
@@ -204,7 +204,7 @@ def test_acks_are_encoded_as_any_other_reply(
 ) -> None:
     events = [Event.of(topic, event_id, b"{}") for topic, event_id in keys]
 
-    assert protocol.encode_acks(events, first_seq, older, offset) == b"".join(
+    assert protocol.encode_acks(Events.of(events), first_seq, older, offset) == b"".join(
         protocol.encode(
             protocol.duplicate(one, older[offset + i]) if offset + i in older else protocol.stored(one, first_seq + i)
         )

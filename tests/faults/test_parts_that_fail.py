@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.consumer import Consumer
-from aggregator.event import Event
+from aggregator.event import Event, Events
 from aggregator.intake import Commit, Intake, Outcome, Submission
 from aggregator.stats import Stats
 from aggregator.store import Store
@@ -152,20 +152,27 @@ async def test_who_waits_for_a_commit_that_was_cancelled_is_told_nothing(tmp_pat
     store = await Store.open(tmp_path / "events.db")
     intake, told = Intake(1000, 10**6), list[Outcome]()
     consumer = asyncio.create_task(Consumer(intake, store, Stats(), 1000, 1 << 30).run())
+
+    def put(name: str) -> None:
+        intake.put(Submission(Events.of([Event.of("t", name, b'{"event_id":"%s"}' % name.encode())]), told.append))
+
+    async with asyncio.timeout(10):
+        put("before")  # its topic is known then: the next commit is the very next thing that the store does
+        while not told:
+            await asyncio.sleep(0)
     with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        intake.put(Submission([Event.of("t", "e", b"{}")], told.append, 2))
+        put("e")
         async with asyncio.timeout(10):
             while intake.events:
                 await asyncio.sleep(0)
         consumer.cancel()
         await asyncio.gather(consumer, return_exceptions=True)
         other.execute("COMMIT")
-    stored = await store.event("t", "e")
-    async with asyncio.timeout(10):
-        while not (stored := stored or await store.event("t", "e")):
-            await asyncio.sleep(0.01)
-    await store.close()
+    await store.close()  # when the commit has ended
+    again = await Store.open(store.path)
+    stored = await again.event("t", "e")
+    await again.close()
     assert [outcome for outcome in told if not isinstance(outcome, Commit)] == []
     assert stored, "and it was stored"
 
