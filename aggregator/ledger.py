@@ -99,7 +99,7 @@ class _Merge:
 class Ledger:
     """The keys of one database. ``load`` comes first.
 
-    ``writer`` is its only read-write connection; through ``reader`` single keys are looked up.
+    ``writer`` is its only read-write connection; through ``reader`` a key can be looked up while that is busy.
     """
 
     def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
@@ -154,61 +154,48 @@ class Ledger:
     async def decide(self, batch: Batch, first_seq: int) -> tuple[dict[bytes, int], dict[int, int]]:
         """The new keys of a batch with their seqs, and of the others the position and the seq that was first.
 
-        Event ``i`` is to have seq ``first_seq + i``. Raises sqlite3.Error.
+        Event ``i`` is to have seq ``first_seq + i``. The batches before have been committed. Raises sqlite3.Error.
         """
-        digests, memtable = batch.events.digests, self._memtable
+        digests = batch.events.digests
         # From last to first, so that of a key that is there twice the first counts.
         new = dict(zip(reversed(digests), range(first_seq + len(digests) - 1, first_seq - 1, -1), strict=True))
-        older = await self._look_up(
-            [
-                digest
-                for position in batch.maybe
-                if new[digest := digests[position]] == first_seq + position
-                and digest not in memtable
-                and digest not in self._flushed
-            ]
-        )
+        firsts = {digest for position in batch.maybe if new[digest := digests[position]] == first_seq + position}
+        older = await self._look_up({one for one in firsts if not self._recent(one)}, self._writer)
         duplicates = {}
         for position in batch.maybe:
             digest = digests[position]
-            seq = memtable.get(digest) or self._flushed.get(digest) or older.get(digest)
-            if seq:
+            if seq := self._recent(digest) or older.get(digest):
                 duplicates[position] = seq
                 new.pop(digest, None)
             elif (seq := new[digest]) != first_seq + position:
                 duplicates[position] = seq
         return new, duplicates
 
-    async def _look_up(self, digests: list[bytes]) -> dict[bytes, int]:
-        """Which of these keys are in the runs, and under which seq."""
-        if not digests or not self._seq_of:
-            return {}
-        digests = sorted(digests)  # neighbours share their pages: that halves it
-        key = f"substr(:digests, 32 * value + 1, {KEY_BYTES})"
-        ((seqs,),) = await self._writer.execute_fetchall(
-            f"SELECT json_group_array({self._seq_of.format(key)}) FROM json_each(:positions)",
-            {"digests": b"".join(digests), "positions": orjson.dumps(list(range(len(digests)))).decode()},
-        )
-        return {digest: seq for digest, seq in zip(digests, orjson.loads(seqs), strict=True) if seq}
+    def _recent(self, digest: bytes) -> int | None:
+        return self._memtable.get(digest) or self._flushed.get(digest)
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""
-        while True:
-            if seq := self._memtable.get(digest) or self._flushed.get(digest):
-                return seq
-            runs = self._seq_of
-            if not runs:
-                return None
+        return self._recent(digest) or (await self._look_up({digest}, self._reader)).get(digest)
+
+    async def _look_up(self, digests: set[bytes], connection: aiosqlite.Connection) -> dict[bytes, int | None]:
+        """The seqs of keys, as the runs have them."""
+        in_order = sorted(digests)  # neighbours share their pages: that halves it
+        key = f"substr(:digests, 32 * value + 1, {KEY_BYTES})"
+        positions = orjson.dumps(list(range(len(in_order)))).decode()
+        while in_order and (seq_of := self._seq_of):
             try:
-                ((seq,),) = await self._reader.execute_fetchall(
-                    f"SELECT {runs.format(':key')}", {"key": digest[:KEY_BYTES]}
+                ((seqs,),) = await connection.execute_fetchall(
+                    f"SELECT json_group_array({seq_of.format(key)}) FROM json_each(:positions)",
+                    {"digests": b"".join(in_order), "positions": positions},
                 )
-            except sqlite3.OperationalError:
-                if runs == self._seq_of:
+            except sqlite3.OperationalError as error:
+                # Runs were merged meanwhile, and their tables dropped; or more often than SQLite tries again.
+                if seq_of == self._seq_of and error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
                     raise
-                # A run was merged meanwhile, and its table dropped.
             else:
-                return int(seq) if seq else None
+                return dict(zip(in_order, orjson.loads(seqs), strict=True))
+        return {}
 
     def stored(self, keys: dict[bytes, int], event_bytes: int) -> None:
         """Take note of what is in the memtable's table now, and of what that lets be merged."""

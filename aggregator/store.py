@@ -139,6 +139,9 @@ ORDER BY block LIMIT :limit + 1
 """
 
 
+_TOPICS = "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY name LIMIT ?"
+
+
 class StoreUnusable(Exception):
     """The database cannot be opened; the text says why in one line, for an administrator."""
 
@@ -430,11 +433,20 @@ class Store:
 
     async def _read(self, sql: str, parameters: Any, backwards: bool = False) -> AsyncGenerator[StoredEvent]:
         """The events in the blocks that ``sql`` finds, or those of one topic."""
-        async with self._reading(), self._reader.execute(sql, parameters) as cursor:
+        async with self._reading(), await self._query(sql, parameters) as cursor:
             async for first_seq, received_at, topic, numbers, ends, data in cursor:
                 found = list(block.events(first_seq, numbers, ends, data, topic))
                 for seq, _, json in reversed(found) if backwards else found:
                     yield StoredEvent(seq, received_at, json)
+
+    async def _query(self, sql: str, parameters: Any) -> aiosqlite.Cursor:
+        while True:
+            try:
+                return await self._reader.execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                # Tables of keys come and go: SQLite tries again by itself, but not for ever.
+                if error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
+                    raise
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
@@ -447,11 +459,8 @@ class Store:
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """The topics whose name comes after ``after`` (in order of code points), with their counts."""
-        async with self._reading():
-            rows = await self._reader.execute_fetchall(
-                "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY name LIMIT ?", (after, limit)
-            )
-        return list(itertools.starmap(Topic, rows))
+        async with self._reading(), await self._query(_TOPICS, (after, limit)) as cursor:
+            return list(itertools.starmap(Topic, await cursor.fetchall()))
 
     async def close(self) -> None:
         """Close the database and give up the lock. SQLite moves everything out of the WAL when the last one leaves."""

@@ -164,13 +164,14 @@ class StoreMachine(RuleBasedStateMachine):
     def one_batch(self, keys: list[Key]) -> None:
         self.append(*self.filled(keys))
 
-    @rule(first=some_batches, second=some_batches, quiet=st.booleans())
+    @rule(first=some_batches, second=some_batches, quiet=st.booleans(), works=st.integers(0, 3))
     def a_batch_that_is_filled_while_the_one_before_commits(
-        self, first: list[Key], second: list[Key], quiet: bool
+        self, first: list[Key], second: list[Key], quiet: bool, works: int
     ) -> None:
         one, two = self.filled(first), self.filled(second)
         self.append(*one)
-        self.runner.run(self.store.work(quiet))
+        for _ in range(works):
+            self.runner.run(self.store.work(quiet))
         self.append(*two)
 
     @rule(count=st.integers(1, 12), topic=st.sampled_from(TOPICS), quiet=st.booleans())
