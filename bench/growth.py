@@ -150,7 +150,7 @@ class _History:
         except sqlite3.OperationalError:
             sizes = []
         for name, size in sizes:
-            part = "keys" if name.startswith("keys_") else name if name in ("events", "spans") else "other"
+            part = "keys" if name.startswith("keys_") else name if name in ("blocks", "postings") else "other"
             parts[part] = parts.get(part, 0.0) + size / stored
         database.close()
         return {"stored": stored, **{f"{name}_bytes_per_event": round(size, 2) for name, size in parts.items()}}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -74,6 +77,29 @@ async def test_an_answer_takes_no_more_work_when_the_table_is_large(
     large = await steps(store._reader, lambda: read(store))
 
     assert large < small * 1.1
+
+
+async def test_readers_are_answered_while_tables_come_and_go(store: Store) -> None:
+    """Faster than SQLite prepares a statement again: small runs that are merged, at their worst."""
+    await append(store, made("a", 10))
+    enough = threading.Event()
+
+    def make_and_drop() -> None:
+        with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("PRAGMA synchronous = OFF")
+            while not enough.is_set():
+                other.executescript("CREATE TABLE passing (n); DROP TABLE passing")
+
+    thread = threading.Thread(target=make_and_drop)
+    thread.start()
+    try:
+        for _ in range(200):
+            assert len((await store.events("t1", 10, None, 1 << 20))[0]) == 3
+            assert len(await store.topics(10, "")) == 3
+            assert await store.event("t1", "a-1")
+    finally:
+        enough.set()
+        thread.join()
 
 
 async def test_every_commit_is_fsynced_into_a_wal(store: Store) -> None:
