@@ -24,8 +24,9 @@ def test_nothing_grows_under_steady_load(server: ServerProcess, record_figures: 
     """T41. Memory, descriptors, WAL, latency, each looked at every second. The first third is left out: caches fill.
 
     Half of peak is what one flooder reaches at first, halved. Ids start again after a million events, so that the disk
-    is not filled: new events and duplicates are both part of it, and of the peak. Memory may grow by 1 MB in ten minutes,
-    and by what one more look at another moment of the same saw-tooth differs (see test_churn_leaves_nothing_behind).
+    is not filled: new events and duplicates are both part of it, and of the peak. Memory may grow by 1 MB in ten
+    minutes, and by what one more look at another moment of the same saw-tooth differs (see
+    test_churn_leaves_nothing_behind).
     """
     with Flooder(server.port, "peak", PEAK_S) as flooder:
         sent, _ = flooder.end()
