@@ -12,6 +12,13 @@ from aggregator import key_filter
 from aggregator.key_filter import ALL, KeyFilter
 
 
+def shrink_filter(patch: pytest.MonkeyPatch, byte_bits: int) -> None:
+    """Give the filter 2^``byte_bits`` bytes: with one or two it is soon full, and every key is looked up."""
+    patch.setattr(key_filter, "FILTER_BYTES", 1 << byte_bits)
+    patch.setattr(key_filter, "_BYTE_SHIFT", 32 - byte_bits)
+    patch.setattr(key_filter, "_MASK_SHIFT", 26 - byte_bits)
+
+
 def digests(heads: list[int]) -> bytes:
     return b"".join(head.to_bytes(4) + bytes(28) for head in heads)
 
@@ -34,9 +41,7 @@ def test_a_key_that_was_remembered_or_is_past_the_known_ones_is_never_new(
 ) -> None:
     remembered: set[int] = set()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(key_filter, "FILTER_BYTES", 1 << byte_bits)
-        patch.setattr(key_filter, "_BYTE_SHIFT", 32 - byte_bits)
-        patch.setattr(key_filter, "_BIT_SHIFT", 29 - byte_bits)
+        shrink_filter(patch, byte_bits)
         keys = KeyFilter()
         for (step, heads), keys.known_below in zip(steps, bounds, strict=False):
             if step == "add":
@@ -50,10 +55,9 @@ def test_a_key_that_was_remembered_or_is_past_the_known_ones_is_never_new(
             remembered.update(heads)
 
 
-def test_of_a_key_with_a_bit_of_its_own_it_is_certain() -> None:
-    """Heads that differ in more than the last three bits have bits of their own: none is looked up in vain."""
+def test_of_a_key_with_a_byte_of_its_own_it_is_certain() -> None:
     seeded = random.Random(1)
-    heads = [number << 3 | seeded.randrange(8) for number in seeded.sample(range(ALL >> 3), 20_000)]
+    heads = [number << 6 | seeded.randrange(64) for number in seeded.sample(range(ALL >> 6), 20_000)]
     keys = KeyFilter()
     keys.add_heads(b"".join(head.to_bytes(4) for head in heads[:10_000]))
 
@@ -61,5 +65,25 @@ def test_of_a_key_with_a_bit_of_its_own_it_is_certain() -> None:
     assert split(keys, heads) == ([], list(range(20_000)))
 
 
-def test_heads_with_the_same_first_29_bits_share_one() -> None:
-    assert split(KeyFilter(), [8, 15, 16, 7]) == ([0, 2, 3], [1])
+def test_a_key_whose_two_bits_others_have_is_looked_up_in_vain() -> None:
+    """Of a byte's 28 pairs of bits, in order: the first is bits 0 and 1, the second 0 and 2, the eighth 1 and 2."""
+    assert split(KeyFilter(), [0, 28, 1]) == ([0, 2], [1]), "the same pair"
+    assert split(KeyFilter(), [0, 1, 7]) == ([0, 1], [2]), "one bit of each"
+    assert split(KeyFilter(), [0, 1, 7 + 64]) == ([0, 1, 2], []), "another byte"
+
+
+@pytest.mark.parametrize(("keys_a_byte", "least", "most"), [(0.37, 0.01, 0.03), (1.49, 0.09, 0.15)])
+def test_few_new_keys_are_looked_up_in_vain(keys_a_byte: float, least: float, most: float) -> None:
+    """As full as 64 MiB are with 25 and with 100 million keys."""
+    seeded = random.Random(1)
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_filter(patch, 16)
+        keys = KeyFilter()
+        split(keys, [seeded.randrange(ALL) for _ in range(int(keys_a_byte * (1 << 16)))])
+        bits = bytes(keys._bits)
+        in_vain = 0
+        for _ in range(5000):
+            in_vain += len(split(keys, [seeded.randrange(ALL)])[1])
+            keys._bits[:] = bits
+
+    assert least < in_vain / 5000 < most

@@ -26,7 +26,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from aggregator import block, event, key_filter, ledger
+from aggregator import block, event, ledger
 from aggregator import store as store_module
 from aggregator.batch import Batch
 from aggregator.event import Event, Events
@@ -36,6 +36,7 @@ from tests.checker import Ledger as Sent
 from tests.checker import Sender, check_database
 from tests.conftest import StartServer
 from tests.server_process import SMALL_LEDGER, changed, wait_until
+from tests.test_key_filter import shrink_filter
 from tests.test_store import steps
 from tests.wire import exchange
 
@@ -58,13 +59,6 @@ def shrink_ledger(patch: pytest.MonkeyPatch, memtable: int = 4, fanout: int = 2,
     patch.setattr(ledger, "MAX_SLICE_KEYS", most)
     patch.setattr(ledger, "FILL_KEYS", most)
     patch.setattr(ledger, "_REFILL_BLOCKS", 3)
-
-
-def shrink_filter(patch: pytest.MonkeyPatch, byte_bits: int) -> None:
-    """Give the filter 2^``byte_bits`` bytes: with one or two it is soon full, and every key is looked up."""
-    patch.setattr(key_filter, "FILTER_BYTES", 1 << byte_bits)
-    patch.setattr(key_filter, "_BYTE_SHIFT", 32 - byte_bits)
-    patch.setattr(key_filter, "_BIT_SHIFT", 29 - byte_bits)
 
 
 def crowd_digests(patch: pytest.MonkeyPatch, heads: Sequence[bytes]) -> None:
