@@ -65,7 +65,7 @@ def run_bench(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(not find_spec("matplotlib"), reason="needs matplotlib (extra bench)")
-@pytest.mark.parametrize("name", ["load", "latency", "growth-random", "peers"])
+@pytest.mark.parametrize("name", ["load", "latency", "growth-random", "growth-ordered", "peers"])
 def test_a_result_is_drawn_the_same_each_time(tmp_path: Path, name: str) -> None:
     plots = [tmp_path / f"{number}.svg" for number in range(2)]
     for plot in plots:
