@@ -254,6 +254,7 @@ class Store:
             f"journal_size_limit = {WAL_FILE_BYTES}",
             f"cache_size = -{CACHE_KIB}",
             "temp_store = MEMORY",
+            "secure_delete = OFF",  # Debian's SQLite would write zeros over each run that was merged
         ):
             await self._write(f"PRAGMA {pragma}")
         await self._writer.executescript(_APPEND_TRIGGER)

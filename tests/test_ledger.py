@@ -668,6 +668,26 @@ async def test_what_keys_cost_does_not_grow_with_their_number(
         assert later_old < old + 20 * 15 * (later_runs - runs)
 
 
+async def test_a_run_that_was_merged_is_dropped_without_being_written(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some builds of SQLite fill with zeros what they free, through the WAL: as much again as the merge has written."""
+    shrink_ledger(monkeypatch, memtable=20_000, fanout=2, least=20_000, most=20_000)
+    store = await open_store()
+    for number in range(2):
+        await append(store, keys_of(f"k{number}", 20_000))
+        await store.work(quiet=False)
+    while store.ledger._merges:
+        await store.work(quiet=True)
+    await store.checkpoint(truncate=True)
+    assert len(store.ledger._garbage) == 2
+    await finish_work(store)
+
+    assert store.wal_bytes < 0.1 * 20_000 * ledger.KEY_ROW_BYTES
+    await store.close()
+    check_database(store.path)
+
+
 async def test_more_topics_than_are_remembered_are_counted_right(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
