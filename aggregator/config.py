@@ -70,7 +70,7 @@ IN_FLIGHT_DIVISOR: Final = 4
 four connections together can still fill it."""
 
 TURN_LINES: Final = 500
-"""Lines of one connection judged in one turn of the loop, about 2 ms: the end of a commit is noticed, and the next one
+"""Lines of one connection judged in one turn of the loop, about 1 ms: the end of a commit is noticed, and the next one
 started, only between turns. 250 were no better, all that one read brings some 10 % slower."""
 
 PIECE_LINES: Final = 100
