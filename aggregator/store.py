@@ -335,10 +335,11 @@ class Store:
         self.stored_total += len(keys)
         self.topics_total += new_topics
         self._remember(topics)
-        self.ledger.stored(keys, batch.size_bytes)
+        stored_bytes = len(parameters["data"])
+        self.ledger.stored(keys, stored_bytes)
         # Beside its events and their postings a commit changes a few pages, mostly the same as the one before.
-        self._event_bytes += batch.size_bytes
-        self._backlog_bytes += batch.size_bytes + (COMMIT_PAGES + len(topics)) * PAGE_BYTES
+        self._event_bytes += stored_bytes
+        self._backlog_bytes += stored_bytes + (COMMIT_PAGES + len(topics)) * PAGE_BYTES
         return first_seq, duplicates
 
     async def _count_new(self, topics: set[str]) -> int:

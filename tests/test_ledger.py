@@ -668,6 +668,23 @@ async def test_what_keys_cost_does_not_grow_with_their_number(
         assert later_old < old + 20 * 15 * (later_runs - runs)
 
 
+async def test_what_is_sent_again_makes_no_runs(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memtable becomes a run by the bytes that a start would have to read again, and those are of new events only."""
+    shrink_ledger(monkeypatch, memtable=1000)
+    monkeypatch.setattr(ledger, "MEMTABLE_EVENT_BYTES", 50_000)
+    store = await open_store()
+    await append(store, keys_of("k", 20), padding=1000)
+    for _ in range(50):
+        await append(store, keys_of("k", 20), padding=1000)
+        await store.work(quiet=False)
+    assert store.ledger.run_count == 0
+    await append(store, keys_of("more", 40), padding=1000)
+    await store.work(quiet=False)
+
+    assert store.ledger.run_count == 1
+    assert await append(store, keys_of("k", 20)) == (1061, {i: i + 1 for i in range(20)})
+
+
 async def test_a_run_that_was_merged_is_dropped_without_being_written(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
