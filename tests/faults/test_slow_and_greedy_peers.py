@@ -71,7 +71,8 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
     )  # fmt: skip
 
     assert 4 < muted_after < 6
-    assert held < 32 * MIB, "its replies, its share of the queue, and the store's page cache"
+    # 34 MB were measured; 15 of them are the newest 65,536 keys, which whoever sends new events fills once.
+    assert held < 48 * MIB, "its replies, its share of the queue, the store's page cache, and the memtable"
     assert waited < 2 * alone + FLOOR_S
     assert server.log.count("does not read its replies: muted") == 1
     assert "silent port" in server.log
