@@ -23,7 +23,7 @@ class Batch:
 
     def __init__(self, keys: KeyFilter) -> None:
         self._filter = keys
-        self.events = Events([], [], [], [])
+        self.events = Events()
         self.maybe: list[int] = []
         """Positions of the events that the filter does not call new. The other keys are nowhere, and differ."""
         self.size_bytes = 0

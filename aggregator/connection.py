@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
     def _take_lines(self) -> None:
         budget = TURN_LINES
         waiting_before = self._view.intake.events
-        events = Events([], [], [], [])  # events that follow each other go into the intake as one submission
+        events = Events()  # events that follow each other go into the intake as one submission
         singly = 0  # so many lines are judged each by itself, for among them is one that is no plain event
         while self._lines and budget > 0:
             if not singly:
@@ -271,7 +271,7 @@ class Connection(asyncio.Protocol):
                 events.append(found)
                 continue
             self._submit(events)
-            events = Events([], [], [], [])
+            events = Events()
             if isinstance(found, Rejection):
                 self._reject(found)
             elif isinstance(found, Command):

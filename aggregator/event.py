@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, Self
@@ -78,21 +78,19 @@ class Event:
         return cls(topic, event_id, json, digest(topic, event_id))
 
 
+@dataclass(slots=True)
 class Events:
     """Valid events in their order, a column for each part of them: what is done to a column is one step of Python's."""
 
-    __slots__ = ("digests", "event_ids", "json", "topics")
-
-    def __init__(self, topics: list[str], event_ids: list[str], json: list[bytes], digests: list[bytes]) -> None:
-        self.topics = topics
-        self.event_ids = event_ids
-        self.json = json
-        self.digests = digests
+    topics: list[str] = field(default_factory=list)
+    event_ids: list[str] = field(default_factory=list)
+    json: list[bytes] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Events:
         """These events."""
-        made = cls([], [], [], [])
+        made = cls()
         for event in events:
             made.append(event)
         return made

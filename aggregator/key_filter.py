@@ -5,7 +5,7 @@ It never says "new" of a key that was stored, because
 
 - every key's bits are set before the key goes to the database, and no bit is ever cleared;
 - after a start the bits of older keys are set again from the ledger, in the order of their digests, and a key past the
-  point that this has reached is "maybe" whatever its bit says.
+  point that this has reached is "maybe" whatever its bits say.
 
 It is a Bloom filter whose two bits lie in one byte, for Python pays for each place that it looks at. Its size is fixed:
 64 MiB are not noticed where 25 million keys are stored (2 % of new keys looked up for nothing), and at 100 million

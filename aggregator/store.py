@@ -41,7 +41,7 @@ SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x41475245
 """``PRAGMA application_id`` of our files ("AGRE"), so that a database of another program is never taken for ours."""
 
-MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there, and so is ON CONFLICT
+MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there
 
 PAGE_BYTES: Final = 4096
 CACHE_KIB: Final = 64 * 1024
@@ -331,7 +331,7 @@ class Store:
             await self._write(_APPEND, {**parameters, "new_topics": new_topics})
         except sqlite3.Error as error:
             raise _storage_error(error) from error
-        self._next_seq = first_seq + len(batch)
+        self._next_seq = parameters["next_seq"]
         self.stored_total += len(keys)
         self.topics_total += new_topics
         self._remember(topics)

@@ -59,7 +59,7 @@ async def _one_run(options: argparse.Namespace, number: int, folder: Path) -> di
 
     splitter = LineSplitter(1 << 20)
     store = await Store.open(folder / f"{number}.db")
-    waiting = Events([], [], [], [])
+    waiting = Events()
     try:
         for start in range(0, len(stream), CHUNK_BYTES):
             chunk = stream[start : start + CHUNK_BYTES]
@@ -73,7 +73,7 @@ async def _one_run(options: argparse.Namespace, number: int, folder: Path) -> di
             taken(loop_s, "decode, judge, digest", now)
             if len(waiting) >= BATCH:
                 await _store(store, waiting, loop_s, writer_s, taken)
-                waiting = Events([], [], [], [])
+                waiting = Events()
         if waiting:
             await _store(store, waiting, loop_s, writer_s, taken)
         stored = store.stored_total

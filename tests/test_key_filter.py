@@ -25,6 +25,7 @@ def digests(heads: list[int]) -> bytes:
 
 def split(keys: KeyFilter, heads: list[int], position: int = 0) -> tuple[list[int], list[int]]:
     maybe = keys.maybe(digests(heads), position)
+    assert maybe == sorted(set(maybe) & set(range(position, position + len(heads))))
     return [number for number in range(position, position + len(heads)) if number not in set(maybe)], maybe
 
 

@@ -192,7 +192,7 @@ names = st.text(
 
 @settings(max_examples=500)
 @given(
-    keys=st.lists(st.tuples(names | st.just("t"), names | st.just("e")), min_size=1, max_size=6),
+    keys=st.lists(st.tuples(names | st.just("t"), names | st.just("e")), max_size=6),
     first_seq=st.integers(1, 2**62),
     older=st.dictionaries(st.integers(0, 12), st.integers(1, 2**62)),
     offset=st.integers(0, 6),
