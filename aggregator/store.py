@@ -145,6 +145,9 @@ _TOPICS = "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY nam
 class StoreUnusable(Exception):
     """The database cannot be opened; the text says why in one line, for an administrator."""
 
+    def __init__(self, why: str) -> None:
+        super().__init__(_one_line(why))
+
 
 class StorageFull(Exception):
     """Nothing of the batch was stored because the disk is full. Later batches may succeed."""
@@ -483,7 +486,12 @@ def _storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageF
         return StorageFull("no space left on the disk of the database")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return StorageBusy("another program is writing to the database")
-    return StorageFailed(f"{error} ({name})")
+    return StorageFailed(_one_line(f"{error} ({name})"))
+
+
+def _one_line(text: str) -> str:
+    """SQLite quotes a damaged schema with its line ends, and a path may have some."""
+    return " ".join(text.split("\n"))
 
 
 def _make_folder(folder: Path) -> None:

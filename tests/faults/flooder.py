@@ -2,7 +2,7 @@
 
 ``python -m tests.faults.flooder PORT NAME SECONDS RATE`` keeps thousands of events in flight for so long, RATE a second
 or as many as it can (0), then waits for the replies that are due. Prints how many it has sent, and how many were
-answered. After a million events it starts again with the same ids, so that no disk is filled.
+answered. After four million events it starts again with the same ids, so that no disk is filled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import TracebackType
 
 _BURST = 500
 _IN_FLIGHT = 20_000
-_IDS = 1_000_000
+_IDS = 4_000_000
 
 
 def flood(port: int, name: str, seconds: float, rate: float) -> tuple[int, int]:

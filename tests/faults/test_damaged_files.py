@@ -28,6 +28,24 @@ def stored_by(server: ServerProcess, prefix: str, count: int) -> Ledger:
     return ledger
 
 
+def test_a_damaged_schema_is_refused_in_one_line(
+    server: ServerProcess, new_server: StartServer, tmp_path: Path
+) -> None:
+    """T17. SQLite quotes it, and it has many."""
+    stored_by(server, "e", 10)
+    assert server.stop() == 0
+    sound = server.db.read_bytes()
+    assert sound.count(b"-- the events as they were sent") == 1
+    db = tmp_path / "damaged.db"
+    db.write_bytes(sound.replace(b"-- the events as they were sent", b"`- the events as they were sent"))
+    victim = new_server(db=db)
+
+    assert not victim.try_to_start()
+    assert victim.wait() == 1
+    assert victim.log.count("\n") == 1
+    assert "malformed database schema (blocks)" in victim.log
+
+
 @pytest.mark.parametrize("where", ["header", "anywhere"])
 def test_a_flipped_bit_never_makes_a_fresh_database_of_an_old_one(
     server: ServerProcess,
