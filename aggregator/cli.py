@@ -23,7 +23,7 @@ import uvloop
 
 from aggregator import __version__, client, send, server
 from aggregator.config import Config
-from aggregator.store import StoreUnusable
+from aggregator.database_file import StoreUnusable
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """How long Python lets one thread run while another waits, instead of 5 ms: the database's thread asks for the

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from enum import Flag, auto
@@ -34,7 +33,6 @@ from aggregator.config import (
     IN_FLIGHT_DIVISOR,
     LINGER_S,
     LOW_WATER_DIVISOR,
-    PEER_LOG_INTERVAL_S,
     PIECE_LINES,
     QUIET_S,
     REPLY_DEADLINE_S,
@@ -43,6 +41,7 @@ from aggregator.config import (
 )
 from aggregator.event import Event, Events, parse_plain
 from aggregator.intake import Commit, Failure, Outcome, Submission
+from aggregator.peer_log import PeerLog
 from aggregator.protocol import Command, LineSplitter, Rejection, Reply
 from aggregator.store import StorageBusy, StorageFailed, StorageFull
 
@@ -74,33 +73,6 @@ class _Place:
         self.lines = lines
         self.reply = reply
         self.command = command
-
-
-class PeerLog:
-    """Says what clients do, of each kind at most one line in PEER_LOG_INTERVAL_S, with the number left out.
-
-    What anybody who connects can bring about as often as he likes must not fill the disk that the events need.
-    """
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, tuple[float, int]] = {}  # when the next line of this kind may come, and how many did not
-
-    def say(self, level: int, kind: str, *details: object) -> None:
-        """Log ``kind``, a format string, with its details, unless one of its kind was logged just now."""
-        now = time.monotonic()
-        due, left_out = self._kinds.get(kind, (0.0, 0))
-        if now < due:
-            self._kinds[kind] = due, left_out + 1
-            return
-        since = f" (and {left_out} more since the last such line)" if left_out else ""
-        log.log(level, kind + "%s", *details, since)
-        self._kinds[kind] = now + PEER_LOG_INTERVAL_S, 0
-
-    def refused(self, peer: str, line: int, rejection: Rejection) -> None:
-        """The silent port's only way to answer."""
-        self.say(
-            logging.WARNING, "silent port: refused line %d of %s: %s: %s", line, peer, rejection.code, rejection.detail
-        )
 
 
 class Connection(asyncio.Protocol):

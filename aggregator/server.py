@@ -32,9 +32,10 @@ from aggregator.config import (
     TICK_S,
     Config,
 )
-from aggregator.connection import Connection, PeerLog
+from aggregator.connection import Connection
 from aggregator.consumer import Consumer
 from aggregator.intake import Failure, Intake
+from aggregator.peer_log import PeerLog
 from aggregator.stats import Stats
 from aggregator.store import Store
 

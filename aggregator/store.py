@@ -1,5 +1,5 @@
-"""The database: append, read, counters, checkpoint; and the lock file that keeps a second server out. The SQL of keys
-is in ``ledger``, all other here.
+"""The database: append, read, counters, checkpoint. The SQL of keys is in ``ledger``, that of a block in ``block``, all
+other here; what is done before SQLite opens the file is in ``database_file``.
 
 Rules that hold here:
 
@@ -12,14 +12,13 @@ Rules that hold here:
   that two connections write or checkpoint at once). Whoever asks for events is answered through a second connection,
   ``mode=ro``, and never waits for a commit.
 - While SQLite has the database files open, no descriptor of them is closed but SQLite's own: that would drop its POSIX
-  locks. Sizes come from ``stat``, the lock lies in a file beside the database.
+  locks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
 import os
 import sqlite3
@@ -32,14 +31,10 @@ from typing import Any, Final
 import aiosqlite
 import orjson
 
-from aggregator import block, event, ledger
+from aggregator import block, database_file, event, ledger
 from aggregator.batch import Batch
-from aggregator.config import MIB
+from aggregator.database_file import StoreUnusable
 from aggregator.ledger import Ledger
-
-SCHEMA_VERSION: Final = 3
-APPLICATION_ID: Final = 0x41475245
-"""``PRAGMA application_id`` of our files ("AGRE"), so that a database of another program is never taken for ours."""
 
 MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there
 
@@ -86,8 +81,8 @@ CREATE TABLE topics (
 );
 INSERT INTO totals VALUES (1, 1, 0, 0, 0);
 {ledger.SCHEMA}
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
+PRAGMA application_id = {database_file.APPLICATION_ID};
+PRAGMA user_version = {database_file.SCHEMA_VERSION};
 COMMIT;
 """
 
@@ -140,13 +135,6 @@ ORDER BY block LIMIT :limit + 1
 
 
 _TOPICS = "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY name LIMIT ?"
-
-
-class StoreUnusable(Exception):
-    """The database cannot be opened; the text says why in one line, for an administrator."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(_one_line(why))
 
 
 class StorageFull(Exception):
@@ -216,10 +204,10 @@ class Store:
         if sqlite3.sqlite_version_info < MIN_SQLITE:
             raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed")
         try:
-            _make_folder(path.parent)
+            database_file.make_folder(path.parent)
             path = path.resolve()  # noqa: ASYNC240 (nothing runs yet)
             store = cls(path)
-            store._lock_fd = _lock(path)
+            store._lock_fd = database_file.lock(path)
         except (OSError, ValueError, RuntimeError) as error:  # the latter: no file name, a loop of links
             reason = error.strerror if isinstance(error, OSError) else None
             raise StoreUnusable(f"cannot use {path}: {reason or error}") from error
@@ -234,20 +222,20 @@ class Store:
         return store
 
     async def _open(self) -> None:
-        if not _size(self.path) and _size(self._wal_path):
+        if not database_file.size(self.path) and database_file.size(self._wal_path):
             raise StoreUnusable(
                 f"{self.path} is missing or empty, but {self._wal_path.name} holds events: restore one or move both"
             )
-        _refuse_foreign_file(self.path)
-        crashed = _size(self._wal_path) > 0
+        database_file.refuse_foreign(self.path)
+        crashed = database_file.size(self._wal_path) > 0
         if crashed:
-            _write_anew(self._wal_path)
+            database_file.write_anew(self._wal_path)
         self._writer = await self._connect(self.path, timeout=BUSY_TIMEOUT_S)
         self._db_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         if crashed:
             self._distrust_cache()
         await self._write("PRAGMA synchronous = FULL")
-        if await self._pragma("application_id") != APPLICATION_ID:
+        if await self._pragma("application_id") != database_file.APPLICATION_ID:
             # A new file, or one whose making was cut short. Before there is a WAL: the file itself says whose it is.
             await self._write(f"PRAGMA page_size = {PAGE_BYTES}")
             await self._writer.executescript(_SCHEMA)
@@ -288,11 +276,11 @@ class Store:
 
     @property
     def db_bytes(self) -> int:
-        return _size(self.path)
+        return database_file.size(self.path)
 
     @property
     def wal_bytes(self) -> int:
-        return _size(self._wal_path)
+        return database_file.size(self._wal_path)
 
     @property
     def backlog_bytes(self) -> int:
@@ -486,87 +474,4 @@ def _storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageF
         return StorageFull("no space left on the disk of the database")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return StorageBusy("another program is writing to the database")
-    return StorageFailed(_one_line(f"{error} ({name})"))
-
-
-def _one_line(text: str) -> str:
-    """SQLite quotes a damaged schema with its line ends, and a path may have some."""
-    return " ".join(text.split("\n"))
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and the ones above it so that they survive a power cut: a new entry is durable with its parent."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):  # if it is a file, opening something in it will say so
-        folder.mkdir()
-    parent = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-
-
-def _lock(path: Path) -> int:
-    """Hold a lock for as long as the process lives. Beside the database: its own locks must not be touched."""
-    fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(fd, 32).decode(errors="replace").strip()
-        os.close(fd)
-        raise StoreUnusable(f"{path} is in use by another aggregator (process {owner or 'unknown'})") from None
-    with contextlib.suppress(OSError):  # a full disk: the name of the owner is a courtesy
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-    return fd
-
-
-def _refuse_foreign_file(path: Path) -> None:
-    """Raise StoreUnusable unless the file is a database of ours, or empty, or not there.
-
-    Looks at SQLite's file header (sqlite.org/fileformat2.html, section 1.3) before SQLite itself opens the file: SQLite
-    would take a file of a few bytes for an empty database, and would recover another program's.
-    """
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except FileNotFoundError:
-        return
-    if not header:
-        return
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise StoreUnusable(f"cannot use {path}: it is not a database")
-    version = int.from_bytes(header[60:64])
-    if int.from_bytes(header[68:72]) != APPLICATION_ID:
-        raise StoreUnusable(f"cannot use {path}: it is a database of another program")
-    if version != SCHEMA_VERSION:
-        other = "a newer" if version > SCHEMA_VERSION else "an older, unreleased"
-        raise StoreUnusable(
-            f"{path} was written by {other} aggregator (schema {version}, this one knows {SCHEMA_VERSION})"
-        )
-
-
-def _write_anew(path: Path) -> None:
-    """Make a file durable as it is read now: write its own bytes over it, and sync.
-
-    For the WAL that a crash has left. After a write error the kernel keeps what it could not write, marks it as clean,
-    and lets the next sync succeed without it: the recovery would find commits that are in memory only, and those that
-    follow them would be lost with them in a power cut. A reader that has the WAL open does not notice.
-    """
-    with path.open("r+b", buffering=0) as file:
-        os.fsync(file.fileno())  # only what is clean can be dropped
-        start = 0
-        while chunk := os.pread(file.fileno(), MIB, start):
-            # Forgotten first: written over in memory, ext4 would take the place for written that it could not write.
-            os.posix_fadvise(file.fileno(), start, MIB, os.POSIX_FADV_DONTNEED)
-            start += os.pwrite(file.fileno(), chunk, start)
-        os.fsync(file.fileno())
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return StorageFailed(database_file.one_line(f"{error} ({name})"))

@@ -11,8 +11,9 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
+from aggregator.database_file import StoreUnusable
 from aggregator.event import Event, Events
-from aggregator.store import Store, StoreUnusable
+from aggregator.store import Store
 from tests.checker import check_database
 
 
