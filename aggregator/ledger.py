@@ -24,6 +24,7 @@ import contextlib
 import re
 import sqlite3
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final
 
 import aiosqlite
@@ -65,9 +66,11 @@ CREATE TABLE runs (
     id INTEGER PRIMARY KEY,                -- of table keys_<id>; a higher one has newer keys, within a level
     level INTEGER NOT NULL,
     keys INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,             -- of its keys; the first comes after the last of the run before
     merging_into INTEGER                   -- id of the run that will replace it
 );
 """
+_last_seq = attrgetter("last_seq")
 _COLUMNS = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 
 TEMPORARY_SCHEMA: Final = f"CREATE TEMP TABLE memtable {_COLUMNS};"
@@ -83,6 +86,7 @@ class Run:
     id: int
     level: int
     keys: int
+    last_seq: int
     merging_into: int | None = None
 
 
@@ -114,11 +118,14 @@ class Ledger:
         self._runs: list[Run] = []
         self._merges: list[_Merge] = []
         self._garbage: list[int] = []  # tables of runs that have been merged
+        self._expected: Run | None = None  # where a key is looked for first
         self._seq_of = ""  # SQL for the seq of a key, in the runs
 
     async def load(self) -> None:
         """Find the runs, and fill the memtable."""
-        rows = await self._writer.execute_fetchall("SELECT id, level, keys, merging_into FROM runs ORDER BY id")
+        rows = await self._writer.execute_fetchall(
+            "SELECT id, level, keys, last_seq, merging_into FROM runs ORDER BY id"
+        )
         self._runs = [Run(*row) for row in rows]
         known = {run.id for run in self._runs}
         tables = await self._writer.execute_fetchall(
@@ -161,6 +168,7 @@ class Ledger:
         new = dict(zip(reversed(digests), range(first_seq + len(digests) - 1, first_seq - 1, -1), strict=True))
         firsts = {digest for position in batch.maybe if new[digest := digests[position]] == first_seq + position}
         older = await self._look_up({one for one in firsts if not self._recent(one)}, self._writer)
+        self._expect(list(filter(None, older.values())))
         duplicates = {}
         for position in batch.maybe:
             digest = digests[position]
@@ -233,12 +241,12 @@ class Ledger:
                     break
 
     async def _flush(self) -> None:
-        run = Run(self._next_id(), 1, len(self._memtable))
+        run = Run(self._next_id(), 1, len(self._memtable), max(self._memtable.values()))
         await self._transaction(f"""
             CREATE TABLE keys_{run.id} {_COLUMNS};
             INSERT INTO keys_{run.id} SELECT * FROM memtable;
             DELETE FROM memtable;
-            INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, NULL);
+            INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, {run.last_seq}, NULL);
             UPDATE totals SET flushed_seq = next_seq - 1;
         """)
         self._runs.append(run)
@@ -253,10 +261,10 @@ class Ledger:
         sources = sources[:MAX_TABLES]
         if len(sources) < FANOUT or any(merge.target.level == level + 1 for merge in self._merges):
             return
-        target = Run(self._next_id(), level + 1, sum(run.keys for run in sources))
+        target = Run(self._next_id(), level + 1, sum(run.keys for run in sources), sources[-1].last_seq)
         await self._transaction(f"""
             CREATE TABLE keys_{target.id} {_COLUMNS};
-            INSERT INTO runs VALUES ({target.id}, {target.level}, {target.keys}, NULL);
+            INSERT INTO runs VALUES ({target.id}, {target.level}, {target.keys}, {target.last_seq}, NULL);
             UPDATE runs SET merging_into = {target.id} WHERE id IN ({_list(sources)});
         """)
         for run in sources:
@@ -318,9 +326,27 @@ class Ledger:
     def _next_id(self) -> int:
         return max([run.id for run in self._runs] + self._garbage, default=0) + 1
 
+    def _expect(self, seqs: list[int]) -> None:
+        """Look for the next keys first where one of these was found: what is sent again mostly keeps its order.
+
+        Any of them will do: the more of them a run has, the likelier it is one of its own.
+        """
+        if seqs and (run := self._run_of(seqs[len(seqs) // 2])) is not self._expected:
+            self._expected = run
+            self._arrange()
+
+    def _run_of(self, seq: int) -> Run | None:
+        return min((run for run in self._complete() if seq <= run.last_seq), key=_last_seq, default=None)
+
     def _runs_changed(self) -> None:
-        # Newest keys first: what is sent again was mostly sent a short time ago.
-        tables = [f"keys_{run.id}" for run in sorted(self._complete(), key=lambda run: -run.id)]
+        if self._expected and self._expected not in self._runs:  # merged
+            self._expected = self._run_of(self._expected.last_seq)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        # Beside the expected one, those first that have the most keys.
+        order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.keys))
+        tables = [f"keys_{run.id}" for run in order]
         parts = [f"(SELECT seq FROM {table} WHERE key = {{0}})" for table in tables]
         groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]
         self._seq_of = f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)" if tables else ""

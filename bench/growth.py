@@ -1,8 +1,13 @@
-"""What history costs: rate, latency, memory, disk and start, each measured again as the database grows."""
+"""What history costs: rate, latency, memory, disk and start, each measured again as the database grows.
+
+Kinds of ids are compared: each has a server and a database of its own, which take turns, a few seconds each. While one
+is measured the others are stopped (SIGSTOP), so that what they would do in quiet times does not disturb."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import signal
 import socket
 import sqlite3
@@ -10,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +30,10 @@ PIECE: Final = 500_000
 MEASURED: Final = 500_000
 """Events sent to measure a rate."""
 
-SIZES: Final = (1_000_000, 2_500_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000, 100_000_000)
+SIZES: Final = (1_000_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000, 100_000_000)
+
+ROUNDS: Final = 3
+"""Rates and latencies are measured so often, in turns; medians count. Together it adds some 3 million events."""
 
 OFFERED_S: Final = 8.0
 RATE: Final = 5000.0
@@ -42,68 +51,135 @@ def add_command(commands: command.Commands) -> None:
     one.add_argument(
         "--dup", type=float, default=0.25, help="part of what is measured that is sent twice (%(default)s)"
     )
-    one.add_argument("--ids", choices=("random", "ordered"), default="random", help="UUIDv4 or UUIDv7 (%(default)s)")
+    one.add_argument(
+        "--ids", nargs="+", choices=("random", "ordered"), default=["random", "ordered"],
+        help="UUIDv4, UUIDv7 (both)",
+    )  # fmt: skip
     one.add_argument("--folder", type=Path, help="where the database goes: the disk that is measured (a temporary one)")
     one.add_argument("--output", type=Path, help="result file (standard output)")
 
 
 def _run(options: argparse.Namespace) -> int:
     sizes = [size for size in SIZES if size < options.to_events] + [options.to_events]
-    progress = tqdm(total=options.to_events, unit="event", unit_scale=True, disable=not sys.stderr.isatty())
-    with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        history = _History(Path(name), options.ids, options.dup, progress)
-        with progress:
-            points = [history.measure(size) for size in sizes]
+    total = options.to_events * len(options.ids)
+    progress = tqdm(total=total, unit="event", unit_scale=True, disable=not sys.stderr.isatty())
+    gc.freeze()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name, progress:
+        histories = [_History(Path(name) / ids, ids, options.dup, progress) for ids in options.ids]
+        for size in sizes:
+            _measure(histories, size)
+    figures: dict[str, Any] = {history.ids: _summary(history.points) for history in histories}
+    if len(histories) == 2:
+        one, other = (history.points for history in histories)
+        figures["rate_second_to_first"] = {
+            str(size): round(_rate(second) / _rate(first), 3)
+            for size, first, second in zip(sizes, one, other, strict=True)
+        }
+    command.write("growth", options, figures)
+    return 0 if command.exact(figures) else 1
+
+
+def _measure(histories: list[_History], size: int) -> None:
+    """Fill each database up to ``size`` events, and measure everything."""
+    with contextlib.ExitStack() as running:
+        for history in histories:
+            running.enter_context(history.serving(size))
+        for measure in (_History.load, _History.offer_half_of_peak):
+            for number in range(ROUNDS):
+                for history in histories[:: -1 if number % 2 else 1]:
+                    history.alone(measure)
+        for history in histories:
+            history.alone(_History.others)
+    for history in histories:
+        history.stopped()
+
+
+def _rate(point: dict[str, Any]) -> float:
+    return float(point["load"]["medians"]["events_per_s"])
+
+
+def _summary(points: list[dict[str, Any]]) -> dict[str, Any]:
     first, last = points[0], points[-1]
-    figures = {
-        "rate_last_to_first": round(last["load"]["events_per_s"] / first["load"]["events_per_s"], 3),
-        "rate_last_to_first_old_duplicates": round(
-            last["load_old_duplicates"]["events_per_s"] / first["load_old_duplicates"]["events_per_s"], 3
-        ),
+    old_first, old_last = (one["load_old_duplicates"]["events_per_s"] for one in (first, last))
+    return {
+        "rate_last_to_first": round(_rate(last) / _rate(first), 3),
+        "rate_last_to_first_old_duplicates": round(old_last / old_first, 3),
         "rss_last_to_first": round(last["rss_mb"] / first["rss_mb"], 3),
         "points": points,
     }
-    command.write("growth", options, figures)
-    return 0 if command.exact(points) else 1
 
 
 class _History:
-    """One database that grows; ``next`` is the number of the first event that was not sent yet."""
+    """One database that grows; ``points`` are what was found at each size."""
 
     def __init__(self, folder: Path, ids: workload.IdKind, duplicates: float, progress: Any) -> None:
+        folder.mkdir()
+        self.ids = ids
+        self.points: list[dict[str, Any]] = []
         self._folder = folder
-        self._ids = ids
         self._duplicates = duplicates
         self._progress = progress
-        self._next = 0
+        self._next = 0  # number of the first event that was not sent yet
+        self._server: Server
 
-    def measure(self, size: int) -> dict[str, Any]:
-        """Fill the database up to ``size`` events, and measure everything."""
-        point: dict[str, Any] = {"events": size}
-        with Server(self._folder) as server:
-            point["filter_filled_s"] = server.wait_until_filled()
-            point["fill"] = self._fill(server, size)
-            point["load"] = self._load(server, self._next - RECENT)
-            point["load_old_duplicates"] = self._load(server, 0)
-            point["at_rate"] = self._offer(server, RATE)
-            asked = self._commands()
-            asker = latency.Asker(server.port, asked, pause_s=0.01)
-            point["at_half_of_peak"] = self._offer(server, point["load"]["events_per_s"] / 2)
-            point["commands_at_half_of_peak"] = asker.stop()
-            asker = latency.Asker(server.port, {name: asked[name] for name in ("STATS", "HEALTH")}, pause_s=0.01)
-            point["load_with_commands"] = self._load(server, self._next - RECENT)
-            point["commands_at_full_load"] = asker.stop()
-            point["rss_mb"] = round(server.rss_bytes / 1e6, 1)
+    @contextlib.contextmanager
+    def serving(self, size: int) -> Iterator[None]:
+        """A server, filled up to ``size`` events, and stopped in its tracks: ``alone`` lets it go on."""
+        with Server(self._folder) as self._server:
+            point: dict[str, Any] = {"events": size, "filter_filled_s": self._server.wait_until_filled()}
+            point["fill"] = self._fill(size)
+            self.points.append(point)
+            self._server.pause()
+            try:
+                yield
+            finally:
+                self._server.resume()
+
+    def alone(self, measure: Callable[[_History], None]) -> None:
+        """Measure something while only this server is running."""
+        self._server.resume()
+        measure(self)
+        self._server.pause()
+
+    def load(self) -> None:
+        """As fast as it goes, duplicates of recent events."""
+        self._again("load", self._load(self._next - RECENT))
+
+    def offer_half_of_peak(self) -> None:
+        """Latency at half of that."""
+        self._again("at_half_of_peak", self._offer(_rate(self.points[-1]) / 2))
+
+    def others(self) -> None:
+        """What is measured once for each size."""
+        point = self.points[-1]
+        point["load_old_duplicates"] = self._load(0)
+        point["at_rate"] = self._offer(RATE)
+        asked = self._commands()
+        asker = latency.Asker(self._server.port, asked, pause_s=0.01)
+        point["at_half_of_peak_with_commands"] = self._offer(_rate(point) / 2)
+        point["commands_at_half_of_peak"] = asker.stop()
+        asker = latency.Asker(self._server.port, {name: asked[name] for name in ("STATS", "HEALTH")}, pause_s=0.01)
+        point["load_with_commands"] = self._load(self._next - RECENT)
+        point["commands_at_full_load"] = asker.stop()
+        point["rss_mb"] = round(self._server.rss_bytes / 1e6, 1)
+
+    def stopped(self) -> None:
+        """What is measured without a server, or by starting one."""
+        point = self.points[-1]
         point["disk"] = self._disk()
         point["start_after_sigterm_s"] = self._start()
         point["start_after_kill_s"] = self._start_after_kill()
-        return point
 
-    def _fill(self, server: Server, size: int) -> dict[str, Any]:
+    def _again(self, name: str, figures: dict[str, Any]) -> None:
+        runs = self.points[-1].setdefault(name, {"runs": []})["runs"]
+        runs.append(figures)
+        self.points[-1][name]["medians"] = command.medians(runs)
+
+    def _fill(self, size: int) -> dict[str, Any]:
         count, seconds, exact = 0, 0.0, True
         while self._next < size:
-            work = workload.generate(min(PIECE, size - self._next), 0, 4, self._ids, self._next)
-            done = load.measure("127.0.0.1", server.port, work)
+            work = workload.generate(min(PIECE, size - self._next), 0, 4, self.ids, self._next)
+            done = load.measure("127.0.0.1", self._server.port, work)
             self._next += work.unique
             count += work.count
             seconds += done["seconds"]
@@ -111,21 +187,21 @@ class _History:
             self._progress.update(work.count)
         return {"events": count, "events_per_s": round(count / seconds) if seconds else None, "exact": exact}
 
-    def _load(self, server: Server, oldest: int) -> dict[str, Any]:
-        work = workload.generate(MEASURED, self._duplicates, 4, self._ids, self._next, max(0, oldest))
+    def _load(self, oldest: int) -> dict[str, Any]:
+        work = workload.generate(MEASURED, self._duplicates, 4, self.ids, self._next, max(0, oldest))
         self._next += work.unique
-        cpu_s = server.cpu_s
-        done = load.measure("127.0.0.1", server.port, work)
-        done["server_cpu_us_per_event"] = round((server.cpu_s - cpu_s) / work.count * 1e6, 2)
+        cpu_s = self._server.cpu_s
+        done = load.measure("127.0.0.1", self._server.port, work)
+        done["server_cpu_us_per_event"] = round((self._server.cpu_s - cpu_s) / work.count * 1e6, 2)
         return done
 
-    def _offer(self, server: Server, rate: float) -> dict[str, Any]:
+    def _offer(self, rate: float) -> dict[str, Any]:
         count = int(rate * OFFERED_S)
         work = workload.generate(
-            count, self._duplicates, CONNECTIONS, self._ids, self._next, max(0, self._next - RECENT)
+            count, self._duplicates, CONNECTIONS, self.ids, self._next, max(0, self._next - RECENT)
         )
         self._next += work.unique
-        return latency.at_rate(server.port, work, rate)
+        return latency.at_rate(self._server.port, work, rate)
 
     def _commands(self) -> dict[str, bytes]:
         some = self._next // 2
@@ -134,7 +210,7 @@ class _History:
             "STATS": b"STATS\n",
             "HEALTH": b"HEALTH\n",
             "EVENTS": f"EVENTS {topic} 10\n".encode(),
-            "EVENT": f"EVENT {topic} {workload.event_id(some, self._ids)}\n".encode(),
+            "EVENT": f"EVENT {topic} {workload.event_id(some, self.ids)}\n".encode(),
         }
 
     def _disk(self) -> dict[str, Any]:
@@ -167,7 +243,7 @@ class _History:
         server = Server(self._folder)
         server.start()
         # Of the far future: nobody knows which of them are stored, so that none may be sent again.
-        work = workload.generate(PIECE, 0, 1, self._ids, (1 << 40) + self._next)
+        work = workload.generate(PIECE, 0, 1, self.ids, (1 << 40) + self._next)
         killer = threading.Timer(1.0, server.end, (signal.SIGKILL,))
         killer.start()
         with_load = threading.Thread(target=_send_until_the_end, args=(server.port, work.lines[0]))
@@ -178,7 +254,7 @@ class _History:
 
     def _first_ack(self, server: Server) -> None:
         with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
-            connection.sendall(workload.line(self._next, self._ids))
+            connection.sendall(workload.line(self._next, self.ids))
             reply = connection.recv(4096)
             if not reply.startswith(b'{"status":"stored"'):
                 raise SystemExit(f"not an ack: {reply.decode()}")

@@ -73,21 +73,25 @@ def draw_latency(results: list[Result], output: Path) -> None:
 
 
 def draw_growth(results: list[Result], output: Path) -> None:
-    """Rate, latency, memory and disk over the number of stored events; one result for each kind of ids."""
+    """Rate, latency, memory and disk over the number of stored events, for each kind of ids."""
     figure, ((rate, late), (memory, disk)) = _subplots(2, 11, rows=2)
-    for number, result in enumerate(results):
-        points = result["figures"]["points"]
+    histories = {name: figures for name, figures in results[0]["figures"].items() if "points" in figures}
+    for number, (name, history) in enumerate(histories.items()):
+        points = history["points"]
         sizes = [point["events"] / 1e6 for point in points]
-        ids = f"{result['settings']['ids']} ids"
+        ids = f"{name} ids"
         color = f"C{number}"
-        for name, style, label in (
-            ("load", "o-", "duplicates of recent events"),
-            ("load_old_duplicates", "s--", "of any event"),
+        for rates, style, label in (
+            (
+                [point["load"]["medians"]["events_per_s"] / 1000 for point in points],
+                "o-",
+                "duplicates of recent events",
+            ),
+            ([point["load_old_duplicates"]["events_per_s"] / 1000 for point in points], "s--", "of any event"),
         ):
-            rates = [point[name]["events_per_s"] / 1000 for point in points]
             rate.plot(sizes, rates, style, color=color, label=f"{ids}, {label}")
-        for name, style, label in (("p50_ms", "o-", "p50"), ("p99_ms", "s--", "p99")):
-            late.plot(sizes, [point["at_rate"][name] for point in points], style, color=color, label=f"{ids}, {label}")
+        for part, style, label in (("p50_ms", "o-", "p50"), ("p99_ms", "s--", "p99")):
+            late.plot(sizes, [point["at_rate"][part] for point in points], style, color=color, label=f"{ids}, {label}")
         memory.plot(sizes, [point["rss_mb"] for point in points], "o-", color=color, label=ids)
         all_bytes = [point["disk"]["all_bytes_per_event"] for point in points]
         disk.plot(sizes, all_bytes, "o-", color=color, label=f"{ids}, all")

@@ -44,6 +44,14 @@ class Server:
             time.sleep(0.01)
         self.port = int(match[1])
 
+    def pause(self) -> None:
+        """Stop it in its tracks until ``resume``."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Signal it; return the exit code."""
         self._process.send_signal(number)

@@ -176,9 +176,16 @@ def check_database(path: Path) -> None:
         )
         # Each key is in one run, under the seq of its event, unless the event is newer than all runs.
         keyed = []
-        for run, keys in rows("SELECT id, keys FROM runs WHERE id NOT IN (SELECT coalesce(merging_into, 0) FROM runs)"):
+        last_of_all = 0
+        for run, keys, last_seq in rows(
+            "SELECT id, keys, last_seq FROM runs WHERE id NOT IN (SELECT coalesce(merging_into, 0) FROM runs)"
+            " ORDER BY last_seq"
+        ):
             found = rows(f"SELECT key, seq FROM keys_{run}")
+            seqs = [seq for _, seq in found]
             assert len(found) == keys
+            assert last_of_all < min(seqs) <= max(seqs) == last_seq
+            last_of_all = last_seq
             keyed += found
         events = rows(f"SELECT topic, json, seq FROM events WHERE seq <= {flushed_seq}")
         assert sorted(keyed) == sorted(

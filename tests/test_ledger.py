@@ -668,6 +668,28 @@ async def test_what_keys_cost_does_not_grow_with_their_number(
         assert later_old < old + 20 * 15 * (later_runs - runs)
 
 
+async def test_what_is_sent_again_in_its_order_is_looked_for_in_one_run(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink_ledger(monkeypatch, memtable=100, fanout=20)
+    store = await open_store()
+    for number in range(12):
+        await append(store, keys_of(f"k{number}", 100))
+        await store.work(quiet=False)
+    assert store.ledger.run_count == 12
+
+    found_there = []
+    for number in range(11):  # the keys of the newest are in memory
+        keys = keys_of(f"k{number}", 100)
+        await append(store, keys[:50])
+        found_there.append(await steps(store._writer, partial(append, store, keys[50:])))
+    await append(store, keys_of("k0", 100))
+    found_elsewhere = await steps(store._writer, partial(append, store, keys_of("k10", 50)))
+
+    assert max(found_there) < 1.1 * min(found_there)
+    assert found_elsewhere > 2 * min(found_there)
+
+
 async def test_what_is_sent_again_makes_no_runs(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A memtable becomes a run by the bytes that a start would have to read again, and those are of new events only."""
     shrink_ledger(monkeypatch, memtable=1000)

