@@ -28,7 +28,7 @@ from aggregator.database_file import StoreUnusable
 SWITCH_INTERVAL_S: Final = 0.0001
 """How long Python lets one thread run while another waits, instead of 5 ms: the database's thread asks for the
 interpreter several times a batch. With 0.5 ms the median latency at half load was half as long again; 0.02 ms are no
-better, and the waiting begins to cost."""
+better, and the changing begins to cost."""
 
 GC_THRESHOLDS: Final = (100_000, 20, 100)
 """When Python looks for reference cycles, instead of at every 700 objects more: a batch makes tens of thousands, none

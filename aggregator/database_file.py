@@ -1,7 +1,7 @@
 """The database as a file, beside what SQLite does with it: the lock that keeps a second server out, whose file it is,
 what a crash has left in the WAL.
 
-All of it happens before SQLite opens the file, except for ``size``.
+All of it happens before SQLite opens the file, except for ``size`` and ``one_line``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Final
 from aggregator.config import MIB
 
 SCHEMA_VERSION: Final = 4
+"""Goes up with each change to a schema, in ``store``, ``ledger`` or ``block``."""
+
 APPLICATION_ID: Final = 0x41475245
 """``PRAGMA application_id`` of our files ("AGRE"), so that a database of another program is never taken for ours."""
 
@@ -41,7 +43,7 @@ def make_folder(folder: Path) -> None:
 
 
 def lock(path: Path) -> int:
-    """Hold a lock for as long as the process lives. Beside the database: its own locks must not be touched."""
+    """Hold a lock until the descriptor that is returned is closed. Beside the database: in it are SQLite's own."""
     fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,7 +24,6 @@ import contextlib
 import re
 import sqlite3
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, Final
 
 import aiosqlite
@@ -66,11 +65,10 @@ CREATE TABLE runs (
     id INTEGER PRIMARY KEY,                -- of table keys_<id>; a higher one has newer keys, within a level
     level INTEGER NOT NULL,
     keys INTEGER NOT NULL,
-    last_seq INTEGER NOT NULL,             -- of its keys; the first comes after the last of the run before
+    last_seq INTEGER NOT NULL,             -- highest of its keys; the seqs of complete runs do not overlap
     merging_into INTEGER                   -- id of the run that will replace it
 );
 """
-_last_seq = attrgetter("last_seq")
 _COLUMNS = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 
 TEMPORARY_SCHEMA: Final = f"CREATE TEMP TABLE memtable {_COLUMNS};"
@@ -168,7 +166,7 @@ class Ledger:
         new = dict(zip(reversed(digests), range(first_seq + len(digests) - 1, first_seq - 1, -1), strict=True))
         firsts = {digest for position in batch.maybe if new[digest := digests[position]] == first_seq + position}
         older = await self._look_up({one for one in firsts if not self._recent(one)}, self._writer)
-        self._expect(list(filter(None, older.values())))
+        self._expect(next(filter(None, older.values()), None))
         duplicates = {}
         for position in batch.maybe:
             digest = digests[position]
@@ -198,7 +196,8 @@ class Ledger:
                     {"digests": b"".join(in_order), "positions": positions},
                 )
             except sqlite3.OperationalError as error:
-                # Runs were merged meanwhile, and their tables dropped; or more often than SQLite tries again.
+                # Runs were merged meanwhile, and their tables dropped; or more often than SQLite tries again. That they
+                # were only put in another order does no harm: it is tried once more.
                 if seq_of == self._seq_of and error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
                     raise
             else:
@@ -326,25 +325,25 @@ class Ledger:
     def _next_id(self) -> int:
         return max([run.id for run in self._runs] + self._garbage, default=0) + 1
 
-    def _expect(self, seqs: list[int]) -> None:
-        """Look for the next keys first where one of these was found: what is sent again mostly keeps its order.
+    def _expect(self, found: int | None) -> None:
+        """Look for the next keys first in the run of this seq: what is sent again mostly keeps its order.
 
-        Any of them will do: the more of them a run has, the likelier it is one of its own.
+        Any that was found in a batch will do: the more of them a run has, the likelier it is one of its own.
         """
-        if seqs and (run := self._run_of(seqs[len(seqs) // 2])) is not self._expected:
+        if found and (run := self._run_of(found)) is not self._expected:
             self._expected = run
-            self._arrange()
+            self._order_runs()
 
     def _run_of(self, seq: int) -> Run | None:
-        return min((run for run in self._complete() if seq <= run.last_seq), key=_last_seq, default=None)
+        return min((run for run in self._complete() if seq <= run.last_seq), key=lambda run: run.last_seq, default=None)
 
     def _runs_changed(self) -> None:
         if self._expected and self._expected not in self._runs:  # merged
             self._expected = self._run_of(self._expected.last_seq)
-        self._arrange()
+        self._order_runs()
 
-    def _arrange(self) -> None:
-        # Beside the expected one, those first that have the most keys.
+    def _order_runs(self) -> None:
+        # After the expected one those first that have the most keys.
         order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.keys))
         tables = [f"keys_{run.id}" for run in order]
         parts = [f"(SELECT seq FROM {table} WHERE key = {{0}})" for table in tables]

@@ -1,5 +1,5 @@
-"""The database: append, read, counters, checkpoint. The SQL of keys is in ``ledger``, that of a block in ``block``, all
-other here; what is done before SQLite opens the file is in ``database_file``.
+"""The database: append, read, counters, checkpoint. The SQL of keys is in ``ledger``, the tables of blocks are
+in ``block``, all other SQL is here; what is done before SQLite opens the file is in ``database_file``.
 
 Rules that hold here:
 

@@ -20,12 +20,14 @@ def add_command(commands: command.Commands) -> None:
     """Add ``plot`` to the commands of the bench."""
     one = commands.add_parser("plot", help="draw result files of one kind again")
     one.set_defaults(run=_run)
-    one.add_argument("results", nargs="+", type=Path, metavar="RESULT")
+    one.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="one file, or several of peers")
     one.add_argument("--output", type=Path, required=True, help="an .svg file")
 
 
 def _run(options: argparse.Namespace) -> int:
     results = [json.loads(path.read_text()) for path in options.results]
+    if len(results) > 1 and {result["bench"] for result in results} != {"peers"}:
+        raise SystemExit("only results of peers are drawn together")
     {"load": draw_load, "latency": draw_latency, "growth": draw_growth, "peers": draw_peers}[results[0]["bench"]](
         results, options.output
     )
@@ -75,7 +77,7 @@ def draw_latency(results: list[Result], output: Path) -> None:
 def draw_growth(results: list[Result], output: Path) -> None:
     """Rate, latency, memory and disk over the number of stored events, for each kind of ids."""
     figure, ((rate, late), (memory, disk)) = _subplots(2, 11, rows=2)
-    histories = {name: figures for name, figures in results[0]["figures"].items() if "points" in figures}
+    histories = {name: figures for name, figures in results[0]["figures"].items() if name in ("random", "ordered")}
     for number, (name, history) in enumerate(histories.items()):
         points = history["points"]
         sizes = [point["events"] / 1e6 for point in points]
@@ -92,7 +94,7 @@ def draw_growth(results: list[Result], output: Path) -> None:
             rate.plot(sizes, rates, style, color=color, label=f"{ids}, {label}")
         for part, style, label in (("p50_ms", "o-", "p50"), ("p99_ms", "s--", "p99")):
             late.plot(sizes, [point["at_rate"][part] for point in points], style, color=color, label=f"{ids}, {label}")
-        memory.plot(sizes, [point["rss_mb"] for point in points], "o-", color=color, label=ids)
+        memory.plot(sizes, [point["load"]["medians"]["rss_mb"] for point in points], "o-", color=color, label=ids)
         all_bytes = [point["disk"]["all_bytes_per_event"] for point in points]
         disk.plot(sizes, all_bytes, "o-", color=color, label=f"{ids}, all")
         if "keys_bytes_per_event" in points[0]["disk"]:
@@ -110,8 +112,9 @@ def draw_growth(results: list[Result], output: Path) -> None:
 
 def draw_peers(results: list[Result], output: Path) -> None:
     """A bar for the median of each peer, a dot for each of its runs; blue where an ack means what it means with us."""
-    figures: dict[str, dict[str, Any]] = results[0]["figures"]
-    measured = {name: figure for name, figure in figures.items() if figure["runs"]}
+    measured: dict[str, dict[str, Any]] = {
+        name: figure for result in results for name, figure in result["figures"].items() if figure["runs"]
+    }
     figure, axes = _subplots(1, 11, height=1.2 + 0.32 * len(measured))
     for strong, color, meaning in (
         (True, "C0", "ack after fsync, exact deduplication for ever"),

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import gc
 import itertools
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from typing import Any, Final
 import uvloop
 
 from aggregator import protocol
-from aggregator.cli import GC_THRESHOLDS
+from aggregator.cli import GC_THRESHOLDS, SWITCH_INTERVAL_S
 from aggregator.config import PIECE_LINES
 from aggregator.event import Events, parse_plain
 from aggregator.protocol import LineSplitter
@@ -42,6 +43,7 @@ def add_command(commands: command.Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return command.repeat("stages", options, lambda number, folder: uvloop.run(_one_run(options, number, folder)))
 
 

@@ -1,15 +1,16 @@
-"""A key is stored once, whatever is resent, by whom, in one line, one batch, over connections and restarts.
-
-Fault test T21.
-"""
+"""A key is stored once, whatever is resent, by whom, in one line, one batch, over connections and restarts."""
 
 from __future__ import annotations
 
 import random
 import threading
 
+import pytest
+
 from tests.server_process import ServerProcess
 from tests.wire import Json, event, events, exchange
+
+pytestmark = pytest.mark.fault
 
 
 def seqs(replies: list[Json]) -> dict[str, set[int]]:
@@ -20,6 +21,7 @@ def seqs(replies: list[Json]) -> dict[str, set[int]]:
 
 
 def test_a_duplicate_is_found_within_a_line_a_batch_across_connections_and_a_restart(server: ServerProcess) -> None:
+    """T21."""
     line = event("e")
     (in_line,) = exchange(server.port, b"[" + line[:-1] + b"," + line[:-1] + b"]\n")
     assert [result["status"] for result in in_line["results"]] == ["stored", "duplicate"]
@@ -60,6 +62,7 @@ def test_the_boundary_between_topic_and_event_id_is_part_of_the_key(server: Serv
 
 
 def test_eight_clients_sending_the_same_events_store_each_once(server: ServerProcess) -> None:
+    """T21."""
     lines = events("e", 3000)
     replies: list[Json] = []
 

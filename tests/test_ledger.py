@@ -690,6 +690,36 @@ async def test_what_is_sent_again_in_its_order_is_looked_for_in_one_run(
     assert found_elsewhere > 2 * min(found_there)
 
 
+async def test_old_keys_are_looked_for_in_the_largest_run_first(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink_ledger(monkeypatch, memtable=100, fanout=4)
+    numbers = itertools.count()
+
+    async def add_runs(store: Store, count: int) -> None:
+        for _ in range(count):
+            await append(store, keys_of(f"k{next(numbers)}", 100))
+            await store.work(quiet=False)
+        await finish_work(store)
+
+    async def found(store: Store, number: int) -> int:
+        return await steps(store._writer, partial(append, store, keys_of(f"k{number}", 50)))
+
+    store = await open_store()
+    await add_runs(store, 4 + 2)
+    assert [run.keys for run in store.ledger._complete()] == [400, 100, 100]
+    store = await open_store()
+    in_largest = await found(store, 0)
+    store = await open_store()
+    in_small = await found(store, 4)
+    assert in_largest < 0.9 * in_small
+
+    await add_runs(store, 2)
+    assert [run.keys for run in store.ledger._complete()] == [400, 400]
+    in_second = await found(store, 4)
+    assert in_second == pytest.approx(in_largest, rel=0.05)
+
+
 async def test_what_is_sent_again_makes_no_runs(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A memtable becomes a run by the bytes that a start would have to read again, and those are of new events only."""
     shrink_ledger(monkeypatch, memtable=1000)

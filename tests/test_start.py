@@ -184,15 +184,16 @@ def test_a_path_that_can_be_no_file(tmp_path: Path, target: str) -> None:
     assert_one_clear_line(done, 1, "cannot use")
 
 
-def test_a_newer_file_is_refused(server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("schema", "age"), [(99, "a newer"), (1, "an older, unreleased")])
+def test_a_file_of_another_schema_is_refused(server: ServerProcess, tmp_path: Path, schema: int, age: str) -> None:
     server.stop()
     with sqlite3.connect(server.db) as database:
-        database.execute("PRAGMA user_version = 99")
+        database.execute(f"PRAGMA user_version = {schema}")
     database.close()
     before = server.db.read_bytes()
     done = serve("serve", "--port", "0", "--silent-port", "off", "--db", str(server.db), cwd=tmp_path)
 
-    assert_one_clear_line(done, 1, "newer aggregator", "schema 99")
+    assert_one_clear_line(done, 1, f"{age} aggregator", f"schema {schema}")
     assert server.db.read_bytes() == before
 
 

