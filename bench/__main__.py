@@ -1,4 +1,4 @@
-"""``python -m bench load``, ``latency``, ``growth``, ``peers``: measure, write a result file; ``plot`` draws such."""
+"""``python -m bench load``, ``latency``, ``growth``, ``stages``, ``peers``: write a result file; ``plot`` draws it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.config import Config
+from tests.checker import check_database
 from tests.conftest import StartServer
 from tests.server_process import ServerProcess
 from tests.wire import Peer, event
@@ -87,6 +89,26 @@ def test_the_configuration_table_has_every_option_with_its_default() -> None:
 @pytest.mark.parametrize("name", ["rsyslog.conf", "syslog-ng.conf"])
 def test_the_shipper_files_are_the_ones_the_tests_run(name: str) -> None:
     assert (ROOT / "tests" / "shippers" / name).read_text() in [text for _, text in BLOCKS]
+
+
+def test_the_copy_of_a_running_servers_database_is_complete(start_server: StartServer, tmp_path: Path) -> None:
+    (uri, into) = re.findall(r"sqlite3 '(file:[^']*)' \"(VACUUM INTO 'copy.db')\"", README)[0]
+    server = start_server()
+    with Peer(server.port) as peer:
+        peer.send(b"".join(event(f"e{i}") for i in range(5000)))
+        acked = [peer.reply()["status"] for _ in range(1000)]
+        copy = tmp_path / "copy.db"
+        with sqlite3.connect(uri.replace("data/events.db", str(server.db)), uri=True) as database:
+            database.execute(into.replace("copy.db", str(copy)))
+        database.close()
+        acked += [peer.reply()["status"] for _ in range(4000)]
+    assert acked == ["stored"] * 5000
+
+    again = start_server("--db", str(copy))
+    assert 1000 <= again.ask("STATS")["stored_total"] <= 5000
+    assert again.ask("EVENT t e999")["event"]["event_id"] == "e999"
+    again.stop()
+    check_database(copy)
 
 
 def test_the_program_runs(server: ServerProcess) -> None:
