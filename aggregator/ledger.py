@@ -343,8 +343,8 @@ class Ledger:
         self._order_runs()
 
     def _order_runs(self) -> None:
-        # After the expected one those first that have the most keys.
-        order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.keys))
+        # After the expected one the newest first: what is sent again was mostly sent a short time ago.
+        order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.id))
         tables = [f"keys_{run.id}" for run in order]
         parts = [f"(SELECT seq FROM {table} WHERE key = {{0}})" for table in tables]
         groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]

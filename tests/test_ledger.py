@@ -690,7 +690,7 @@ async def test_what_is_sent_again_in_its_order_is_looked_for_in_one_run(
     assert found_elsewhere > 2 * min(found_there)
 
 
-async def test_old_keys_are_looked_for_in_the_largest_run_first(
+async def test_keys_are_looked_for_in_the_newest_run_first_and_in_what_the_expected_one_became(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shrink_ledger(monkeypatch, memtable=100, fanout=4)
@@ -706,18 +706,18 @@ async def test_old_keys_are_looked_for_in_the_largest_run_first(
         return await steps(store._writer, partial(append, store, keys_of(f"k{number}", 50)))
 
     store = await open_store()
-    await add_runs(store, 4 + 2)
+    await add_runs(store, 3)
+    await found(store, 0)
+    await add_runs(store, 1 + 2)
     assert [run.keys for run in store.ledger._complete()] == [400, 100, 100]
+    in_merged = await found(store, 0)
     store = await open_store()
-    in_largest = await found(store, 0)
+    in_oldest = await found(store, 0)
     store = await open_store()
-    in_small = await found(store, 4)
-    assert in_largest < 0.9 * in_small
+    in_newest = await found(store, 5)
 
-    await add_runs(store, 2)
-    assert [run.keys for run in store.ledger._complete()] == [400, 400]
-    in_second = await found(store, 4)
-    assert in_second == pytest.approx(in_largest, rel=0.05)
+    assert in_newest < 0.9 * in_oldest
+    assert in_merged == pytest.approx(in_newest, rel=0.05)
 
 
 async def test_what_is_sent_again_makes_no_runs(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
