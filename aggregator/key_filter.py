@@ -39,8 +39,9 @@ class KeyFilter:
     """Two bits of a byte for each key. Digests are those of ``event.digest``."""
 
     def __init__(self) -> None:
-        self._bits = mmap.mmap(-1, FILTER_BYTES)
-        # Each look goes to a random place: with pages of 2 MiB that takes a quarter less. Not every kernel has them.
+        # Each look goes to a random place: with pages of 2 MiB that takes less. Not every kernel has them, and shared
+        # memory, which is what mmap makes unless told otherwise, hardly ever does.
+        self._bits = mmap.mmap(-1, FILTER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(AttributeError, OSError):
             self._bits.madvise(mmap.MADV_HUGEPAGE)
         for start in range(0, FILTER_BYTES, mmap.PAGESIZE):
@@ -64,9 +65,11 @@ class KeyFilter:
             index = head >> _BYTE_SHIFT
             mask = masks[head >> _MASK_SHIFT & 63]
             byte = bits[index]
-            if byte & mask == mask or head >= known_below:
-                maybe.append(number)
-            bits[index] = byte | mask
+            if byte & mask != mask:
+                bits[index] = byte | mask
+                if head < known_below:
+                    continue
+            maybe.append(number)
         return maybe
 
     def add_heads(self, heads: bytes) -> None:
