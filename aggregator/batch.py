@@ -7,7 +7,7 @@ are stored.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import compress
 from typing import Any
 
@@ -38,47 +38,55 @@ class Batch:
         self.events += events
         self.size_bytes += events.size_bytes
 
-    def parameters(self, first_seq: int, received_at: int, duplicates: dict[int, int]) -> dict[str, Any]:
-        """The columns of the view that the append statement inserts into, without the events whose key is stored.
+    def number(self, first_seq: int, duplicates: Collection[int]) -> None:
+        """Give event ``i`` the seq ``first_seq + i``, and take away the events at the positions of ``duplicates``."""
+        topics, json, digests = self.events.topics, self.events.json, self.events.digests
+        self.first_seq, self.next_seq = first_seq, first_seq + len(json)
+        self.seqs: Sequence[int] = range(first_seq, self.next_seq)
+        """Of the events that are left, as ``digests`` has their digests end to end."""
+        if duplicates:
+            json = json.copy()
+            for position in duplicates:
+                json[position] = b""
+            topics, digests = list(compress(topics, json)), list(compress(digests, json))
+            self.seqs = list(compress(self.seqs, json))
+        self.digests = b"".join(digests)
+        self._topics, self._json = topics, json
 
-        - ``first_seq``, ``next_seq``: event ``i`` is to have seq ``first_seq + i``
+    def parameters(self, received_at: int) -> dict[str, Any]:
+        """The columns of the view that the append statement inserts into, once the events are numbered.
+
+        - ``first_seq``, ``next_seq``: of the whole batch
         - ``received_at``: milliseconds since 1970, UTC
         - ``stored``: how many events there are
-        - ``fresh``: JSON array of their positions
-        - ``digests``: for each event of the batch, stored or not, 32 bytes
+        - ``seqs``: JSON array of their seqs
+        - ``digests``: for each of them 32 bytes
         - ``topics``: JSON array of the distinct topics: name, number of events, last seq
         - ``blocks``: JSON array of rows but for their data: first seq, start of the data, its length, topics,
           numbers, ends
         - ``data``: the JSON of the events, end to end
         """
-        topics, json, positions = self.events.topics, self.events.json, range(len(self.events))
-        fresh: Sequence[int] = positions
-        if duplicates:
-            json = json.copy()
-            for position in duplicates:
-                json[position] = b""
-            topics, fresh = list(compress(topics, json)), list(compress(positions, json))
-        last = dict(zip(topics, fresh, strict=True))
-        counted = [(topic, count, first_seq + last[topic]) for topic, count in Counter(topics).items()]
+        last = dict(zip(self._topics, self.seqs, strict=True))
+        counted = [(topic, count, last[topic]) for topic, count in Counter(self._topics).items()]
         blocks = [
             (
-                first_seq + one.first,
+                self.first_seq + one.first,
                 one.start + 1,  # as SQL counts
                 one.ends[-1],
                 orjson.dumps(one.topics).decode(),
                 orjson.dumps(one.numbers).decode(),
                 orjson.dumps(one.ends).decode(),
             )
-            for one in block.cut(self.events.topics, json)
+            for one in block.cut(self.events.topics, self._json)
         ]
         return {
-            "first_seq": first_seq,
-            "next_seq": first_seq + len(positions),
+            "first_seq": self.first_seq,
+            "next_seq": self.next_seq,
             "received_at": received_at,
-            "stored": len(fresh),
-            "fresh": orjson.dumps(list(fresh)).decode(),
-            "digests": b"".join(self.events.digests),
+            "stored": len(self.seqs),
+            "seqs": orjson.dumps(list(self.seqs)).decode(),
+            "digests": self.digests,
             "topics": orjson.dumps(counted).decode(),
             "blocks": orjson.dumps(blocks).decode(),
-            "data": b"".join(json),
+            "data": b"".join(self._json),
         }

@@ -2,12 +2,11 @@
 
 A log-structured merge tree in plain SQLite tables of (first KEY_BYTES of the key's digest, seq):
 
-- The memtable has the newest keys, in memory: as a dict, which answers, and as a table, which keeps them in order and
-  takes each only once. It is not durable and need not be: at a start it is filled again from the events that came after
-  ``totals.flushed_seq``.
+- The memtable is a temporary table, in memory: it has the newest keys in order, and takes each only once. It is not
+  durable and need not be: at a start it is filled again from the events that came after ``totals.flushed_seq``.
 - ``decide`` says which keys of a batch are stored, when the batch before is committed. Nothing changes until the batch
-  is: this process is the only writer. The keys that it calls new are inserted into the memtable's table by the
-  transaction that stores their events, which fails if one is there.
+  is: this process is the only writer. The keys that it calls new are inserted into the memtable by the transaction that
+  stores their events, which fails if one is there.
 - When it is full it becomes a *run*, a table ``keys_N`` that is never changed again, in one transaction with
   ``flushed_seq``. SQLite copies it as it is, without looking at the keys.
 - FANOUT runs of a level are merged into one run of the next level, a slice of the keys at a time, between batches. The
@@ -23,7 +22,10 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Final
 
 import aiosqlite
@@ -70,8 +72,9 @@ CREATE TABLE runs (
 );
 """
 _COLUMNS = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
+_MEMTABLE = "memtable"
 
-TEMPORARY_SCHEMA: Final = f"CREATE TEMP TABLE memtable {_COLUMNS};"
+TEMPORARY_SCHEMA: Final = f"CREATE TEMP TABLE {_MEMTABLE} {_COLUMNS};"
 
 _REFILL_BLOCKS = 64
 """Blocks read at a time at a start: 4 MiB, or so many events that are larger than a block."""
@@ -98,6 +101,34 @@ class _Merge:
     budget: int = field(default=0)
 
 
+class Recent:
+    """The keys of the memtable once more, as they came: only the writer sees that, and a reader is not to wait for it."""
+
+    def __init__(self) -> None:
+        self._digests = bytearray()  # 32 bytes each
+        self._seqs = array("Q")
+
+    def __len__(self) -> int:
+        return len(self._seqs)
+
+    def add(self, digests: bytes, seqs: Iterable[int]) -> int:
+        """Remember keys; return how many there were."""
+        before = len(self)
+        self._digests += digests
+        self._seqs.extend(seqs)
+        return len(self) - before
+
+    @property
+    def last_seq(self) -> int:
+        """The highest."""
+        return self._seqs[-1]
+
+    def seq_of(self, digest: bytes) -> int | None:
+        """The seq of a key. Takes up to a millisecond: it is for people who ask for an event."""
+        place = self._digests.find(digest)  # 32 such bytes are nowhere but where they start
+        return None if place < 0 else self._seqs[place // len(digest)]
+
+
 class Ledger:
     """The keys of one database. ``load`` comes first.
 
@@ -110,14 +141,13 @@ class Ledger:
         self.filter = KeyFilter()
         self.written_bytes = 0
         """Of the ledger's own tables, since it was opened."""
-        self._memtable: dict[bytes, int] = {}  # seqs by digest
-        self._flushed: dict[bytes, int] = {}  # of the newest run: what is sent again was mostly sent a short time ago
+        self._recent = Recent()
         self._memtable_event_bytes = 0
         self._runs: list[Run] = []
         self._merges: list[_Merge] = []
         self._garbage: list[int] = []  # tables of runs that have been merged
         self._expected: Run | None = None  # where a key is looked for first
-        self._seq_of = ""  # SQL for the seq of a key, in the runs
+        self._run_tables: list[str] = []  # in the order in which they are looked into
 
     async def load(self) -> None:
         """Find the runs, and fill the memtable."""
@@ -154,63 +184,61 @@ class Ledger:
             await self._writer.executemany(
                 "INSERT INTO memtable VALUES (?, ?)", [(digest[:KEY_BYTES], seq) for digest, seq in keys.items()]
             )
-            self.stored(keys, sum(len(row[-1]) for row in rows))
+            self.stored(b"".join(keys), keys.values(), sum(len(row[-1]) for row in rows))
 
-    async def decide(self, batch: Batch, first_seq: int) -> tuple[dict[bytes, int], dict[int, int]]:
-        """The new keys of a batch with their seqs, and of the others the position and the seq that was first.
+    async def decide(self, batch: Batch, first_seq: int) -> dict[int, int]:
+        """Of each event whose key is stored, or comes before it in the batch: its position, and the seq that was first.
 
         Event ``i`` is to have seq ``first_seq + i``. The batches before have been committed. Raises sqlite3.Error.
         """
+        if not batch.maybe:
+            return {}
         digests = batch.events.digests
-        # From last to first, so that of a key that is there twice the first counts.
-        new = dict(zip(reversed(digests), range(first_seq + len(digests) - 1, first_seq - 1, -1), strict=True))
-        firsts = {digest for position in batch.maybe if new[digest := digests[position]] == first_seq + position}
-        older = await self._look_up({one for one in firsts if not self._recent(one)}, self._writer)
-        self._expect(next(filter(None, older.values()), None))
-        duplicates = {}
-        for position in batch.maybe:
-            digest = digests[position]
-            if seq := self._recent(digest) or older.get(digest):
-                duplicates[position] = seq
-                new.pop(digest, None)
-            elif (seq := new[digest]) != first_seq + position:
-                duplicates[position] = seq
-        return new, duplicates
-
-    def _recent(self, digest: bytes) -> int | None:
-        return self._memtable.get(digest) or self._flushed.get(digest)
+        seqs = await self._look_up({digests[position] for position in batch.maybe}, self._writer, [_MEMTABLE])
+        self._expect(next(filter(None, seqs.values()), None))
+        unknown = {digest for digest, seq in seqs.items() if seq is None}
+        for position in compress(range(len(digests)), map(unknown.__contains__, digests)):
+            if seqs[digest := digests[position]] is None:
+                seqs[digest] = first_seq + position
+        return {
+            position: seq
+            for position in batch.maybe
+            if (seq := seqs[digests[position]]) is not None and seq != first_seq + position
+        }
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""
-        return self._recent(digest) or (await self._look_up({digest}, self._reader)).get(digest)
+        return self._recent.seq_of(digest) or (await self._look_up({digest}, self._reader)).get(digest)
 
-    async def _look_up(self, digests: set[bytes], connection: aiosqlite.Connection) -> dict[bytes, int | None]:
-        """The seqs of keys, as the runs have them."""
+    async def _look_up(
+        self, digests: set[bytes], connection: aiosqlite.Connection, tables: Sequence[str] = ()
+    ) -> dict[bytes, int | None]:
+        """The seqs of keys, as ``tables`` and the runs have them."""
         in_order = sorted(digests)  # neighbours share their pages: that halves it
         key = f"substr(:digests, 32 * value + 1, {KEY_BYTES})"
         positions = orjson.dumps(list(range(len(in_order)))).decode()
-        while in_order and (seq_of := self._seq_of):
+        while True:
+            runs = self._run_tables
             try:
                 ((seqs,),) = await connection.execute_fetchall(
-                    f"SELECT json_group_array({seq_of.format(key)}) FROM json_each(:positions)",
+                    f"SELECT json_group_array({_seq_of(key, [*tables, *runs])}) FROM json_each(:positions)",
                     {"digests": b"".join(in_order), "positions": positions},
                 )
             except sqlite3.OperationalError as error:
                 # Runs were merged meanwhile, and their tables dropped; or more often than SQLite tries again. That they
                 # were only put in another order does no harm: it is tried once more.
-                if seq_of == self._seq_of and error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
+                if runs == self._run_tables and error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
                     raise
             else:
                 return dict(zip(in_order, orjson.loads(seqs), strict=True))
-        return {}
 
-    def stored(self, keys: dict[bytes, int], event_bytes: int) -> None:
-        """Take note of what is in the memtable's table now, and of what that lets be merged."""
-        self._memtable |= keys
+    def stored(self, digests: bytes, seqs: Iterable[int], event_bytes: int) -> None:
+        """Take note of the keys that are in the memtable now, and of what that lets be merged."""
+        keys = self._recent.add(digests, seqs)
         self._memtable_event_bytes += event_bytes
         for merge in self._merges:
             # Twice as fast as new keys come, a level never has much more than FANOUT runs.
-            merge.budget = min(merge.budget + 2 * len(keys), max(MAX_SLICE_KEYS, 2 * len(keys)))
+            merge.budget = min(merge.budget + 2 * keys, max(MAX_SLICE_KEYS, 2 * keys))
 
     @property
     def run_count(self) -> int:
@@ -227,7 +255,7 @@ class Ledger:
 
         A piece takes some milliseconds, and is committed or never happened.
         """
-        if len(self._memtable) >= MEMTABLE_KEYS or self._memtable_event_bytes >= MEMTABLE_EVENT_BYTES:
+        if len(self._recent) >= MEMTABLE_KEYS or self._memtable_event_bytes >= MEMTABLE_EVENT_BYTES:
             await self._flush()
         elif self._garbage:
             await self._drop(self._garbage[-1])
@@ -240,7 +268,7 @@ class Ledger:
                     break
 
     async def _flush(self) -> None:
-        run = Run(self._next_id(), 1, len(self._memtable), max(self._memtable.values()))
+        run = Run(self._next_id(), 1, len(self._recent), self._recent.last_seq)
         await self._transaction(f"""
             CREATE TABLE keys_{run.id} {_COLUMNS};
             INSERT INTO keys_{run.id} SELECT * FROM memtable;
@@ -250,7 +278,7 @@ class Ledger:
         """)
         self._runs.append(run)
         self._runs_changed()
-        self._flushed, self._memtable = self._memtable, {}
+        self._recent = Recent()
         self._memtable_event_bytes = 0
         self._wrote(run.keys)
         await self._start_merge(run.level)
@@ -345,10 +373,7 @@ class Ledger:
     def _order_runs(self) -> None:
         # After the expected one the newest first: what is sent again was mostly sent a short time ago.
         order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.id))
-        tables = [f"keys_{run.id}" for run in order]
-        parts = [f"(SELECT seq FROM {table} WHERE key = {{0}})" for table in tables]
-        groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]
-        self._seq_of = f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)" if tables else ""
+        self._run_tables = [f"keys_{run.id}" for run in order]
 
     def _wrote(self, keys: int) -> None:
         self.written_bytes += keys * KEY_ROW_BYTES
@@ -360,6 +385,13 @@ class Ledger:
             with contextlib.suppress(sqlite3.Error):
                 await self._writer.rollback()
             raise
+
+
+def _seq_of(key: str, tables: list[str]) -> str:
+    """SQL for the seq that the first of these tables has for a key, or NULL."""
+    parts = [f"(SELECT seq FROM {table} WHERE key = {key})" for table in tables]
+    groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]
+    return f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)" if tables else "NULL"
 
 
 def _list(runs: list[Run]) -> str:

@@ -91,11 +91,11 @@ COMMIT;
 _APPEND_TRIGGER = f"""
 {ledger.TEMPORARY_SCHEMA}
 CREATE TEMP VIEW batch AS
-    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS stored, NULL AS fresh, NULL AS digests,
+    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS stored, NULL AS seqs, NULL AS digests,
            NULL AS topics, NULL AS new_topics, NULL AS blocks, NULL AS data;
 CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
     INSERT INTO memtable
-        SELECT substr(NEW.digests, 32 * value + 1, {event.KEY_BYTES}), NEW.first_seq + value FROM json_each(NEW.fresh);
+        SELECT substr(NEW.digests, 32 * key + 1, {event.KEY_BYTES}), value FROM json_each(NEW.seqs);
     INSERT INTO blocks (first_seq, received_at, topics, numbers, ends, data)
         SELECT json_extract(value, '$[0]'), NEW.received_at, json_extract(value, '$[3]'), json_extract(value, '$[4]'),
                json_extract(value, '$[5]'), substr(NEW.data, json_extract(value, '$[1]'), json_extract(value, '$[2]'))
@@ -111,7 +111,7 @@ CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
 END;
 """
 _APPEND = """
-INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :stored, :fresh, :digests, :topics,
+INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :stored, :seqs, :digests, :topics,
                           :new_topics, :blocks, :data)
 """
 _NEW_TOPICS = "SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT name FROM topics)"
@@ -316,18 +316,19 @@ class Store:
         first_seq = self._next_seq
         topics = set(batch.events.topics)
         try:
-            keys, duplicates = await self.ledger.decide(batch, first_seq)
+            duplicates = await self.ledger.decide(batch, first_seq)
             new_topics = await self._count_new(topics)
-            parameters = batch.parameters(first_seq, time.time_ns() // 1_000_000, duplicates)
+            batch.number(first_seq, duplicates)
+            parameters = batch.parameters(time.time_ns() // 1_000_000)
             await self._write(_APPEND, {**parameters, "new_topics": new_topics})
         except sqlite3.Error as error:
             raise _storage_error(error) from error
-        self._next_seq = parameters["next_seq"]
-        self.stored_total += len(keys)
+        self._next_seq = batch.next_seq
+        self.stored_total += len(batch.seqs)
         self.topics_total += new_topics
         self._remember(topics)
         stored_bytes = len(parameters["data"])
-        self.ledger.stored(keys, stored_bytes)
+        self.ledger.stored(batch.digests, batch.seqs, stored_bytes)
         # Beside its events and their postings a commit changes a few pages, mostly the same as the one before.
         self._event_bytes += stored_bytes
         self._backlog_bytes += stored_bytes + (COMMIT_PAGES + len(topics)) * PAGE_BYTES

@@ -97,7 +97,8 @@ async def _store(
     batch = store.new_batch()
     batch.add(events)
     now = taken(loop_s, "pack, ask the filter", now)
-    batch.parameters(1, 1, {})
+    batch.number(1, {})
+    batch.parameters(1)
     bound = taken(loop_s, "bind", now)
     first_seq, duplicates = await store.append(batch)
     now = taken(writer_s, "look up, append, commit", 2 * bound - now)  # it binds again, which is the loop's
