@@ -26,8 +26,6 @@ class Batch:
         self.events = Events()
         self.maybe: list[int] = []
         """Positions of the events that the filter does not call new. The other keys are nowhere, and differ."""
-        self.size_bytes = 0
-        """The length of all events' JSON."""
 
     def __len__(self) -> int:
         return len(self.events)
@@ -36,7 +34,6 @@ class Batch:
         """Take more events. Their keys are in the filter from now on."""
         self.maybe += self._filter.maybe(b"".join(events.digests), len(self.events))
         self.events += events
-        self.size_bytes += events.size_bytes
 
     def number(self, first_seq: int, duplicates: Collection[int]) -> None:
         """Give event ``i`` the seq ``first_seq + i``, and take away the events at the positions of ``duplicates``."""

@@ -122,7 +122,7 @@ class Consumer:
         filling = self._filling
         return not filling.submissions or (
             len(filling.batch) + len(submission.events) <= self._max_batch
-            and filling.batch.size_bytes + submission.size_bytes <= self._intake.max_bytes
+            and filling.batch.events.size_bytes + submission.size_bytes <= self._intake.max_bytes
         )
 
     async def _next(self, filler: asyncio.Task[None]) -> _Filling | None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import orjson
 
@@ -54,6 +54,10 @@ _fields = itemgetter("topic", "event_id", "source", "timestamp", "payload")
 _blake2s = hashlib.blake2s
 _parse_iso = datetime.fromisoformat
 
+_topics: dict[str, str] = {}
+MAX_KNOWN_TOPICS: Final = 4096
+"""Topics that are kept as one object each. Beyond so many it is begun anew."""
+
 # Only finds where a value ends inside JSON that orjson has accepted. Numbers stay text: int() refuses 4,301 digits.
 _find_end = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
@@ -86,6 +90,8 @@ class Events:
     event_ids: list[str] = field(default_factory=list)
     json: list[bytes] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)
+    size_bytes: int = 0
+    """The length of all events' JSON."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Events:
@@ -106,6 +112,7 @@ class Events:
         self.event_ids += more.event_ids
         self.json += more.json
         self.digests += more.digests
+        self.size_bytes += more.size_bytes
         return self
 
     def append(self, event: Event) -> None:
@@ -114,11 +121,7 @@ class Events:
         self.event_ids.append(event.event_id)
         self.json.append(event.json)
         self.digests.append(event.digest)
-
-    @property
-    def size_bytes(self) -> int:
-        """The length of all events' JSON."""
-        return sum(map(len, self.json))
+        self.size_bytes += len(event.json)
 
 
 class InvalidEvent(Exception):
@@ -168,6 +171,7 @@ def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
         names = topics + event_ids + sources
         lengths = set(map(len, names))
         moments = set(timestamps)
+        sizes = list(map(len, texts))
         if (
             not "".join(names).isprintable()  # and so, all are strings
             or min(lengths) == 0
@@ -175,7 +179,7 @@ def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
             or set(map(type, payloads)) != {dict}
             or not set(map(_separator, moments)).issubset("Tt ")
             or max(map(len, moments)) > _MAX_TIMESTAMP_CHARS
-            or (max(map(len, texts)) > _SAFE_BYTES and any(map(_is_too_deep, texts)))
+            or (max(sizes) > _SAFE_BYTES and any(map(_is_too_deep, texts)))
         ):
             return None
         for moment in moments:
@@ -185,7 +189,14 @@ def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
     digests = [
         _blake2s(f"{topic}\n{event_id}".encode()).digest() for topic, event_id in zip(topics, event_ids, strict=True)
     ]
-    return Events(list(topics), list(event_ids), list(texts), digests)
+    return Events(_one_of_each(topics), list(event_ids), list(texts), digests, sum(sizes))
+
+
+def _one_of_each(topics: Iterable[str]) -> list[str]:
+    """The same topics, but each the same object whenever it comes: few memory to touch, and its hash is known."""
+    if len(_topics) > MAX_KNOWN_TOPICS:
+        _topics.clear()
+    return list(map(_topics.setdefault, topics, topics))
 
 
 def parse(line: bytes) -> Event | list[Event | InvalidEvent]:

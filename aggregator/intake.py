@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aggregator.config import LOW_WATER_DIVISOR
 from aggregator.event import Events
@@ -44,10 +44,10 @@ class Submission:
 
     events: Events
     settle: Callable[[Outcome], None]
-    size_bytes: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.size_bytes = self.events.size_bytes
+    @property
+    def size_bytes(self) -> int:
+        return self.events.size_bytes
 
 
 class Intake:

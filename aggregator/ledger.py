@@ -102,7 +102,7 @@ class _Merge:
 
 
 class Recent:
-    """The keys of the memtable once more, as they came: only the writer sees that, and a reader is not to wait for it."""
+    """The keys of the memtable once more, as they came: only the writer sees that, and readers do not wait for it."""
 
     def __init__(self) -> None:
         self._digests = bytearray()  # 32 bytes each
