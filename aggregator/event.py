@@ -62,7 +62,8 @@ MAX_KNOWN_TOPICS: Final = 4096
 _find_end = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
-KEY_BYTES = 16
+DIGEST_BYTES: Final = 32
+KEY_BYTES: Final = 16
 """How much of a key's digest counts. Of 10^12 keys two share 128 bits with a probability of 1 in 10^15. To make a
 key that collides with a given one takes 2^128 attempts, a pair of one's own 2^64."""
 
@@ -140,7 +141,7 @@ class InvalidEvent(Exception):
 
 
 def digest(topic: str, event_id: str) -> bytes:
-    """What a key is looked up by: 32 bytes, of which the first KEY_BYTES count (cut off where that costs nothing).
+    """What a key is looked up by. The first KEY_BYTES of it count; they are cut off where that costs nothing.
 
     A name holds no control character, so that the line feed keeps the two apart. BLAKE2s is the fastest of Python's
     cryptographic digests on a text of this length.

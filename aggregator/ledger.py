@@ -2,16 +2,19 @@
 
 A log-structured merge tree in plain SQLite tables of (first KEY_BYTES of the key's digest, seq):
 
-- The memtable is a temporary table, in memory: it has the newest keys in order, and takes each only once. It is not
-  durable and need not be: at a start it is filled again from the events that came after ``totals.flushed_seq``.
+- The memtable has the newest keys, in memory. It is filled again at a start from the events that came after
+  ``totals.flushed_seq``.
 - ``decide`` says which keys of a batch are stored, when the batch before is committed. Nothing changes until the batch
   is: this process is the only writer. The keys that it calls new are inserted into the memtable by the transaction that
   stores their events, which fails if one is there.
-- When it is full it becomes a *run*, a table ``keys_N`` that is never changed again, in one transaction with
-  ``flushed_seq``. SQLite copies it as it is, without looking at the keys.
-- FANOUT runs of a level are merged into one run of the next level, a slice of the keys at a time, between batches. The
-  runs being merged stay in use until the merge is complete, so that a crash has nothing to repair: the next start goes
-  on after the last key of the unfinished run.
+- When it is full it becomes a *run*, a table ``keys_N`` that is never changed again, a slice of the keys at a time,
+  between batches, while another memtable takes the new ones. The last slice done, the run is named in ``runs``, in one
+  transaction with ``flushed_seq``; one that is not named there is what a crash has left, and dropped.
+- FANOUT runs of a level are merged into one run of the next level in the same way. The runs being merged stay in use
+  until the merge is complete, so that a crash has nothing to repair: the next start goes on after the last key of the
+  unfinished run.
+- A key is looked for in the memtable, in the run where one was found last, for what is sent again mostly keeps its
+  order, and in the others from the newest on.
 
 An index over random keys has to change about one page for every key; here all writing is in the order of the keys,
 and a key is written once for each level: three times at 32 million keys, four times at 268 million.
@@ -22,9 +25,8 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final
 
@@ -33,15 +35,9 @@ import orjson
 
 from aggregator import block, event
 from aggregator.batch import Batch
-from aggregator.event import KEY_BYTES, InvalidEvent
+from aggregator.event import DIGEST_BYTES, KEY_BYTES, InvalidEvent
 from aggregator.key_filter import ALL, KeyFilter
-
-MEMTABLE_KEYS: Final = 1 << 16
-"""Keys in the memtable when it becomes a run: 3 MiB, so that it stays in a processor's cache. Four times as many
-made inserting twice as slow."""
-
-MEMTABLE_EVENT_BYTES: Final = 64 << 20
-"""The same limit for large events: what a start has to read again at most."""
+from aggregator.memtable import KEY_COLUMNS, Memtable
 
 FANOUT: Final = 8
 """Runs of a level that become one of the next. With more, keys are merged less often, but looked for in more tables."""
@@ -71,11 +67,6 @@ CREATE TABLE runs (
     merging_into INTEGER                   -- id of the run that will replace it
 );
 """
-_COLUMNS = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
-_MEMTABLE = "memtable"
-
-TEMPORARY_SCHEMA: Final = f"CREATE TEMP TABLE {_MEMTABLE} {_COLUMNS};"
-
 _REFILL_BLOCKS = 64
 """Blocks read at a time at a start: 4 MiB, or so many events that are larger than a block."""
 
@@ -93,40 +84,15 @@ class Run:
 
 @dataclass(slots=True)
 class _Merge:
-    """A run that is being made of ``sources``: it has all their keys up to ``done``, and may take ``budget`` more."""
+    """A run that is being made of ``sources``: it has all their keys up to ``done``, and may take ``budget`` more.
+
+    Without sources it is made of the frozen memtable.
+    """
 
     target: Run
     sources: list[Run]
-    done: bytes
-    budget: int = field(default=0)
-
-
-class Recent:
-    """The keys of the memtable once more, as they came: only the writer sees that, and readers do not wait for it."""
-
-    def __init__(self) -> None:
-        self._digests = bytearray()  # 32 bytes each
-        self._seqs = array("Q")
-
-    def __len__(self) -> int:
-        return len(self._seqs)
-
-    def add(self, digests: bytes, seqs: Iterable[int]) -> int:
-        """Remember keys; return how many there were."""
-        before = len(self)
-        self._digests += digests
-        self._seqs.extend(seqs)
-        return len(self) - before
-
-    @property
-    def last_seq(self) -> int:
-        """The highest."""
-        return self._seqs[-1]
-
-    def seq_of(self, digest: bytes) -> int | None:
-        """The seq of a key. Takes up to a millisecond: it is for people who ask for an event."""
-        place = self._digests.find(digest)  # 32 such bytes are nowhere but where they start
-        return None if place < 0 else self._seqs[place // len(digest)]
+    done: bytes = b""
+    budget: int = 0
 
 
 class Ledger:
@@ -141,8 +107,8 @@ class Ledger:
         self.filter = KeyFilter()
         self.written_bytes = 0
         """Of the ledger's own tables, since it was opened."""
-        self._recent = Recent()
-        self._memtable_event_bytes = 0
+        self._memtable = Memtable(0)
+        self._frozen: Memtable | None = None  # the one that is becoming a run
         self._runs: list[Run] = []
         self._merges: list[_Merge] = []
         self._garbage: list[int] = []  # tables of runs that have been merged
@@ -180,11 +146,12 @@ class Ledger:
             for row in rows:
                 keys |= _keys(*row)
                 known = row[0]
-            self.filter.maybe(b"".join(keys), 0)
-            await self._writer.executemany(
-                "INSERT INTO memtable VALUES (?, ?)", [(digest[:KEY_BYTES], seq) for digest, seq in keys.items()]
+            digests, seqs = b"".join(keys), list(keys.values())
+            self.filter.maybe(digests, 0)
+            await self._writer.execute_fetchall(
+                self._memtable.insert, {"digests": digests, "seqs": orjson.dumps(seqs).decode()}
             )
-            self.stored(b"".join(keys), keys.values(), sum(len(row[-1]) for row in rows))
+            self.stored(digests, seqs, sum(len(row[-1]) for row in rows))
 
     async def decide(self, batch: Batch, first_seq: int) -> dict[int, int]:
         """Of each event whose key is stored, or comes before it in the batch: its position, and the seq that was first.
@@ -194,7 +161,8 @@ class Ledger:
         if not batch.maybe:
             return {}
         digests = batch.events.digests
-        seqs = await self._look_up({digests[position] for position in batch.maybe}, self._writer, [_MEMTABLE])
+        memtables = [one.table for one in self._memtables]
+        seqs = await self._look_up({digests[position] for position in batch.maybe}, self._writer, memtables)
         self._expect(next(filter(None, seqs.values()), None))
         unknown = {digest for digest, seq in seqs.items() if seq is None}
         for position in compress(range(len(digests)), map(unknown.__contains__, digests)):
@@ -208,14 +176,17 @@ class Ledger:
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""
-        return self._recent.seq_of(digest) or (await self._look_up({digest}, self._reader)).get(digest)
+        for memtable in self._memtables:
+            if seq := memtable.seq_of(digest):
+                return seq
+        return (await self._look_up({digest}, self._reader))[digest]
 
     async def _look_up(
         self, digests: set[bytes], connection: aiosqlite.Connection, tables: Sequence[str] = ()
     ) -> dict[bytes, int | None]:
         """The seqs of keys, as ``tables`` and the runs have them."""
         in_order = sorted(digests)  # neighbours share their pages: that halves it
-        key = f"substr(:digests, 32 * value + 1, {KEY_BYTES})"
+        key = f"substr(:digests, {DIGEST_BYTES} * value + 1, {KEY_BYTES})"
         positions = orjson.dumps(list(range(len(in_order)))).decode()
         while True:
             runs = self._run_tables
@@ -234,11 +205,21 @@ class Ledger:
 
     def stored(self, digests: bytes, seqs: Iterable[int], event_bytes: int) -> None:
         """Take note of the keys that are in the memtable now, and of what that lets be merged."""
-        keys = self._recent.add(digests, seqs)
-        self._memtable_event_bytes += event_bytes
+        self._memtable.add(digests, seqs, event_bytes)
+        keys = len(digests) // DIGEST_BYTES
         for merge in self._merges:
-            # Twice as fast as new keys come, a level never has much more than FANOUT runs.
+            # Twice as fast as new keys come, a level never has much more than FANOUT runs, and a memtable is a run when
+            # the next is half full.
             merge.budget = min(merge.budget + 2 * keys, max(MAX_SLICE_KEYS, 2 * keys))
+
+    @property
+    def memtable(self) -> int:
+        """The number of the one that takes new keys."""
+        return self._memtable.number
+
+    @property
+    def _memtables(self) -> list[Memtable]:
+        return [self._memtable, self._frozen] if self._frozen else [self._memtable]
 
     @property
     def run_count(self) -> int:
@@ -248,15 +229,15 @@ class Ledger:
     @property
     def work_left(self) -> bool:
         """Whether there is something to do in quiet times."""
-        return bool(self._merges or self._garbage or self.filter.known_below < ALL)
+        return bool(self._memtable.full or self._merges or self._garbage or self.filter.known_below < ALL)
 
     async def work(self, quiet: bool) -> None:
         """Do what is due between two batches, or in quiet times a piece of whatever is left. Raises sqlite3.Error.
 
         A piece takes some milliseconds, and is committed or never happened.
         """
-        if len(self._recent) >= MEMTABLE_KEYS or self._memtable_event_bytes >= MEMTABLE_EVENT_BYTES:
-            await self._flush()
+        if self._memtable.full and not self._frozen:
+            await self._freeze()
         elif self._garbage:
             await self._drop(self._garbage[-1])
         if self.filter.known_below < ALL:
@@ -267,21 +248,14 @@ class Ledger:
                 if quiet:
                     break
 
-    async def _flush(self) -> None:
-        run = Run(self._next_id(), 1, len(self._recent), self._recent.last_seq)
-        await self._transaction(f"""
-            CREATE TABLE keys_{run.id} {_COLUMNS};
-            INSERT INTO keys_{run.id} SELECT * FROM memtable;
-            DELETE FROM memtable;
-            INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, {run.last_seq}, NULL);
-            UPDATE totals SET flushed_seq = next_seq - 1;
-        """)
+    async def _freeze(self) -> None:
+        memtable = self._memtable
+        run = Run(self._next_id(), 1, len(memtable), memtable.last_seq)
+        await self._transaction(f"CREATE TABLE keys_{run.id} {KEY_COLUMNS};")
+        self._frozen, self._memtable = memtable, memtable.other()
         self._runs.append(run)
-        self._runs_changed()
-        self._recent = Recent()
-        self._memtable_event_bytes = 0
-        self._wrote(run.keys)
-        await self._start_merge(run.level)
+        # The first, for in quiet times one is finished after the other.
+        self._merges.insert(0, _Merge(run, [], budget=SLICE_KEYS))
 
     async def _start_merge(self, level: int) -> None:
         sources = [run for run in self._complete() if run.level == level and run.merging_into is None]
@@ -290,14 +264,14 @@ class Ledger:
             return
         target = Run(self._next_id(), level + 1, sum(run.keys for run in sources), sources[-1].last_seq)
         await self._transaction(f"""
-            CREATE TABLE keys_{target.id} {_COLUMNS};
+            CREATE TABLE keys_{target.id} {KEY_COLUMNS};
             INSERT INTO runs VALUES ({target.id}, {target.level}, {target.keys}, {target.last_seq}, NULL);
             UPDATE runs SET merging_into = {target.id} WHERE id IN ({_list(sources)});
         """)
         for run in sources:
             run.merging_into = target.id
         self._runs.append(target)
-        self._merges.append(_Merge(target, sources, b""))
+        self._merges.append(_Merge(target, sources))
 
     async def _merge_slice(self, merge: _Merge) -> None:
         """Copy the next keys in order, as many as the budget allows on average."""
@@ -306,8 +280,9 @@ class Ledger:
         end = first + max(1, (keys << 32) // max(1, merge.target.keys))
         last = end >= ALL
         below = b"\xff" * (KEY_BYTES + 1) if last else end.to_bytes(4)
+        tables = [f"keys_{run.id}" for run in merge.sources] or [one.table for one in self._memtables[1:]]
         parts = " UNION ALL ".join(
-            f"SELECT key, seq FROM keys_{run.id} WHERE key > :done AND key < :below" for run in merge.sources
+            f"SELECT key, seq FROM {table} WHERE key > :done AND key < :below" for table in tables
         )
         await self._writer.execute_fetchall(
             f"INSERT INTO keys_{merge.target.id} {parts} ORDER BY key", {"done": merge.done, "below": below}
@@ -315,8 +290,22 @@ class Ledger:
         self._wrote(keys)
         merge.budget = 0
         merge.done = below
-        if last:
+        if last and merge.sources:
             await self._finish_merge(merge)
+        elif last:
+            await self._finish_flush(merge)
+
+    async def _finish_flush(self, merge: _Merge) -> None:
+        run, frozen = merge.target, self._memtables[-1]
+        await self._transaction(f"""
+            INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, {run.last_seq}, NULL);
+            UPDATE totals SET flushed_seq = {run.last_seq};
+            DELETE FROM {frozen.table};
+        """)
+        self._merges.remove(merge)
+        self._frozen = None
+        self._runs_changed()
+        await self._start_merge(run.level)
 
     async def _finish_merge(self, merge: _Merge) -> None:
         await self._transaction(f"DELETE FROM runs WHERE id IN ({_list(merge.sources)});")
@@ -372,7 +361,7 @@ class Ledger:
 
     def _order_runs(self) -> None:
         # After the expected one the newest first: what is sent again was mostly sent a short time ago.
-        order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.id))
+        order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.last_seq))
         self._run_tables = [f"keys_{run.id}" for run in order]
 
     def _wrote(self, keys: int) -> None:

@@ -31,7 +31,7 @@ from typing import Any, Final
 import aiosqlite
 import orjson
 
-from aggregator import block, database_file, event, ledger
+from aggregator import block, database_file, event, ledger, memtable
 from aggregator.batch import Batch
 from aggregator.database_file import StoreUnusable
 from aggregator.ledger import Ledger
@@ -89,13 +89,12 @@ COMMIT;
 # The transaction of a batch, as a trigger: whoever inserts a row into the view runs it in one statement. Its columns
 # are ``Batch.parameters``.
 _APPEND_TRIGGER = f"""
-{ledger.TEMPORARY_SCHEMA}
+{memtable.TEMPORARY_SCHEMA}
 CREATE TEMP VIEW batch AS
-    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS stored, NULL AS seqs, NULL AS digests,
-           NULL AS topics, NULL AS new_topics, NULL AS blocks, NULL AS data;
+    SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS stored, NULL AS memtable, NULL AS seqs,
+           NULL AS digests, NULL AS topics, NULL AS new_topics, NULL AS blocks, NULL AS data;
 CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
-    INSERT INTO memtable
-        SELECT substr(NEW.digests, 32 * key + 1, {event.KEY_BYTES}), value FROM json_each(NEW.seqs);
+    {memtable.TRIGGERED_INSERT}
     INSERT INTO blocks (first_seq, received_at, topics, numbers, ends, data)
         SELECT json_extract(value, '$[0]'), NEW.received_at, json_extract(value, '$[3]'), json_extract(value, '$[4]'),
                json_extract(value, '$[5]'), substr(NEW.data, json_extract(value, '$[1]'), json_extract(value, '$[2]'))
@@ -111,8 +110,8 @@ CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
 END;
 """
 _APPEND = """
-INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :stored, :seqs, :digests, :topics,
-                          :new_topics, :blocks, :data)
+INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :stored, :memtable, :seqs, :digests,
+                          :topics, :new_topics, :blocks, :data)
 """
 _NEW_TOPICS = "SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT name FROM topics)"
 
@@ -320,7 +319,8 @@ class Store:
             new_topics = await self._count_new(topics)
             batch.number(first_seq, duplicates)
             parameters = batch.parameters(time.time_ns() // 1_000_000)
-            await self._write(_APPEND, {**parameters, "new_topics": new_topics})
+            parameters |= {"new_topics": new_topics, "memtable": self.ledger.memtable}
+            await self._write(_APPEND, parameters)
         except sqlite3.Error as error:
             raise _storage_error(error) from error
         self._next_seq = batch.next_seq

@@ -20,8 +20,8 @@ cli.run_server = functools.partial(cli.run_server, new_loop=asyncio.new_event_lo
 """
 
 SMALL_LEDGER = """
-from aggregator import consumer, ledger, store
-ledger.MEMTABLE_KEYS, ledger.FANOUT, ledger.SLICE_KEYS, ledger.MAX_SLICE_KEYS = 64, 2, 16, 256
+from aggregator import consumer, ledger, memtable, store
+memtable.MEMTABLE_KEYS, ledger.FANOUT, ledger.SLICE_KEYS, ledger.MAX_SLICE_KEYS = 64, 2, 16, 256
 consumer.IDLE_S = 0.01
 store.CHECKPOINT_BYTES = 1 << 20
 """

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from aggregator import block, event, ledger
+from aggregator import memtable as memtable_module
 from aggregator import store as store_module
 from aggregator.batch import Batch
 from aggregator.event import Event, Events
@@ -53,7 +54,7 @@ HEADS: Final = {
 
 def shrink_ledger(patch: pytest.MonkeyPatch, memtable: int = 4, fanout: int = 2, least: int = 2, most: int = 4) -> None:
     """Make the ledger flush after ``memtable`` keys, and merge ``least`` to ``most`` of them at a time."""
-    patch.setattr(ledger, "MEMTABLE_KEYS", memtable)
+    patch.setattr(memtable_module, "MEMTABLE_KEYS", memtable)
     patch.setattr(ledger, "FANOUT", fanout)
     patch.setattr(ledger, "SLICE_KEYS", least)
     patch.setattr(ledger, "MAX_SLICE_KEYS", most)
@@ -340,6 +341,13 @@ async def seqs_of(store: Store, keys: list[Key]) -> list[int | None]:
     return [one.seq if one else None for one in found]
 
 
+async def flush(store: Store) -> None:
+    """Let a full memtable become a run; what that lets be merged is left."""
+    await store.work(quiet=False)
+    while store.ledger._frozen:
+        await store.work(quiet=True)
+
+
 async def finish_work(store: Store) -> None:
     while store.work_left:
         await store.work(quiet=True)
@@ -374,7 +382,7 @@ async def test_a_batch_that_found_the_disk_full_leaves_nothing_behind(tiny: Stor
 async def test_nothing_is_stored_when_the_look_up_fails(tiny: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     old, other = keys_of("old", 5), keys_of("other", 3)
     await append(tiny, old)
-    await tiny.work(quiet=False)
+    await flush(tiny)
     await limit_size(tiny, 1)
     with pytest.raises(StorageFull):  # its look-up succeeded
         await append(tiny, old + keys_of("more", 9), padding=5000)
@@ -446,7 +454,8 @@ async def test_work_that_fails_at_any_step_is_done_later(open_store: OpenStore) 
             store = await open_store()
         some = list(model.seqs)[:: step % 5 + 15]
         assert await seqs_of(store, some) == [model.seqs[key] for key in some]
-        await store.work(quiet=True)
+        for _ in range(3):
+            await store.work(quiet=True)
     keys = list(model.seqs)
     assert await append(store, keys) == model.append([made(key, 0) for key in keys])
     await finish_work(store)
@@ -470,7 +479,7 @@ async def test_a_flush_and_a_merge_that_find_the_disk_full_are_done_when_it_has_
                 await tiny.work(quiet=False)
         assert await seqs_of(tiny, keys[: start + 200 : 20]) == list(range(1, start + 201, 20))
         await limit_size(tiny, NO_LIMIT)
-        await tiny.work(quiet=False)
+        await flush(tiny)
     await limit_size(tiny, 1)
     for _ in range(2):
         with pytest.raises(StorageFull):
@@ -496,7 +505,7 @@ async def test_a_foreign_writer_delays_a_flush_and_a_merge(tiny: Store) -> None:
             await tiny.work(quiet=False)
         assert await seqs_of(tiny, keys[:start]) == list(range(1, start + 1))
         other.execute("ROLLBACK")
-        await tiny.work(quiet=False)
+        await flush(tiny)
         runs.append(len(tiny.ledger._runs))
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StorageBusy):
@@ -513,7 +522,7 @@ async def test_a_foreign_writer_delays_a_flush_and_a_merge(tiny: Store) -> None:
 async def test_no_key_is_called_new_that_is_not_while_the_filter_is_filled_again(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "MEMTABLE_KEYS", 50)
+    monkeypatch.setattr(memtable_module, "MEMTABLE_KEYS", 50)
     store = await open_store()
     seqs: dict[Key, int] = {}
     for number in range(6):
@@ -551,7 +560,7 @@ async def test_a_filter_that_has_forgotten_a_key_of_the_memtable_fails_the_appen
     await append(tiny, keys)
     tiny.ledger.filter._bits[:] = bytes(len(tiny.ledger.filter._bits))
     before = await tiny._write("SELECT * FROM totals")
-    with pytest.raises(StorageFailed, match="UNIQUE constraint failed: memtable"):
+    with pytest.raises(StorageFailed, match="UNIQUE constraint failed: memtable_0"):
         await append(tiny, [*keys_of("fresh", 2), keys[1]])
 
     assert await tiny._write("SELECT * FROM totals") == before
@@ -567,7 +576,7 @@ async def test_a_filter_that_has_forgotten_a_key_of_a_run_is_found_out_by_the_me
         tiny.ledger.filter._bits[:] = bytes(len(tiny.ledger.filter._bits))
         _, duplicates = await append(tiny, keys)
         assert duplicates == {}
-        await tiny.work(quiet=False)
+        await flush(tiny)
     with pytest.raises(StorageFailed, match="UNIQUE constraint failed"):
         await finish_work(tiny)
 
@@ -596,7 +605,7 @@ async def test_after_a_long_history_few_tables_are_looked_into_and_little_was_me
         count = seeded.choice(sizes)
         await append(store, keys_of(f"k{keys_stored}", count))
         keys_stored += count
-        flushes += len(store.ledger._recent) >= memtable
+        flushes += len(store.ledger._memtable) >= memtable
         before = writer.total_changes
         await store.work(quiet=False)
         rows_written += writer.total_changes - before
@@ -618,14 +627,14 @@ async def test_more_runs_than_sqlite_takes_arguments(open_store: OpenStore, monk
     keys = keys_of("k", 240)
     for key in keys:
         await append(store, [key])
-        await store.work(quiet=False)
+        await flush(store)
     assert len(store.ledger._runs) == 240
     assert await append(store, keys) == (241, {i: i + 1 for i in range(240)})
     assert await seqs_of(store, keys[::10]) == list(range(1, 241, 10))
     store = await open_store()
     monkeypatch.setattr(ledger, "FANOUT", 8)
     await append(store, keys_of("last", 1))
-    await store.work(quiet=False)
+    await flush(store)
     await finish_work(store)
 
     assert [(run.level, run.keys) for run in store.ledger._runs if run.level > 1] == [(2, 100), (2, 100), (2, 41)]
@@ -649,11 +658,11 @@ async def test_what_keys_cost_does_not_grow_with_their_number(
 
     for number in range(2):  # the keys of the newest run would be known without looking into it
         await append(store, keys_of(f"k{number}", 100))
-        await store.work(quiet=False)
+        await flush(store)
     measured = [await measure(0)]
     for number in range(2, 60):
         await append(store, keys_of(f"k{number}", 100))
-        await store.work(quiet=False)
+        await flush(store)
         if number % 20 == 19:
             measured.append(await measure(number))
     await store.close()
@@ -673,7 +682,7 @@ async def test_what_is_sent_again_in_its_order_is_looked_for_in_one_run(
     store = await open_store()
     for number in range(12):
         await append(store, keys_of(f"k{number}", 100))
-        await store.work(quiet=False)
+        await flush(store)
     assert store.ledger.run_count == 12
 
     found_there = []
@@ -697,7 +706,7 @@ async def test_keys_are_looked_for_in_the_newest_run_first_and_in_what_the_expec
     async def add_runs(store: Store, count: int) -> None:
         for _ in range(count):
             await append(store, keys_of(f"k{next(numbers)}", 100))
-            await store.work(quiet=False)
+            await flush(store)
         await finish_work(store)
 
     async def found(store: Store, number: int) -> int:
@@ -721,15 +730,15 @@ async def test_keys_are_looked_for_in_the_newest_run_first_and_in_what_the_expec
 async def test_what_is_sent_again_makes_no_runs(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A memtable becomes a run by the bytes that a start would have to read again, and those are of new events only."""
     shrink_ledger(monkeypatch, memtable=1000)
-    monkeypatch.setattr(ledger, "MEMTABLE_EVENT_BYTES", 50_000)
+    monkeypatch.setattr(memtable_module, "MEMTABLE_EVENT_BYTES", 50_000)
     store = await open_store()
     await append(store, keys_of("k", 20), padding=1000)
     for _ in range(50):
         await append(store, keys_of("k", 20), padding=1000)
-        await store.work(quiet=False)
+        await flush(store)
     assert store.ledger.run_count == 0
     await append(store, keys_of("more", 40), padding=1000)
-    await store.work(quiet=False)
+    await flush(store)
 
     assert store.ledger.run_count == 1
     assert await append(store, keys_of("k", 20)) == (1061, {i: i + 1 for i in range(20)})
@@ -743,7 +752,7 @@ async def test_a_run_that_was_merged_is_dropped_without_being_written(
     store = await open_store()
     for number in range(2):
         await append(store, keys_of(f"k{number}", 20_000))
-        await store.work(quiet=False)
+        await flush(store)
     while store.ledger._merges:
         await store.work(quiet=True)
     await store.checkpoint(truncate=True)
@@ -751,6 +760,30 @@ async def test_a_run_that_was_merged_is_dropped_without_being_written(
     await finish_work(store)
 
     assert store.wal_bytes < 0.1 * 20_000 * ledger.KEY_ROW_BYTES
+    await store.close()
+    check_database(store.path)
+
+
+async def test_a_run_that_was_unfinished_when_the_server_ended_is_made_again(
+    open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink_ledger(monkeypatch, memtable=100, least=10)
+    store = await open_store()
+    keys = keys_of("k", 130)
+    await append(store, keys[:100])
+    await store.work(quiet=False)
+    await append(store, keys[100:])
+    ((begun,),) = await store._write("SELECT count(*) FROM keys_1")
+    assert 0 < begun < 100
+    store = await open_store()
+    assert store.ledger.run_count == 0
+    assert await append(store, keys) == (131, {i: i + 1 for i in range(130)})
+    await flush(store)
+    await finish_work(store)
+
+    assert [(run.id, run.keys) for run in store.ledger._runs] == [(2, 130)]
+    assert await store._write("SELECT name FROM sqlite_schema WHERE name LIKE 'keys!_%' ESCAPE '!'") == [("keys_2",)]
+    assert await append(store, keys) == (261, {i: i + 1 for i in range(130)})
     await store.close()
     check_database(store.path)
 
