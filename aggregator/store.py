@@ -43,9 +43,9 @@ CACHE_KIB: Final = 64 * 1024
 """SQLite's page cache for the writer: the inner pages of the ledger's runs, and the runs that are still small."""
 
 CHECKPOINT_BYTES: Final = 3 << 20
-"""The WAL is copied into the database when there is about this much to copy: some 10 ms, for which commits wait. More is
-felt in the 99th percentile of the ack latency; with 2 MiB each batch under full load was followed by a checkpoint, and
-a tenth less throughput."""
+"""The WAL is copied into the database when there is about this much to copy: some 10 ms, for which commits wait. More
+is felt in the 99th percentile of the ack latency; with 2 MiB each batch under full load was followed by a checkpoint,
+for a tenth less throughput."""
 
 BACKLOG_BYTES: Final = 32 << 20
 """The same for the WAL itself, in which many small commits repeat the pages that they all change."""
