@@ -54,9 +54,10 @@ _fields = itemgetter("topic", "event_id", "source", "timestamp", "payload")
 _blake2s = hashlib.blake2s
 _parse_iso = datetime.fromisoformat
 
-_topics: dict[str, str] = {}
 MAX_KNOWN_TOPICS: Final = 4096
 """Topics that are kept as one object each. Beyond so many it is begun anew."""
+
+_topics: dict[str, str] = {}
 
 # Only finds where a value ends inside JSON that orjson has accepted. Numbers stay text: int() refuses 4,301 digits.
 _find_end = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
@@ -194,7 +195,7 @@ def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
 
 
 def _one_of_each(topics: Iterable[str]) -> list[str]:
-    """The same topics, but each the same object whenever it comes: few memory to touch, and its hash is known."""
+    """The same topics, each the same object whenever it comes: little memory to touch, and its hash is known."""
     if len(_topics) > MAX_KNOWN_TOPICS:
         _topics.clear()
     return list(map(_topics.setdefault, topics, topics))

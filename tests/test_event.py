@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregator import event
 from aggregator.event import (
     MAX_DEPTH,
     Event,
@@ -407,3 +408,14 @@ def test_judged_together_lines_are_what_they_are_one_by_one(lines: list[bytes | 
         assert lines.count(_PLAIN) < len(lines) or not lines, "plain events are seen to be plain"
     else:
         assert list(together) == [parse(one) for one in lines if one]
+
+
+def test_topics_that_come_and_go_stay_themselves_and_are_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event, "MAX_KNOWN_TOPICS", 10)
+    monkeypatch.setattr(event, "_topics", {})
+    for first in range(0, 100, 5):
+        names = [f"topic {number}" for number in range(first, first + 8)] * 2
+        found = parse_plain([line(topic=name, event_id=str(number)) for number, name in enumerate(names)])
+        assert found is not None
+        assert found.topics == names
+        assert len(event._topics) <= 10 + 8
