@@ -280,7 +280,7 @@ class Ledger:
         end = first + max(1, (keys << 32) // max(1, merge.target.keys))
         last = end >= ALL
         below = b"\xff" * (KEY_BYTES + 1) if last else end.to_bytes(4)
-        tables = [f"keys_{run.id}" for run in merge.sources] or [one.table for one in self._memtables[1:]]
+        tables = [f"keys_{run.id}" for run in merge.sources] or [self._memtables[-1].table]  # that is, the frozen one
         parts = " UNION ALL ".join(
             f"SELECT key, seq FROM {table} WHERE key > :done AND key < :below" for table in tables
         )

@@ -16,7 +16,7 @@ def shrink_filter(patch: pytest.MonkeyPatch, byte_bits: int) -> None:
     """Give the filter 2^``byte_bits`` bytes: with one or two it is soon full, and every key is looked up."""
     patch.setattr(key_filter, "FILTER_BYTES", 1 << byte_bits)
     patch.setattr(key_filter, "_BYTE_SHIFT", 32 - byte_bits)
-    patch.setattr(key_filter, "_MASK_SHIFT", 27 - byte_bits)
+    patch.setattr(key_filter, "_MASK_SHIFT", 26 - byte_bits)
 
 
 def digests(heads: list[int]) -> bytes:
@@ -73,9 +73,9 @@ def test_a_key_whose_two_bits_others_have_is_looked_up_in_vain() -> None:
     assert split(KeyFilter(), [0, 1, 7 + 64]) == ([0, 1, 2], []), "another byte"
 
 
-@pytest.mark.parametrize(("keys_a_byte", "least", "most"), [(0.19, 0.004, 0.015), (0.75, 0.04, 0.08)])
+@pytest.mark.parametrize(("keys_a_byte", "least", "most"), [(0.37, 0.01, 0.03), (1.49, 0.09, 0.15)])
 def test_few_new_keys_are_looked_up_in_vain(keys_a_byte: float, least: float, most: float) -> None:
-    """As full as 128 MiB are with 25 and with 100 million keys."""
+    """As full as 64 MiB are with 25 and with 100 million keys."""
     seeded = random.Random(1)
     with pytest.MonkeyPatch.context() as patch:
         shrink_filter(patch, 16)
