@@ -20,8 +20,8 @@ MEMTABLE_KEYS: Final = 1 << 16
 inserting twice as slow."""
 
 MEMTABLE_EVENT_BYTES: Final = 64 << 20
-"""The same limit for large events: what a start has to read again, and half of that once more while a memtable becomes
-a run."""
+"""The same limit for large events: what a start has to read again, and an eighth of that while a memtable becomes a
+run."""
 
 KEY_COLUMNS: Final = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 
