@@ -38,8 +38,8 @@ class Batch:
     def number(self, first_seq: int, duplicates: Collection[int]) -> None:
         """Give event ``i`` the seq ``first_seq + i``, and take away the events at the positions of ``duplicates``."""
         topics, json, digests = self.events.topics, self.events.json, self.events.digests
-        self.first_seq, self.next_seq = first_seq, first_seq + len(json)
-        self.seqs: Sequence[int] = range(first_seq, self.next_seq)
+        self._first_seq = first_seq
+        self.seqs: Sequence[int] = range(first_seq, first_seq + len(json))
         """Of the events that are left, as ``digests`` has their digests end to end."""
         if duplicates:
             json = json.copy()
@@ -51,9 +51,9 @@ class Batch:
         self._topics, self._json = topics, json
 
     def parameters(self, received_at: int) -> dict[str, Any]:
-        """The columns of the view that the append statement inserts into, once the events are numbered.
+        """Columns of the view that the append statement inserts into, once the events are numbered.
 
-        - ``first_seq``, ``next_seq``: of the whole batch
+        - ``first_seq``, ``next_seq``: what the first event has, or would have, and what comes after the last
         - ``received_at``: milliseconds since 1970, UTC
         - ``stored``: how many events there are
         - ``seqs``: JSON array of their seqs
@@ -67,7 +67,7 @@ class Batch:
         counted = [(topic, count, last[topic]) for topic, count in Counter(self._topics).items()]
         blocks = [
             (
-                self.first_seq + one.first,
+                self._first_seq + one.first,
                 one.start + 1,  # as SQL counts
                 one.ends[-1],
                 orjson.dumps(one.topics).decode(),
@@ -77,8 +77,8 @@ class Batch:
             for one in block.cut(self.events.topics, self._json)
         ]
         return {
-            "first_seq": self.first_seq,
-            "next_seq": self.next_seq,
+            "first_seq": self._first_seq,
+            "next_seq": self._first_seq + len(self),
             "received_at": received_at,
             "stored": len(self.seqs),
             "seqs": orjson.dumps(list(self.seqs)).decode(),

@@ -23,6 +23,7 @@ and a key is written once for each level: three times at 32 million keys, four t
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -51,6 +52,14 @@ MAX_SLICE_KEYS: Final = 32 * 1024
 FILL_KEYS: Final = 1 << 17
 """Keys told to the filter at a time after a start: some 40 ms, which commits wait for; but until all are told each
 event is looked for in every run."""
+
+MERGE_PACE: Final = 2
+"""Keys that may be merged for each new one: twice as fast as they come, a level never has much more than FANOUT
+runs."""
+
+FLUSH_PACE: Final = 8
+"""The same for a memtable that becomes a run: it is one when the next is an eighth full. What is in both has to be read
+again at a start."""
 
 MAX_TABLES: Final = 100
 """Most tables that one function or one merge is given; SQLite's limits are 127 and 500."""
@@ -81,16 +90,21 @@ class Run:
     last_seq: int
     merging_into: int | None = None
 
+    @property
+    def table(self) -> str:
+        return f"keys_{self.id}"
+
 
 @dataclass(slots=True)
 class _Merge:
-    """A run that is being made of ``sources``: it has all their keys up to ``done``, and may take ``budget`` more.
+    """A run that is being made of the keys in ``sources``, other runs or a memtable that takes no more.
 
-    Without sources it is made of the frozen memtable.
+    It has all their keys up to ``done``, and may take ``budget`` more.
     """
 
     target: Run
-    sources: list[Run]
+    sources: Sequence[Run | Memtable]
+    pace: int
     done: bytes = b""
     budget: int = 0
 
@@ -108,12 +122,11 @@ class Ledger:
         self.written_bytes = 0
         """Of the ledger's own tables, since it was opened."""
         self._memtable = Memtable(0)
-        self._frozen: Memtable | None = None  # the one that is becoming a run
         self._runs: list[Run] = []
         self._merges: list[_Merge] = []
         self._garbage: list[int] = []  # tables of runs that have been merged
         self._expected: Run | None = None  # where a key is looked for first
-        self._run_tables: list[str] = []  # in the order in which they are looked into
+        self._run_tables: tuple[str, ...] = ()  # in the order in which they are looked into
 
     async def load(self) -> None:
         """Find the runs, and fill the memtable."""
@@ -129,8 +142,8 @@ class Ledger:
         self._garbage = [id for id in self._garbage if id not in known]
         for target in self._runs:
             if sources := [run for run in self._runs if run.merging_into == target.id]:
-                ((done,),) = await self._writer.execute_fetchall(f"SELECT max(key) FROM keys_{target.id}")
-                self._merges.append(_Merge(target, sources, done or b""))
+                ((done,),) = await self._writer.execute_fetchall(f"SELECT max(key) FROM {target.table}")
+                self._merges.append(_Merge(target, sources, MERGE_PACE, done or b""))
         self._runs_changed()
         self.filter.known_below = 0 if self._runs else ALL
         await self._refill_memtable()
@@ -161,18 +174,14 @@ class Ledger:
         if not batch.maybe:
             return {}
         digests = batch.events.digests
-        memtables = [one.table for one in self._memtables]
+        memtables = tuple(one.table for one in self._memtables)
         seqs = await self._look_up({digests[position] for position in batch.maybe}, self._writer, memtables)
         self._expect(next(filter(None, seqs.values()), None))
         unknown = {digest for digest, seq in seqs.items() if seq is None}
         for position in compress(range(len(digests)), map(unknown.__contains__, digests)):
-            if seqs[digest := digests[position]] is None:
-                seqs[digest] = first_seq + position
-        return {
-            position: seq
-            for position in batch.maybe
-            if (seq := seqs[digests[position]]) is not None and seq != first_seq + position
-        }
+            seqs[digests[position]] = seqs[digests[position]] or first_seq + position  # of two in the batch, the first
+        first = ((position, seqs[digests[position]]) for position in batch.maybe)
+        return {position: seq for position, seq in first if seq and seq != first_seq + position}
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""
@@ -182,18 +191,16 @@ class Ledger:
         return (await self._look_up({digest}, self._reader))[digest]
 
     async def _look_up(
-        self, digests: set[bytes], connection: aiosqlite.Connection, tables: Sequence[str] = ()
+        self, digests: set[bytes], connection: aiosqlite.Connection, memtables: tuple[str, ...] = ()
     ) -> dict[bytes, int | None]:
-        """The seqs of keys, as ``tables`` and the runs have them."""
+        """The seqs of keys, as these memtables and the runs have them."""
         in_order = sorted(digests)  # neighbours share their pages: that halves it
-        key = f"substr(:digests, {DIGEST_BYTES} * value + 1, {KEY_BYTES})"
         positions = orjson.dumps(list(range(len(in_order)))).decode()
         while True:
             runs = self._run_tables
             try:
                 ((seqs,),) = await connection.execute_fetchall(
-                    f"SELECT json_group_array({_seq_of(key, [*tables, *runs])}) FROM json_each(:positions)",
-                    {"digests": b"".join(in_order), "positions": positions},
+                    _seqs_in(memtables + runs), {"digests": b"".join(in_order), "positions": positions}
                 )
             except sqlite3.OperationalError as error:
                 # Runs were merged meanwhile, and their tables dropped; or more often than SQLite tries again. That they
@@ -208,10 +215,7 @@ class Ledger:
         self._memtable.add(digests, seqs, event_bytes)
         keys = len(digests) // DIGEST_BYTES
         for merge in self._merges:
-            # Twice as fast as new keys come, a level never has much more than FANOUT runs. Eight times as fast, a
-            # memtable is a run when the next is an eighth full: what is in neither has to be read again at a start.
-            new = keys * (2 if merge.sources else 8)
-            merge.budget = min(merge.budget + new, max(MAX_SLICE_KEYS, 2 * keys))
+            merge.budget = min(merge.budget + merge.pace * keys, max(MAX_SLICE_KEYS, MERGE_PACE * keys))
 
     @property
     def memtable(self) -> int:
@@ -220,7 +224,9 @@ class Ledger:
 
     @property
     def _memtables(self) -> list[Memtable]:
-        return [self._memtable, self._frozen] if self._frozen else [self._memtable]
+        """That one first, then the one that is becoming a run, if there is one."""
+        frozen = [one for merge in self._merges for one in merge.sources if isinstance(one, Memtable)]
+        return [self._memtable, *frozen]
 
     @property
     def run_count(self) -> int:
@@ -237,8 +243,8 @@ class Ledger:
 
         A piece takes some milliseconds, and is committed or never happened.
         """
-        if self._memtable.full and not self._frozen:
-            await self._freeze()
+        if self._memtable.full and len(self._memtables) == 1:
+            await self._start_flush()
         elif self._garbage:
             await self._drop(self._garbage[-1])
         if self.filter.known_below < ALL:
@@ -249,14 +255,14 @@ class Ledger:
                 if quiet:
                     break
 
-    async def _freeze(self) -> None:
+    async def _start_flush(self) -> None:
         memtable = self._memtable
-        run = Run(self._next_id(), 1, len(memtable), memtable.last_seq)
-        await self._transaction(f"CREATE TABLE keys_{run.id} {KEY_COLUMNS};")
-        self._frozen, self._memtable = memtable, memtable.other()
-        self._runs.append(run)
+        target = Run(self._next_id(), 1, len(memtable), memtable.last_seq)
+        await self._transaction(f"CREATE TABLE {target.table} {KEY_COLUMNS};")
+        self._memtable = memtable.other()
+        self._runs.append(target)
         # The first, for in quiet times one is finished after the other.
-        self._merges.insert(0, _Merge(run, [], budget=SLICE_KEYS))
+        self._merges.insert(0, _Merge(target, [memtable], FLUSH_PACE, budget=SLICE_KEYS))
 
     async def _start_merge(self, level: int) -> None:
         sources = [run for run in self._complete() if run.level == level and run.merging_into is None]
@@ -265,14 +271,14 @@ class Ledger:
             return
         target = Run(self._next_id(), level + 1, sum(run.keys for run in sources), sources[-1].last_seq)
         await self._transaction(f"""
-            CREATE TABLE keys_{target.id} {KEY_COLUMNS};
+            CREATE TABLE {target.table} {KEY_COLUMNS};
             INSERT INTO runs VALUES ({target.id}, {target.level}, {target.keys}, {target.last_seq}, NULL);
             UPDATE runs SET merging_into = {target.id} WHERE id IN ({_list(sources)});
         """)
         for run in sources:
             run.merging_into = target.id
         self._runs.append(target)
-        self._merges.append(_Merge(target, sources))
+        self._merges.append(_Merge(target, sources, MERGE_PACE))
 
     async def _merge_slice(self, merge: _Merge) -> None:
         """Copy the next keys in order, as many as the budget allows on average."""
@@ -281,41 +287,36 @@ class Ledger:
         end = first + max(1, (keys << 32) // max(1, merge.target.keys))
         last = end >= ALL
         below = b"\xff" * (KEY_BYTES + 1) if last else end.to_bytes(4)
-        tables = [f"keys_{run.id}" for run in merge.sources] or [self._memtables[-1].table]  # that is, the frozen one
         parts = " UNION ALL ".join(
-            f"SELECT key, seq FROM {table} WHERE key > :done AND key < :below" for table in tables
+            f"SELECT key, seq FROM {one.table} WHERE key > :done AND key < :below" for one in merge.sources
         )
         await self._writer.execute_fetchall(
-            f"INSERT INTO keys_{merge.target.id} {parts} ORDER BY key", {"done": merge.done, "below": below}
+            f"INSERT INTO {merge.target.table} {parts} ORDER BY key", {"done": merge.done, "below": below}
         )
         self._wrote(keys)
         merge.budget = 0
         merge.done = below
-        if last and merge.sources:
-            await self._finish_merge(merge)
-        elif last:
-            await self._finish_flush(merge)
+        if last:
+            await self._finish(merge)
 
-    async def _finish_flush(self, merge: _Merge) -> None:
-        run, frozen = merge.target, self._memtables[-1]
-        await self._transaction(f"""
-            INSERT INTO runs VALUES ({run.id}, {run.level}, {run.keys}, {run.last_seq}, NULL);
-            UPDATE totals SET flushed_seq = {run.last_seq};
-            DELETE FROM {frozen.table};
-        """)
+    async def _finish(self, merge: _Merge) -> None:
+        """Let the target take the place of its sources."""
+        target = merge.target
+        runs = [one for one in merge.sources if isinstance(one, Run)]
+        if runs:
+            await self._transaction(f"DELETE FROM runs WHERE id IN ({_list(runs)});")
+        else:
+            await self._transaction(f"""
+                INSERT INTO runs VALUES ({target.id}, {target.level}, {target.keys}, {target.last_seq}, NULL);
+                UPDATE totals SET flushed_seq = {target.last_seq};
+                DELETE FROM {merge.sources[0].table};
+            """)
         self._merges.remove(merge)
-        self._frozen = None
+        self._garbage += [run.id for run in runs]
+        self._runs = [run for run in self._runs if run.merging_into != target.id]
         self._runs_changed()
-        await self._start_merge(run.level)
-
-    async def _finish_merge(self, merge: _Merge) -> None:
-        await self._transaction(f"DELETE FROM runs WHERE id IN ({_list(merge.sources)});")
-        self._merges.remove(merge)
-        self._garbage += [run.id for run in merge.sources]
-        self._runs = [run for run in self._runs if run.merging_into != merge.target.id]
-        self._runs_changed()
-        await self._start_merge(merge.target.level - 1)
-        await self._start_merge(merge.target.level)
+        await self._start_merge(target.level - 1)
+        await self._start_merge(target.level)
 
     async def _drop(self, id: int) -> None:
         await self._writer.execute_fetchall(f"DROP TABLE keys_{id}")
@@ -330,7 +331,7 @@ class Ledger:
         below = b"\xff" * (KEY_BYTES + 1) if end == ALL else end.to_bytes(4)
         for run in complete:
             ((heads,),) = await self._writer.execute_fetchall(
-                f"SELECT group_concat(hex(substr(key, 1, 4)), '') FROM keys_{run.id} WHERE key >= ? AND key < ?",
+                f"SELECT group_concat(hex(substr(key, 1, 4)), '') FROM {run.table} WHERE key >= ? AND key < ?",
                 (first.to_bytes(4), below),
             )
             self.filter.add_heads(bytes.fromhex(heads or ""))
@@ -363,7 +364,7 @@ class Ledger:
     def _order_runs(self) -> None:
         # After the expected one the newest first: what is sent again was mostly sent a short time ago.
         order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.last_seq))
-        self._run_tables = [f"keys_{run.id}" for run in order]
+        self._run_tables = tuple(run.table for run in order)
 
     def _wrote(self, keys: int) -> None:
         self.written_bytes += keys * KEY_ROW_BYTES
@@ -377,11 +378,14 @@ class Ledger:
             raise
 
 
-def _seq_of(key: str, tables: list[str]) -> str:
-    """SQL for the seq that the first of these tables has for a key, or NULL."""
+@functools.lru_cache(maxsize=4)  # the tables change seldom
+def _seqs_in(tables: tuple[str, ...]) -> str:
+    """SQL for a JSON array: for each of the keys the seq that the first of these tables has, or null."""
+    key = f"substr(:digests, {DIGEST_BYTES} * value + 1, {KEY_BYTES})"
     parts = [f"(SELECT seq FROM {table} WHERE key = {key})" for table in tables]
     groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]
-    return f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)" if tables else "NULL"
+    seq = f"coalesce({', '.join(f'coalesce({group}, NULL)' for group in groups)}, NULL)" if tables else "NULL"
+    return f"SELECT json_group_array({seq}) FROM json_each(:positions)"
 
 
 def _list(runs: list[Run]) -> str:
@@ -392,12 +396,8 @@ def _keys(first_seq: int, topics: str, *row: Any) -> dict[bytes, int]:
     """The keys of a block's events, with their seqs."""
     try:
         names = orjson.loads(topics)
-        seqs, numbers, json = zip(*block.events(first_seq, *row), strict=True)
-        of_each = [names[number] for number in numbers]
-        plain = event.parse_plain(json)  # in a third of the time
-        if plain and plain.topics == of_each:
-            return dict(zip(plain.digests, seqs, strict=True))
-        return dict(zip(map(event.digest, of_each, map(event.read_event_id, json)), seqs, strict=True))
+        found = block.events(first_seq, *row)
+        return {event.digest(names[topic], event.read_event_id(json)): seq for seq, topic, json in found}
     except (InvalidEvent, ValueError, LookupError, TypeError, AttributeError) as error:
         # Going on without its key would let it be stored twice.
         raise sqlite3.DatabaseError(f"the block of event {first_seq} is damaged: {error}") from error

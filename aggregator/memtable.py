@@ -20,7 +20,7 @@ MEMTABLE_KEYS: Final = 1 << 16
 inserting twice as slow."""
 
 MEMTABLE_EVENT_BYTES: Final = 64 << 20
-"""The same limit for large events: what a start has to read again, and an eighth of that while a memtable becomes a
+"""The same limit for large events: about what a start has to read again, or an eighth more while a memtable becomes a
 run."""
 
 KEY_COLUMNS: Final = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
@@ -70,7 +70,7 @@ class Memtable:
         self._event_bytes += event_bytes
 
     def seq_of(self, digest: bytes) -> int | None:
-        """The seq of a key. Takes up to a millisecond: it is for people who ask for an event."""
+        """The seq of a key. Looks through up to 2 MiB: it is for people who ask for an event."""
         place = self._digests.find(digest)  # so many random bytes are nowhere but where they start
         return None if place < 0 else self._seqs[place // DIGEST_BYTES]
 

@@ -88,7 +88,7 @@ COMMIT;
 """
 
 # The transaction of a batch, as a trigger: whoever inserts a row into the view runs it in one statement. Its columns
-# are ``Batch.parameters``.
+# are ``Batch.parameters``, how many of the topics are new, and which memtable takes new keys.
 _APPEND_TRIGGER = f"""
 {memtable.TEMPORARY_SCHEMA}
 CREATE TEMP VIEW batch AS
@@ -324,7 +324,7 @@ class Store:
             await self._write(_APPEND, parameters)
         except sqlite3.Error as error:
             raise _storage_error(error) from error
-        self._next_seq = batch.next_seq
+        self._next_seq += len(batch)
         self.stored_total += len(batch.seqs)
         self.topics_total += new_topics
         self._remember(topics)

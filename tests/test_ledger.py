@@ -344,7 +344,7 @@ async def seqs_of(store: Store, keys: list[Key]) -> list[int | None]:
 async def flush(store: Store) -> None:
     """Let a full memtable become a run; what that lets be merged is left."""
     await store.work(quiet=False)
-    while store.ledger._frozen:
+    while len(store.ledger._memtables) > 1:
         await store.work(quiet=True)
 
 
@@ -389,7 +389,7 @@ async def test_nothing_is_stored_when_the_look_up_fails(tiny: Store, monkeypatch
     await limit_size(tiny, NO_LIMIT)
     before = await tiny._write("SELECT * FROM totals")
     with monkeypatch.context() as patch:
-        patch.setattr(tiny.ledger, "_run_tables", ["nowhere"])
+        patch.setattr(tiny.ledger, "_run_tables", ("nowhere",))
         for keys in (old, old + other, old + keys_of("more", 9)):
             with pytest.raises(StorageFailed, match="no such table"):
                 await append(tiny, keys)
@@ -656,7 +656,7 @@ async def test_what_keys_cost_does_not_grow_with_their_number(
         old = await steps(store._writer, lambda: append(store, keys_of("k0", 20)))
         return new, old, len(store.ledger._complete())
 
-    for number in range(2):  # the keys of the newest run would be known without looking into it
+    for number in range(2):
         await append(store, keys_of(f"k{number}", 100))
         await flush(store)
     measured = [await measure(0)]
@@ -694,7 +694,7 @@ async def test_what_is_sent_again_in_its_order_is_looked_for_in_one_run(
     found_elsewhere = await steps(store._writer, partial(append, store, keys_of("k5", 50)))
 
     assert max(found_there) < 1.1 * min(found_there)
-    assert found_elsewhere > 2 * min(found_there)
+    assert found_elsewhere > 3 * min(found_there)
 
 
 async def test_keys_are_looked_for_in_the_newest_run_first_and_in_what_the_expected_one_became(
