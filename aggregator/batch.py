@@ -7,7 +7,7 @@ are stored.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import compress
 from typing import Any
 
@@ -26,6 +26,12 @@ class Batch:
         self.events = Events()
         self.maybe: list[int] = []
         """Positions of the events that the filter does not call new. The other keys are nowhere, and differ."""
+        self.first_seq = 0
+        """What the first event is to have, once it is decided which are ``duplicates``."""
+        self.duplicates: dict[int, int] = {}
+        """The older seqs of events whose keys are stored, or come before them, by position."""
+        self.decided_after: int | None = None
+        """How many batches had been handed to SQLite by then, stored or not."""
 
     def __len__(self) -> int:
         return len(self.events)
@@ -35,15 +41,33 @@ class Batch:
         self.maybe += self._filter.maybe(b"".join(events.digests), len(self.events))
         self.events += events
 
-    def number(self, first_seq: int, duplicates: Collection[int]) -> None:
-        """Give event ``i`` the seq ``first_seq + i``, and take away the events at the positions of ``duplicates``."""
+    def decide(self, first_seq: int, found: dict[bytes, int | None]) -> None:
+        """Find the duplicates: ``found`` are the stored seqs of all digests that may be stored.
+
+        Event ``i`` is to have seq ``first_seq + i``.
+        """
+        digests = self.events.digests
+        seqs = found.copy()
+        if unknown := {digest for digest, seq in found.items() if seq is None}:
+            for position in compress(range(len(digests)), map(unknown.__contains__, digests)):
+                seqs[digests[position]] = seqs[digests[position]] or first_seq + position  # of two in it, the first
+        first = ((position, seqs[digests[position]]) for position in self.maybe)
+        self.duplicates = {position: seq for position, seq in first if seq and seq != first_seq + position}
+        self.first_seq = first_seq
+
+    @property
+    def maybe_stored(self) -> Iterator[bytes]:
+        """The digests of keys that are to be looked up."""
+        return map(self.events.digests.__getitem__, self.maybe)
+
+    def number(self) -> None:
+        """Give event ``i`` the seq ``first_seq + i``, and take the duplicates away."""
         topics, json, digests = self.events.topics, self.events.json, self.events.digests
-        self._first_seq = first_seq
-        self.seqs: Sequence[int] = range(first_seq, first_seq + len(json))
+        self.seqs: Sequence[int] = range(self.first_seq, self.first_seq + len(json))
         """Of the events that are left, as ``digests`` has their digests end to end."""
-        if duplicates:
+        if self.duplicates:
             json = json.copy()
-            for position in duplicates:
+            for position in self.duplicates:
                 json[position] = b""
             topics, digests = list(compress(topics, json)), list(compress(digests, json))
             self.seqs = list(compress(self.seqs, json))
@@ -67,7 +91,7 @@ class Batch:
         counted = [(topic, count, last[topic]) for topic, count in Counter(self._topics).items()]
         blocks = [
             (
-                self._first_seq + one.first,
+                self.first_seq + one.first,
                 one.start + 1,  # as SQL counts
                 one.ends[-1],
                 orjson.dumps(one.topics).decode(),
@@ -76,14 +100,16 @@ class Batch:
             )
             for one in block.cut(self.events.topics, self._json)
         ]
+        data = b"".join(self._json)
+        self.stored_bytes = len(data)
         return {
-            "first_seq": self._first_seq,
-            "next_seq": self._first_seq + len(self),
+            "first_seq": self.first_seq,
+            "next_seq": self.first_seq + len(self),
             "received_at": received_at,
             "stored": len(self.seqs),
             "seqs": orjson.dumps(list(self.seqs)).decode(),
             "digests": self.digests,
             "topics": orjson.dumps(counted).decode(),
             "blocks": orjson.dumps(blocks).decode(),
-            "data": b"".join(self._json),
+            "data": data,
         }

@@ -26,9 +26,9 @@ class Config:
     db: Path = Path("data/events.db")
     """The database file; its folder is made."""
 
-    queue_events: int = 20_000
-    """Events read but not yet handed to a commit: two full batches. With one, four busy clients were found waiting for
-    their share half of the time, while the next batch could have been read."""
+    queue_events: int = 30_000
+    """Events read but not yet handed to a commit: four busy clients can have one full batch committed, one decided, and
+    one filled at a time. With fewer they wait for their share, while the next batch could be read."""
 
     queue_bytes: int = 64 * MIB
     """The same bound for large events: 10,000 events of 6 KiB."""

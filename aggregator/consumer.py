@@ -1,6 +1,8 @@
-"""The only task that writes: queue -> batch -> ``store.append`` -> replies, after the commit.
+"""The only one that writes: queue -> batch -> ``store.append`` -> replies, after the commit.
 
-While a batch commits, the next one is filled: what arrives meanwhile is packed as it arrives. It needs no timer.
+While a batch commits, the next one is filled: what arrives meanwhile is packed as it arrives. It needs no timer. One
+that is full meanwhile is set aside and decided, behind the commit, and another is filled. Whatever else the store has
+to do is done behind a commit too, so that SQLite's thread is busy while the event loop makes the next batch ready.
 
 What happens to a batch is told to every submission in it, exactly once:
 
@@ -51,20 +53,24 @@ class Store(Protocol):
     @property
     def checkpoint_due(self) -> bool: ...
     @property
+    def work_due(self) -> bool: ...
+    @property
     def work_left(self) -> bool: ...
     def new_batch(self) -> Batch: ...
-    async def append(self, batch: Batch) -> tuple[int, dict[int, int]]: ...
+    async def decide(self, batch: Batch) -> None: ...
+    async def append(self, batch: Batch) -> int: ...
     async def work(self, quiet: bool) -> None: ...
     async def checkpoint(self, truncate: bool) -> None: ...
     async def probe(self) -> None: ...
 
 
 class _Filling:
-    """A batch and the submissions in it."""
+    """A batch, the submissions in it, and the deciding of it, if that has begun already."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.submissions: list[Submission] = []
+        self.deciding: asyncio.Task[None] | None = None
 
     def add(self, submission: Submission) -> None:
         self.batch.add(submission.events)
@@ -82,9 +88,12 @@ class Consumer:
         self._wal_limit = wal_limit_bytes
         self._truncate_at = wal_limit_bytes // TRUNCATE_DIVISOR
         self._filling = _Filling(store.new_batch())
-        self._held_over: Submission | None = None  # did not fit into it
+        self._full: _Filling | None = None  # is the next, before the one that is being filled
+        self._held_over: Submission | None = None  # did not fit into either
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
+        self._appending = False
+        self._upkeep: asyncio.Task[None] | None = None
         self._work_after = 0.0  # time.monotonic()
 
     async def run(self) -> None:
@@ -94,10 +103,12 @@ class Consumer:
         batch: _Filling | None = None
         try:
             while batch := await self._next(filler):
+                await self._fall_below_wal_limit()
                 await self._store_batch(batch)
                 batch = None
-                await self._checkpoint_if_due()
-                await self._work(quiet=False)
+                if self._upkeep and self._upkeep.done():
+                    await self._end_upkeep()
+            await self._end_upkeep()
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -105,15 +116,21 @@ class Consumer:
             self._refuse_all(batch)
             raise
         finally:
-            filler.cancel()
+            tasks = [task for task in (filler, self._upkeep, self._full and self._full.deciding) if task]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _fill(self) -> None:
         """Pack what arrives into the batch that is to be next. A submission is never split, so one may be larger."""
         while submission := await self._intake.get():
             self._held_over = submission
             while not self._fits(submission):
-                self._room.clear()
-                await self._room.wait()
+                if not self._full:
+                    self._set_aside()
+                else:
+                    self._room.clear()
+                    await self._room.wait()
             self._held_over = None
             self._filling.add(submission)
             self._filled.set()
@@ -125,9 +142,21 @@ class Consumer:
             and filling.batch.events.size_bytes + submission.size_bytes <= self._intake.max_bytes
         )
 
+    def _set_aside(self) -> None:
+        """Begin another batch; the full one is the next."""
+        self._full, self._filling = self._filling, _Filling(self._store.new_batch())
+        self._decide_full()
+
+    def _decide_full(self) -> None:
+        """Have the full batch decided behind the one that is being appended."""
+        if self._appending and self._full and not self._full.deciding:
+            self._full.deciding = asyncio.create_task(self._store.decide(self._full.batch))
+
     async def _next(self, filler: asyncio.Task[None]) -> _Filling | None:
         """The next batch; while there is none, do what is better done in quiet times."""
-        while not self._filling.submissions:
+        while not self._full and not self._filling.submissions:
+            if self._upkeep and self._upkeep.done():
+                await self._end_upkeep()
             if filler.done():
                 filler.result()
                 return None
@@ -142,12 +171,18 @@ class Consumer:
                     await self._filled.wait()
             except TimeoutError:
                 await self._use_quiet_time()
-        batch, self._filling = self._filling, _Filling(self._store.new_batch())
+        if self._full:
+            batch, self._full = self._full, None
+            if self._held_over and not self._fits(self._held_over):  # another is full
+                self._set_aside()
+        else:
+            batch, self._filling = self._filling, _Filling(self._store.new_batch())
         self._room.set()
         self._intake.took(batch.submissions)
         return batch
 
     async def _use_quiet_time(self) -> None:
+        await self._end_upkeep()
         if self._stats.trouble:
             await self._probe()
             return
@@ -155,7 +190,8 @@ class Consumer:
             await self._checkpoint()
         while self._store.work_left and not self._filled.is_set() and time.monotonic() >= self._work_after:
             await self._work(quiet=True)
-            await self._checkpoint_if_due()
+            if self._checkpoint_due:
+                await self._checkpoint()
 
     async def _work(self, quiet: bool) -> None:
         """Let the store put its keys in order. That it cannot, for want of space, harms nobody yet."""
@@ -170,7 +206,7 @@ class Consumer:
         batch = filling.batch
         self._stats.commit_started = started = time.monotonic()
         try:
-            first_seq, duplicates = await self._append(batch)
+            first_seq = await self._append(filling)
         except StorageFull as error:
             self._in_trouble(str(error))
             self._refuse(filling.submissions, Failure("storage_full", str(error)))
@@ -178,30 +214,64 @@ class Consumer:
         finally:
             self._stats.commit_started = None
         self._out_of_trouble()
+        duplicates = batch.duplicates
         self._stats.committed(len(batch) - len(duplicates), len(duplicates), time.monotonic() - started)
         # In the loop's next turn: if more is queued, it is on its way to the disk by then, and replies are written
         # while it commits.
         asyncio.get_running_loop().call_soon(_acknowledge, filling.submissions, first_seq, duplicates)
 
-    async def _append(self, batch: Batch) -> tuple[int, dict[int, int]]:
+    async def _append(self, filling: _Filling) -> int:
         while True:
             try:
-                return await self._store.append(batch)
+                if filling.deciding:
+                    deciding, filling.deciding = filling.deciding, None
+                    await deciding
+                self._appending = True
+                self._decide_full()
+                self._begin_upkeep()
+                return await self._store.append(filling.batch)
             except StorageBusy as error:
                 self._in_trouble(str(error))
                 await asyncio.sleep(RETRY_S)
+            finally:
+                self._appending = False
 
-    async def _checkpoint_if_due(self) -> None:
+    def _begin_upkeep(self) -> None:
+        """Have what is due done behind the batch that is being appended."""
+        if not self._upkeep and (self._checkpoint_due or self._store.work_due):
+            self._upkeep = asyncio.create_task(self._keep_up())
+            self._upkeep.add_done_callback(lambda _: self._filled.set())
+
+    async def _keep_up(self) -> None:
+        if self._checkpoint_due:
+            await self._checkpoint()
+        await self._work(quiet=False)
+
+    async def _end_upkeep(self) -> None:
+        """Wait for it, and raise what it has raised."""
+        if self._upkeep:
+            await self._upkeep
+            self._upkeep = None
+
+    @property
+    def _checkpoint_due(self) -> bool:
         last = self._store.last_checkpoint
         failed_just_now = last.error and time.monotonic() - last.ended < RETRY_S
         due = self._store.checkpoint_due or self._store.backlog_bytes > self._truncate_at
-        if due and not failed_just_now:
-            await self._checkpoint()
+        return due and not failed_just_now
+
+    async def _fall_below_wal_limit(self) -> None:
+        while self._above_wal_limit:
+            await self._end_upkeep()
+            if self._above_wal_limit:
+                self._in_trouble(f"the WAL has reached its limit: {self._store.last_checkpoint.error}")
+                await asyncio.sleep(RETRY_S)
+                await self._checkpoint()
+
+    @property
+    def _above_wal_limit(self) -> bool:
         # The file too: readers that always overlap keep a WAL that was copied from being used anew.
-        while max(self._store.backlog_bytes, self._store.wal_bytes) > self._wal_limit:
-            self._in_trouble(f"the WAL has reached its limit: {self._store.last_checkpoint.error}")
-            await asyncio.sleep(RETRY_S)
-            await self._checkpoint()
+        return max(self._store.backlog_bytes, self._store.wal_bytes) > self._wal_limit
 
     async def _checkpoint(self) -> None:
         before = self._store.last_checkpoint.error
@@ -231,7 +301,8 @@ class Consumer:
     def _refuse_all(self, batch: _Filling | None) -> None:
         failure = Failure("storage", f"the store has failed: {self._stats.failure}")
         held_over = [self._held_over] if self._held_over else []
-        waiting = [*self._filling.submissions, *held_over, *self._intake.drain()]
+        full = self._full.submissions if self._full else []
+        waiting = [*full, *self._filling.submissions, *held_over, *self._intake.drain()]
         self._intake.took(waiting)
         self._refuse([*(batch.submissions if batch else []), *waiting], failure)
 

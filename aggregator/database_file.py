@@ -14,7 +14,7 @@ from typing import Final
 
 from aggregator.config import MIB
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """Goes up with each change to a schema, in ``store``, ``ledger`` or ``block``."""
 
 APPLICATION_ID: Final = 0x41475245

@@ -2,17 +2,20 @@
 
 A log-structured merge tree in plain SQLite tables of (first KEY_BYTES of the key's digest, seq):
 
-- The memtable has the newest keys, in memory. It is filled again at a start from the events that came after
-  ``totals.flushed_seq``.
-- ``decide`` says which keys of a batch are stored, when the batch before is committed. Nothing changes until the batch
-  is: this process is the only writer. The keys that it calls new are inserted into the memtable by the transaction that
+- The memtable has the newest keys, in memory. It is filled again at a start from the events past the last seq of any
+  run.
+- Keys of a batch are looked up behind the statement that stores the batch before. Nothing changes until the batch is
+  stored: this process is the only writer. The keys that are new are inserted into the memtable by the transaction that
   stores their events, which fails if one is there.
 - When it is full it becomes a *run*, a table ``keys_N`` that is never changed again, a slice of the keys at a time,
-  between batches, while another memtable takes the new ones. The last slice done, the run is named in ``runs``, in one
-  transaction with ``flushed_seq``; one that is not named there is what a crash has left, and dropped.
+  beside the batches, while another memtable takes the new ones. The last slice done, the run is named in ``runs``; one
+  that is not named there is what a crash has left, and dropped.
 - FANOUT runs of a level are merged into one run of the next level in the same way. The runs being merged stay in use
   until the merge is complete, so that a crash has nothing to repair: the next start goes on after the last key of the
   unfinished run.
+- The connection does one statement after the other, and each is a transaction. A table is emptied or dropped only by a
+  statement that comes after it has ceased to be looked into; so a look-up finds every key, whatever came between its
+  being asked for and its being made.
 - A key is looked for in the memtable, in the run where one was found last, for what is sent again mostly keeps its
   order, and in the others from the newest on.
 
@@ -22,20 +25,17 @@ and a key is written once for each level: three times at 32 million keys, four t
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any, Final
 
 import aiosqlite
 import orjson
 
 from aggregator import block, event
-from aggregator.batch import Batch
 from aggregator.event import DIGEST_BYTES, KEY_BYTES, InvalidEvent
 from aggregator.key_filter import ALL, KeyFilter
 from aggregator.memtable import KEY_COLUMNS, Memtable
@@ -99,7 +99,7 @@ class Run:
 class _Merge:
     """A run that is being made of the keys in ``sources``, other runs or a memtable that takes no more.
 
-    It has all their keys up to ``done``, and may take ``budget`` more.
+    It has all their keys up to ``done``, and may take ``budget`` more. Its table may have to be ``created``.
     """
 
     target: Run
@@ -107,6 +107,28 @@ class _Merge:
     pace: int
     done: bytes = b""
     budget: int = 0
+    created: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """A statement that looks for keys."""
+
+    keys: list[bytes]
+    sql: str
+    parameters: dict[str, Any]
+
+    @classmethod
+    def of(cls, digests: Iterable[bytes], tables: tuple[str, ...]) -> LookUp:
+        """Look for the keys with these digests, in each table until one has it."""
+        keys = sorted(set(digests))  # neighbours share their pages: that halves it
+        positions = orjson.dumps(list(range(len(keys)))).decode()
+        return cls(keys, _seqs_in(tables), {"digests": b"".join(keys), "positions": positions})
+
+    def found(self, rows: Iterable[sqlite3.Row]) -> dict[bytes, int | None]:
+        """The seqs of the keys in the answer; None where there was none."""
+        ((seqs,),) = rows
+        return dict(zip(self.keys, orjson.loads(seqs), strict=True))
 
 
 class Ledger:
@@ -124,7 +146,8 @@ class Ledger:
         self._memtable = Memtable(0)
         self._runs: list[Run] = []
         self._merges: list[_Merge] = []
-        self._garbage: list[int] = []  # tables of runs that have been merged
+        self._last_id = 0  # of any run, even one that is no more
+        self._garbage: list[str] = []  # statements that drop or empty tables that are not looked into any more
         self._expected: Run | None = None  # where a key is looked for first
         self._run_tables: tuple[str, ...] = ()  # in the order in which they are looked into
 
@@ -138,18 +161,23 @@ class Ledger:
         tables = await self._writer.execute_fetchall(
             "SELECT name FROM sqlite_schema WHERE name LIKE 'keys!_%' ESCAPE '!'"
         )
-        self._garbage = [int(number[1]) for (name,) in tables if (number := re.fullmatch(r"keys_(\d+)", name))]
-        self._garbage = [id for id in self._garbage if id not in known]
+        ids = {int(number[1]) for (name,) in tables if (number := re.fullmatch(r"keys_(\d+)", name))}
+        self._last_id = max(known | ids, default=0)
+        self._garbage = [_drop(id) for id in ids - known]
         for target in self._runs:
             if sources := [run for run in self._runs if run.merging_into == target.id]:
-                ((done,),) = await self._writer.execute_fetchall(f"SELECT max(key) FROM {target.table}")
-                self._merges.append(_Merge(target, sources, MERGE_PACE, done or b""))
+                merge = _Merge(target, sources, MERGE_PACE, created=target.id in ids)
+                if merge.created:
+                    ((done,),) = await self._writer.execute_fetchall(f"SELECT max(key) FROM {target.table}")
+                    merge.done = done or b""
+                self._merges.append(merge)
         self._runs_changed()
         self.filter.known_below = 0 if self._runs else ALL
         await self._refill_memtable()
+        self._freeze_if_full()
 
     async def _refill_memtable(self) -> None:
-        ((known,),) = await self._writer.execute_fetchall("SELECT flushed_seq FROM totals")
+        known = max((run.last_seq for run in self._runs), default=0)
         while rows := await self._writer.execute_fetchall(
             "SELECT first_seq, topics, numbers, ends, data FROM blocks WHERE first_seq > ? ORDER BY first_seq"
             f" LIMIT {_REFILL_BLOCKS}",
@@ -164,58 +192,35 @@ class Ledger:
             await self._writer.execute_fetchall(
                 self._memtable.insert, {"digests": digests, "seqs": orjson.dumps(seqs).decode()}
             )
-            self.stored(digests, seqs, sum(len(row[-1]) for row in rows))
+            self._memtable.add(digests, seqs, sum(len(row[-1]) for row in rows))
 
-    async def decide(self, batch: Batch, first_seq: int) -> dict[int, int]:
-        """Of each event whose key is stored, or comes before it in the batch: its position, and the seq that was first.
-
-        Event ``i`` is to have seq ``first_seq + i``. The batches before have been committed. Raises sqlite3.Error.
-        """
-        if not batch.maybe:
-            return {}
-        digests = batch.events.digests
-        memtables = tuple(one.table for one in self._memtables)
-        seqs = await self._look_up({digests[position] for position in batch.maybe}, self._writer, memtables)
-        self._expect(next(filter(None, seqs.values()), None))
-        unknown = {digest for digest, seq in seqs.items() if seq is None}
-        for position in compress(range(len(digests)), map(unknown.__contains__, digests)):
-            seqs[digests[position]] = seqs[digests[position]] or first_seq + position  # of two in the batch, the first
-        first = ((position, seqs[digests[position]]) for position in batch.maybe)
-        return {position: seq for position, seq in first if seq and seq != first_seq + position}
+    def look_up(self, digests: Iterable[bytes]) -> LookUp:
+        """What finds these keys through the connection that writes, if that is the next thing it is told to do."""
+        return LookUp.of(digests, tuple(one.table for one in self._memtables) + self._run_tables)
 
     async def seq_of(self, digest: bytes) -> int | None:
         """The seq under which a key is stored."""
         for memtable in self._memtables:
             if seq := memtable.seq_of(digest):
                 return seq
-        return (await self._look_up({digest}, self._reader))[digest]
-
-    async def _look_up(
-        self, digests: set[bytes], connection: aiosqlite.Connection, memtables: tuple[str, ...] = ()
-    ) -> dict[bytes, int | None]:
-        """The seqs of keys, as these memtables and the runs have them."""
-        in_order = sorted(digests)  # neighbours share their pages: that halves it
-        positions = orjson.dumps(list(range(len(in_order)))).decode()
         while True:
             runs = self._run_tables
+            look_up = LookUp.of([digest], runs)
             try:
-                ((seqs,),) = await connection.execute_fetchall(
-                    _seqs_in(memtables + runs), {"digests": b"".join(in_order), "positions": positions}
-                )
+                return look_up.found(await self._reader.execute_fetchall(look_up.sql, look_up.parameters))[digest]
             except sqlite3.OperationalError as error:
                 # Runs were merged meanwhile, and their tables dropped; or more often than SQLite tries again. That they
                 # were only put in another order does no harm: it is tried once more.
                 if runs == self._run_tables and error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
                     raise
-            else:
-                return dict(zip(in_order, orjson.loads(seqs), strict=True))
 
-    def stored(self, digests: bytes, seqs: Iterable[int], event_bytes: int) -> None:
+    def stored(self, digests: bytes, seqs: Sequence[int], event_bytes: int) -> None:
         """Take note of the keys that are in the memtable now, and of what that lets be merged."""
         self._memtable.add(digests, seqs, event_bytes)
-        keys = len(digests) // DIGEST_BYTES
+        keys = len(seqs)
         for merge in self._merges:
             merge.budget = min(merge.budget + merge.pace * keys, max(MAX_SLICE_KEYS, MERGE_PACE * keys))
+        self._freeze_if_full()
 
     @property
     def memtable(self) -> int:
@@ -236,33 +241,47 @@ class Ledger:
     @property
     def work_left(self) -> bool:
         """Whether there is something to do in quiet times."""
-        return bool(self._memtable.full or self._merges or self._garbage or self.filter.known_below < ALL)
+        return bool(self._merges or self._garbage or self.filter.known_below < ALL)
+
+    @property
+    def work_due(self) -> bool:
+        """Whether there is something to do beside the batches."""
+        return bool(self._garbage or self.filter.known_below < ALL or any(map(_is_due, self._merges)))
 
     async def work(self, quiet: bool) -> None:
-        """Do what is due between two batches, or in quiet times a piece of whatever is left. Raises sqlite3.Error.
+        """Do what is due beside the batches, or in quiet times a piece of whatever is left. Raises sqlite3.Error.
 
         A piece takes some milliseconds, and is committed or never happened.
         """
-        if self._memtable.full and len(self._memtables) == 1:
-            await self._start_flush()
-        elif self._garbage:
-            await self._drop(self._garbage[-1])
+        if self._garbage:
+            await self._clear()
+            if quiet:
+                return
         if self.filter.known_below < ALL:
             await self._fill_filter()
         for merge in list(self._merges):
-            if quiet or merge.budget >= min(SLICE_KEYS, merge.target.keys):
+            if quiet or _is_due(merge):
                 await self._merge_slice(merge)
                 if quiet:
                     break
 
-    async def _start_flush(self) -> None:
+    async def _clear(self) -> None:
+        await self._writer.execute_fetchall(self._garbage[0])
+        del self._garbage[0]
+
+    def _freeze_if_full(self) -> None:
+        """Let a full memtable become a run, if there is an empty one to take its place.
+
+        Not while a batch is being stored, for its keys go into the memtable that was there when it was made ready.
+        """
         memtable = self._memtable
-        target = Run(self._next_id(), 1, len(memtable), memtable.last_seq)
-        await self._transaction(f"CREATE TABLE {target.table} {KEY_COLUMNS};")
-        self._memtable = memtable.other()
-        self._runs.append(target)
-        # The first, for in quiet times one is finished after the other.
-        self._merges.insert(0, _Merge(target, [memtable], FLUSH_PACE, budget=SLICE_KEYS))
+        other = memtable.other()
+        if memtable.full and len(self._memtables) == 1 and _empty(other) not in self._garbage:
+            self._memtable = other
+            target = Run(self._next_id(), 1, len(memtable), memtable.last_seq)
+            self._runs.append(target)
+            # The first, for in quiet times one is finished after the other.
+            self._merges.insert(0, _Merge(target, [memtable], FLUSH_PACE, budget=SLICE_KEYS))
 
     async def _start_merge(self, level: int) -> None:
         sources = [run for run in self._complete() if run.level == level and run.merging_into is None]
@@ -270,10 +289,10 @@ class Ledger:
         if len(sources) < FANOUT or any(merge.target.level == level + 1 for merge in self._merges):
             return
         target = Run(self._next_id(), level + 1, sum(run.keys for run in sources), sources[-1].last_seq)
-        await self._transaction(f"""
-            CREATE TABLE {target.table} {KEY_COLUMNS};
-            INSERT INTO runs VALUES ({target.id}, {target.level}, {target.keys}, {target.last_seq}, NULL);
-            UPDATE runs SET merging_into = {target.id} WHERE id IN ({_list(sources)});
+        await self._writer.execute_fetchall(f"""
+            REPLACE INTO runs
+            SELECT id, level, keys, last_seq, {target.id} FROM runs WHERE id IN ({_list(sources)})
+            UNION ALL VALUES {_row(target)}
         """)
         for run in sources:
             run.merging_into = target.id
@@ -282,6 +301,9 @@ class Ledger:
 
     async def _merge_slice(self, merge: _Merge) -> None:
         """Copy the next keys in order, as many as the budget allows on average."""
+        if not merge.created:
+            await self._writer.execute_fetchall(f"CREATE TABLE {merge.target.table} {KEY_COLUMNS}")
+            merge.created = True
         keys = max(SLICE_KEYS, merge.budget)
         first = int.from_bytes(merge.done[:4].ljust(4, b"\0"))
         end = first + max(1, (keys << 32) // max(1, merge.target.keys))
@@ -294,7 +316,7 @@ class Ledger:
             f"INSERT INTO {merge.target.table} {parts} ORDER BY key", {"done": merge.done, "below": below}
         )
         self._wrote(keys)
-        merge.budget = 0
+        merge.budget = max(0, merge.budget - keys)  # a batch may have added to it meanwhile
         merge.done = below
         if last:
             await self._finish(merge)
@@ -304,23 +326,18 @@ class Ledger:
         target = merge.target
         runs = [one for one in merge.sources if isinstance(one, Run)]
         if runs:
-            await self._transaction(f"DELETE FROM runs WHERE id IN ({_list(runs)});")
+            await self._writer.execute_fetchall(f"DELETE FROM runs WHERE id IN ({_list(runs)})")
         else:
-            await self._transaction(f"""
-                INSERT INTO runs VALUES ({target.id}, {target.level}, {target.keys}, {target.last_seq}, NULL);
-                UPDATE totals SET flushed_seq = {target.last_seq};
-                DELETE FROM {merge.sources[0].table};
-            """)
+            await self._writer.execute_fetchall(f"INSERT INTO runs VALUES {_row(target)}")
         self._merges.remove(merge)
-        self._garbage += [run.id for run in runs]
+        self._garbage += [_drop(run.id) for run in runs]
         self._runs = [run for run in self._runs if run.merging_into != target.id]
         self._runs_changed()
+        if not runs:
+            self._garbage.insert(0, _empty(merge.sources[0]))
+            await self._clear()  # now, for the next full memtable waits for that
         await self._start_merge(target.level - 1)
         await self._start_merge(target.level)
-
-    async def _drop(self, id: int) -> None:
-        await self._writer.execute_fetchall(f"DROP TABLE keys_{id}")
-        self._garbage.remove(id)
 
     async def _fill_filter(self) -> None:
         """Let the filter know the stored keys of the next slice."""
@@ -342,14 +359,16 @@ class Ledger:
         return [run for run in self._runs if run.id not in growing]
 
     def _next_id(self) -> int:
-        return max([run.id for run in self._runs] + self._garbage, default=0) + 1
+        self._last_id += 1
+        return self._last_id
 
-    def _expect(self, found: int | None) -> None:
-        """Look for the next keys first in the run of this seq: what is sent again mostly keeps its order.
+    def expect(self, seq: int) -> None:
+        """Look for the next keys first in the run of this seq, that of a duplicate.
 
-        Any that was found in a batch will do: the more of them a run has, the likelier it is one of its own.
+        What is sent again mostly keeps its order. Any duplicate of a batch will do: the more of them a run has, the
+        likelier it is one of its own.
         """
-        if found and (run := self._run_of(found)) is not self._expected:
+        if (run := self._run_of(seq)) is not self._expected:
             self._expected = run
             self._order_runs()
 
@@ -369,14 +388,6 @@ class Ledger:
     def _wrote(self, keys: int) -> None:
         self.written_bytes += keys * KEY_ROW_BYTES
 
-    async def _transaction(self, statements: str) -> None:
-        try:
-            await self._writer.executescript(f"BEGIN IMMEDIATE; {statements} COMMIT")
-        except sqlite3.Error:
-            with contextlib.suppress(sqlite3.Error):
-                await self._writer.rollback()
-            raise
-
 
 @functools.lru_cache(maxsize=4)  # the tables change seldom
 def _seqs_in(tables: tuple[str, ...]) -> str:
@@ -388,8 +399,24 @@ def _seqs_in(tables: tuple[str, ...]) -> str:
     return f"SELECT json_group_array({seq}) FROM json_each(:positions)"
 
 
+def _is_due(merge: _Merge) -> bool:
+    return merge.budget >= min(SLICE_KEYS, merge.target.keys)
+
+
 def _list(runs: list[Run]) -> str:
     return ", ".join(str(run.id) for run in runs)
+
+
+def _row(run: Run) -> str:
+    return f"({run.id}, {run.level}, {run.keys}, {run.last_seq}, NULL)"
+
+
+def _drop(id: int) -> str:
+    return f"DROP TABLE keys_{id}"
+
+
+def _empty(memtable: Run | Memtable) -> str:
+    return f"DELETE FROM {memtable.table}"
 
 
 def _keys(first_seq: int, topics: str, *row: Any) -> dict[bytes, int]:

@@ -4,8 +4,8 @@ in ``block``, all other SQL is here; what is done before SQLite opens the file i
 Rules that hold here:
 
 - A batch is one statement, and the statement is the transaction: it is committed and fsynced (WAL, synchronous=FULL)
-  when it ends, or it never happened. Before it the ledger has decided which keys are new; in it they are inserted into
-  the ledger's memtable, where each key can be only once.
+  when it ends, or it never happened. Before it is decided which keys are new; in it they are inserted into the ledger's
+  memtable, where each key can be only once. No transaction takes several statements: another could come between.
 - A batch is bound as a handful of parameters and runs as one step of SQLite, without Python's interpreter lock:
   ``executemany`` takes the lock once a row and was measured 17 times slower beside a busy event loop.
 - There is exactly one read-write connection, and only it checkpoints (SQLite before 3.51.3 can corrupt a database
@@ -25,6 +25,7 @@ import sqlite3
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ import orjson
 from aggregator import block, database_file, event, ledger, memtable
 from aggregator.batch import Batch
 from aggregator.database_file import StoreUnusable
-from aggregator.ledger import Ledger
+from aggregator.ledger import Ledger, LookUp
 
 MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there
 
@@ -77,10 +78,9 @@ CREATE TABLE topics (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     next_seq INTEGER NOT NULL,             -- never handed out before, whatever is deleted
     stored INTEGER NOT NULL,
-    topics INTEGER NOT NULL,
-    flushed_seq INTEGER NOT NULL           -- the keys of events up to this one are in a run of the ledger
+    topics INTEGER NOT NULL
 );
-INSERT INTO totals VALUES (1, 1, 0, 0, 0);
+INSERT INTO totals VALUES (1, 1, 0, 0);
 {ledger.SCHEMA}
 PRAGMA application_id = {database_file.APPLICATION_ID};
 PRAGMA user_version = {database_file.SCHEMA_VERSION};
@@ -175,6 +175,13 @@ class Checkpoint:
     error: str | None
 
 
+class _Connection(sqlite3.Connection):
+    """The parameters of a statement may be a function that makes them, when its turn has come, in SQLite's thread."""
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        return super().execute(sql, parameters(self) if callable(parameters) else parameters)
+
+
 class Store:
     """One SQLite database. Made by ``open``; must be closed, or the process never ends (aiosqlite's threads)."""
 
@@ -187,6 +194,8 @@ class Store:
         self._wal_path = path.with_name(path.name + "-wal")
         self.ledger: Ledger
         self._next_seq = 1
+        self._upcoming_seq = 1  # once the batch that is being appended is stored
+        self._handed_over = 0  # batches, for the first or another time, to SQLite
         self._seen_topics: set[str] = set()
         self._backlog_bytes = 0  # estimate, without what the ledger has written since the last checkpoint
         self._ledger_bytes = 0  # all that the ledger had written then
@@ -258,11 +267,12 @@ class Store:
             raise StoreUnusable(f"cannot use {self.path}: an ack would not be durable with {found}")
         totals = await self._write("SELECT next_seq, stored, topics FROM totals")
         self._next_seq, self.stored_total, self.topics_total = totals[0]
+        self._upcoming_seq = self._next_seq
         self._set_backlog(self.wal_bytes)
 
     async def _connect(self, database: Path | str, **options: Any) -> aiosqlite.Connection:
         # isolation_level None: SQLite's own autocommit, so that one statement is one transaction.
-        connection = await aiosqlite.connect(database, isolation_level=None, **options)
+        connection = await aiosqlite.connect(database, isolation_level=None, factory=_Connection, **options)
         self._connections.append(connection)
         return connection
 
@@ -307,33 +317,54 @@ class Store:
         """An empty batch for ``append``. Batches have to be appended in the order in which they were filled."""
         return Batch(self.ledger.filter)
 
-    async def append(self, batch: Batch) -> tuple[int, dict[int, int]]:
-        """Store a batch durably; return the seq of its first event, and the older seqs of duplicates by position.
+    async def decide(self, batch: Batch) -> None:
+        """Find out which events of a full batch are duplicates, if what is being appended now will be stored.
 
-        Event ``i`` got seq ``first + i`` unless ``i`` is in the duplicates. Raises StorageFull, StorageBusy or
+        ``append`` does it where it was not done, or for nothing. Raises as that does.
+        """
+        first_seq, handed_over = self._upcoming_seq, self._handed_over
+        look_up = self.ledger.look_up(batch.maybe_stored)
+        try:
+            batch.decide(first_seq, look_up.found(await self._write(look_up.sql, look_up.parameters)))
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+        batch.decided_after = handed_over
+
+    async def append(self, batch: Batch) -> int:
+        """Store a batch durably, but for its duplicates; return the seq of its first event.
+
+        Event ``i`` got seq ``first + i`` unless ``i`` is in ``batch.duplicates``. Raises StorageFull, StorageBusy or
         StorageFailed. Cancelling it says nothing about what was stored.
         """
         first_seq = self._next_seq
         topics = set(batch.events.topics)
         try:
-            duplicates = await self.ledger.decide(batch, first_seq)
-            new_topics = await self._count_new(topics)
-            batch.number(first_seq, duplicates)
-            parameters = batch.parameters(time.time_ns() // 1_000_000)
-            parameters |= {"new_topics": new_topics, "memtable": self.ledger.memtable}
+            context = {"new_topics": await self._count_new(topics), "memtable": self.ledger.memtable}
+            if (batch.decided_after, batch.first_seq) == (self._handed_over, first_seq):
+                parameters: Any = _bind(batch, context)
+            else:  # another was handed over since, or what was is not stored: what was decided is worth nothing
+                parameters = partial(
+                    _decide_and_bind, batch, context, first_seq, self.ledger.look_up(batch.maybe_stored)
+                )
+            self._upcoming_seq = first_seq + len(batch)
+            self._handed_over += 1
             await self._write(_APPEND, parameters)
         except sqlite3.Error as error:
             raise _storage_error(error) from error
-        self._next_seq += len(batch)
+        else:
+            self._next_seq = self._upcoming_seq
+        finally:
+            self._upcoming_seq = self._next_seq
         self.stored_total += len(batch.seqs)
-        self.topics_total += new_topics
+        self.topics_total += context["new_topics"]
         self._remember(topics)
-        stored_bytes = len(parameters["data"])
-        self.ledger.stored(batch.digests, batch.seqs, stored_bytes)
+        self.ledger.stored(batch.digests, batch.seqs, batch.stored_bytes)
+        if batch.duplicates:
+            self.ledger.expect(next(iter(batch.duplicates.values())))
         # Beside its events and their postings a commit changes a few pages, mostly the same as the one before.
-        self._event_bytes += stored_bytes
-        self._backlog_bytes += stored_bytes + (COMMIT_PAGES + len(topics)) * PAGE_BYTES
-        return first_seq, duplicates
+        self._event_bytes += batch.stored_bytes
+        self._backlog_bytes += batch.stored_bytes + (COMMIT_PAGES + len(topics)) * PAGE_BYTES
+        return first_seq
 
     async def _count_new(self, topics: set[str]) -> int:
         unseen = topics - self._seen_topics
@@ -348,12 +379,17 @@ class Store:
         self._seen_topics |= topics
 
     @property
+    def work_due(self) -> bool:
+        """Whether ``work`` would do something."""
+        return self.ledger.work_due
+
+    @property
     def work_left(self) -> bool:
         """Whether ``work`` in quiet times would do something."""
         return self.ledger.work_left
 
     async def work(self, quiet: bool) -> None:
-        """Do what the ledger needs between two batches, or in quiet times. Raises as ``append`` does."""
+        """Do what the ledger needs beside the batches, or in quiet times. Raises as ``append`` does."""
         try:
             await self.ledger.work(quiet)
         except sqlite3.Error as error:
@@ -467,6 +503,19 @@ class Store:
                 if fd >= 0:
                     os.close(fd)
             self._db_fd = self._lock_fd = -1
+
+
+def _bind(batch: Batch, context: dict[str, int]) -> dict[str, Any]:
+    batch.number()
+    return batch.parameters(time.time_ns() // 1_000_000) | context
+
+
+def _decide_and_bind(
+    batch: Batch, context: dict[str, int], first_seq: int, look_up: LookUp, writer: sqlite3.Connection
+) -> dict[str, Any]:
+    found = look_up.found(writer.execute(look_up.sql, look_up.parameters)) if look_up.keys else {}
+    batch.decide(first_seq, found)
+    return _bind(batch, context)
 
 
 def _storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageFailed:

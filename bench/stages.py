@@ -97,16 +97,18 @@ async def _store(
     batch = store.new_batch()
     batch.add(events)
     now = taken(loop_s, "pack, ask the filter", now)
-    batch.number(1, {})
+    await store.decide(batch)
+    now = taken(writer_s, "look up", now)
+    batch.number()
     batch.parameters(1)
     bound = taken(loop_s, "bind", now)
-    first_seq, duplicates = await store.append(batch)
-    now = taken(writer_s, "look up, append, commit", 2 * bound - now)  # it binds again, which is the loop's
+    first_seq = await store.append(batch)
+    now = taken(writer_s, "append, commit", 2 * bound - now)  # it binds again, which is the loop's
     await store.work(quiet=False)
     now = taken(writer_s, "flush and merge keys", now)
     if store.checkpoint_due:
         await store.checkpoint()
         now = taken(writer_s, "checkpoint", now)
-    protocol.encode_acks(events, first_seq, duplicates, 0)
+    protocol.encode_acks(events, first_seq, batch.duplicates, 0)
     taken(loop_s, "encode replies", now)
     await asyncio.sleep(0)

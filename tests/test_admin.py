@@ -35,7 +35,7 @@ def test_stats_count_what_happened(server: ServerProcess) -> None:
 
     expected = {
         "received": 4, "unique_processed": 2, "duplicate_dropped": 1, "rejected": 1, "errors": 0, "topics": 2,
-        "stored_total": 2, "queue_events": 0, "queue_limit": 20_000, "connections": 1, "muted": 0,
+        "stored_total": 2, "queue_events": 0, "queue_limit": 30_000, "connections": 1, "muted": 0,
     }  # fmt: skip
     assert {name: stats[name] for name in expected} == expected
     assert stats["uptime_s"] > 0

@@ -36,11 +36,13 @@ class ScriptedStore:
     def __init__(self, *script: BaseException | None) -> None:
         self.script = list(script)
         self.batches: list[list[str]] = []
+        self.decided: list[list[str]] = []
         self.seqs: dict[str, int] = {}
         self.next_seq = 1
         self.backlog_bytes = 0
         self.wal_bytes = 0
         self.checkpoint_due = False
+        self.work_due = True
         self.checkpoints = 0
         self.probes = 0
         self.works: list[bool] = []
@@ -52,19 +54,23 @@ class ScriptedStore:
     def new_batch(self) -> Batch:
         return Batch(KeyFilter())
 
-    async def append(self, batch: Batch) -> tuple[int, dict[int, int]]:
+    async def decide(self, batch: Batch) -> None:
+        self.decided.append(batch.events.event_ids)
+        self.fail_as_scripted()
+
+    async def append(self, batch: Batch) -> int:
         assert isinstance(batch, Batch)
         await self.may_commit.wait()
         self.fail_as_scripted()
         first = self.next_seq
         self.batches.append(batch.events.event_ids)
-        duplicates = {}
+        batch.duplicates = duplicates = {}
         for position, event_id in enumerate(batch.events.event_ids):
             seq = self.seqs.setdefault(event_id, first + position)
             if seq != first + position:
                 duplicates[position] = seq
         self.next_seq += len(batch)
-        return first, duplicates
+        return first
 
     async def work(self, quiet: bool) -> None:
         self.works.append(quiet)

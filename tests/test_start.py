@@ -264,7 +264,7 @@ def test_help_names_every_option_with_its_default_and_variable(tmp_path: Path) -
     text = " ".join(done.stdout.split())
     for option, default in [
         ("--host", "127.0.0.1"), ("--port", "8080"), ("--silent-port", "8081"), ("--db", "data/events.db"),
-        ("--queue-events", "20000"), ("--queue-bytes", "67108864"), ("--max-batch", "10000"),
+        ("--queue-events", "30000"), ("--queue-bytes", "67108864"), ("--max-batch", "10000"),
         ("--max-line-bytes", "1048576"), ("--max-connections", "960"), ("--line-timeout", "120.0"),
         ("--address-connections", "720"), ("--reply-buffer-bytes", "1048576"),
         ("--wal-limit-bytes", "1073741824"), ("--drain-timeout", "5.0"), ("--log-level", "info"),

@@ -32,7 +32,7 @@ def made(prefix: str, count: int, topics: int = 3) -> list[Event]:
 async def append(store: Store, events: list[Event]) -> tuple[int, dict[int, int]]:
     batch = store.new_batch()
     batch.add(Events.of(events))
-    return await store.append(batch)
+    return await store.append(batch), batch.duplicates
 
 
 async def steps(connection: aiosqlite.Connection, work: Callable[[], Awaitable[object]]) -> int:

@@ -151,16 +151,14 @@ def test_what_a_crash_may_leave_is_recovered(
 
 
 _IGNORED = """
-import sqlite3, sys
+import sys
+from aggregator import cli, store
 
-class Deaf(sqlite3.Connection):
+class Deaf(store._Connection):
     def execute(self, sql, *parameters):
         return super().execute("PRAGMA {name} = {value}" if sql.startswith("PRAGMA {name} =") else sql, *parameters)
 
-connect = sqlite3.connect
-sqlite3.connect = lambda *arguments, **options: connect(*arguments, **{{"factory": Deaf, **options}})
-
-from aggregator import cli
+store._Connection = Deaf
 sys.exit(cli.main())
 """
 

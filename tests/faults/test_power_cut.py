@@ -18,18 +18,16 @@ from tests.server_process import ServerProcess, wait_until
 
 # The same server, but each commit is left in the page cache, while the store believes to have been obeyed.
 _WITHOUT_SYNC_AT_COMMIT = """
-import sqlite3, sys
+import sys
+from aggregator import cli, store
 
-class Careless(sqlite3.Connection):
+class Careless(store._Connection):
     def execute(self, sql, *parameters):
         if sql.startswith("PRAGMA synchronous"):
             sql = "PRAGMA synchronous = NORMAL" if "=" in sql else "SELECT 2"
         return super().execute(sql, *parameters)
 
-connect = sqlite3.connect
-sqlite3.connect = lambda *arguments, **options: connect(*arguments, **{"factory": Careless, **options})
-
-from aggregator import cli
+store._Connection = Careless
 sys.exit(cli.main())
 """
 
