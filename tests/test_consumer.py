@@ -232,7 +232,39 @@ async def test_whichever_call_fails_nothing_is_acked_that_is_not_stored(
         assert isinstance(outcome, Commit) == (name in stored)
 
 
-async def test_a_large_wal_is_checkpointed_between_batches(bench: Bench) -> None:
+async def test_a_full_batch_is_decided_while_the_one_before_commits() -> None:
+    bench = Bench(ScriptedStore(), max_batch=2)
+    bench.store.may_commit.clear()
+    for name in "abc":
+        bench.put(name, name + "x")
+    async with asyncio.timeout(10):
+        while not bench.store.decided:
+            await asyncio.sleep(0)
+    assert bench.store.batches == []
+    bench.store.may_commit.set()
+    await bench.finish()
+
+    assert bench.store.decided == [["b", "bx"]]
+    assert bench.told == {name: [Commit(seq, {}, 0)] for name, seq in (("a", 1), ("b", 3), ("c", 5))}
+
+
+async def test_what_fails_beside_the_commits_ends_the_consumer_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(quiet: bool) -> None:
+        raise StorageFailed("EIO")
+
+    monkeypatch.setattr(bench.store, "work", work)
+    bench.put("a")
+    with pytest.raises(StorageFailed):
+        async with asyncio.timeout(10):
+            await bench.task
+
+    assert bench.told == {"a": [Commit(1, {}, 0)]}
+    assert bench.stats.failure == "EIO"
+
+
+async def test_a_large_wal_is_checkpointed_beside_a_batch(bench: Bench) -> None:
     bench.store.checkpoint_due = True
     bench.put("a")
     await bench.finish()
