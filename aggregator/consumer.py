@@ -106,8 +106,6 @@ class Consumer:
                 await self._fall_below_wal_limit()
                 await self._store_batch(batch)
                 batch = None
-                if self._upkeep and self._upkeep.done():
-                    await self._end_upkeep()
             await self._end_upkeep()
         except asyncio.CancelledError:
             raise
@@ -154,9 +152,11 @@ class Consumer:
 
     async def _next(self, filler: asyncio.Task[None]) -> _Filling | None:
         """The next batch; while there is none, do what is better done in quiet times."""
-        while not self._full and not self._filling.submissions:
+        while True:
             if self._upkeep and self._upkeep.done():
                 await self._end_upkeep()
+            if self._full or self._filling.submissions:
+                break
             if filler.done():
                 filler.result()
                 return None

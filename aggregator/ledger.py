@@ -47,7 +47,7 @@ SLICE_KEYS: Final = 2048
 """Fewest keys merged at a time: about 2 ms, of which the commit is a tenth."""
 
 MAX_SLICE_KEYS: Final = 32 * 1024
-"""Most keys merged at a time between two batches: about 20 ms."""
+"""Most keys merged at a time beside the batches: about 20 ms."""
 
 FILL_KEYS: Final = 1 << 17
 """Keys told to the filter at a time after a start: some 40 ms, which commits wait for; but until all are told each
@@ -112,7 +112,7 @@ class _Merge:
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """A statement that looks for keys."""
+    """A statement that looks for keys, and what they are in the order in which it answers."""
 
     keys: list[bytes]
     sql: str

@@ -380,7 +380,7 @@ class Store:
 
     @property
     def work_due(self) -> bool:
-        """Whether ``work`` would do something."""
+        """Whether ``work`` beside a batch would do something."""
         return self.ledger.work_due
 
     @property
@@ -506,6 +506,7 @@ class Store:
 
 
 def _bind(batch: Batch, context: dict[str, int]) -> dict[str, Any]:
+    """The parameters of ``_APPEND`` for a batch that is decided."""
     batch.number()
     return batch.parameters(time.time_ns() // 1_000_000) | context
 
@@ -513,6 +514,7 @@ def _bind(batch: Batch, context: dict[str, int]) -> dict[str, Any]:
 def _decide_and_bind(
     batch: Batch, context: dict[str, int], first_seq: int, look_up: LookUp, writer: sqlite3.Connection
 ) -> dict[str, Any]:
+    """The same for one that is not. Runs in SQLite's thread: nothing else touches the batch meanwhile."""
     found = look_up.found(writer.execute(look_up.sql, look_up.parameters)) if look_up.keys else {}
     batch.decide(first_seq, found)
     return _bind(batch, context)
