@@ -89,7 +89,9 @@ class Batch:
         """
         last = dict(zip(self._topics, self.seqs, strict=True))
         counted = [(topic, count, last[topic]) for topic, count in Counter(self._topics).items()]
-        blocks = [
+        blocks = list(block.cut(self.events.topics, self._json))
+        self.postings = sum(len(one.topics) for one in blocks)
+        rows = [
             (
                 self.first_seq + one.first,
                 one.start + 1,  # as SQL counts
@@ -98,7 +100,7 @@ class Batch:
                 orjson.dumps(one.numbers).decode(),
                 orjson.dumps(one.ends).decode(),
             )
-            for one in block.cut(self.events.topics, self._json)
+            for one in blocks
         ]
         data = b"".join(self._json)
         self.stored_bytes = len(data)
@@ -110,6 +112,6 @@ class Batch:
             "seqs": orjson.dumps(list(self.seqs)).decode(),
             "digests": self.digests,
             "topics": orjson.dumps(counted).decode(),
-            "blocks": orjson.dumps(blocks).decode(),
+            "blocks": orjson.dumps(rows).decode(),
             "data": data,
         }

@@ -32,12 +32,6 @@ CREATE TABLE blocks (
     ends TEXT NOT NULL,                    -- JSON array, likewise: where in data its event ends
     data BLOB NOT NULL                     -- the events as they were sent, end to end
 );
-CREATE TABLE postings (                    -- which blocks have events of a topic: an inverted index
-    topic INTEGER NOT NULL REFERENCES topics,
-    block INTEGER NOT NULL REFERENCES blocks,
-    number INTEGER NOT NULL,               -- of the topic in that block
-    PRIMARY KEY (topic, block)
-) WITHOUT ROWID;
 CREATE VIEW events AS                      -- for people: a server does not look at it
     SELECT seq, json_extract(topics, '$[' || number || ']') AS topic, received_at,
            CAST(substr(data, start + 1, length) AS TEXT) AS json

@@ -10,6 +10,7 @@ Rules that hold here:
 - Reading is paused, never awaited: while the intake is full, while this client has its share of it in flight, while
   it does not read its replies. Nor does it get more than a share's worth of lines, or one command, judged in one turn
   of the loop: the others want theirs. Lines that have to wait for that are kept as they came.
+- While many events wait for their commit, few lines are judged as little later, together with those that follow.
 - Only this object writes to its transport, and never to a closing one (uvloop raises).
 - What was read is stored, whatever becomes of the connection; only an unterminated last line is dropped by a reset.
 """
@@ -30,6 +31,8 @@ from aggregator import admin, protocol
 from aggregator.admin import BadCommand, View
 from aggregator.config import (
     FEWEST_PIECE_LINES,
+    GATHER_EVENTS,
+    GATHER_S,
     IN_FLIGHT_DIVISOR,
     LINGER_S,
     LOW_WATER_DIVISOR,
@@ -102,6 +105,7 @@ class Connection(asyncio.Protocol):
         self._flush_scheduled = False
         self._blocked = _Blocked(0)
         self._lines: deque[bytes | None] = deque()  # read, but not yet judged
+        self._gathering = False
         self._reads = 0
         self._unfinished_ticks = 0  # for how many ticks the same line has been unfinished
         self._eof = False  # the peer has closed its half
@@ -134,8 +138,8 @@ class Connection(asyncio.Protocol):
             self._view.stats.connections_refused += 1
             self._log.say(logging.INFO, "%s speaks HTTP or TLS: closed", self._peer)
             self._end(self._splitter.foreign_reply)
-        elif not self._blocked:
-            self._take_lines()
+        elif self._lines and not self._blocked:
+            self._gather_lines()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -217,6 +221,20 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     # --- lines in
+
+    def _gather_lines(self) -> None:
+        """Judge what was read; but if that is little and would wait for a commit, let more come first."""
+        if len(self._lines) >= PIECE_LINES or self._view.intake.events < GATHER_EVENTS:
+            self._take_lines()
+        elif not self._gathering:
+            self._gathering = True
+            asyncio.get_running_loop().call_later(GATHER_S, self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering = False
+        if not self._blocked:
+            self._take_lines()
+        self._close_when_done()
 
     def _take_lines(self) -> None:
         budget = TURN_LINES

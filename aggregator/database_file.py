@@ -14,7 +14,7 @@ from typing import Final
 
 from aggregator.config import MIB
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Goes up with each change to a schema, in ``store``, ``ledger`` or ``block``."""
 
 APPLICATION_ID: Final = 0x41475245

@@ -1,5 +1,6 @@
-"""The database: append, read, counters, checkpoint. The SQL of keys is in ``ledger``, the tables of blocks are
-in ``block``, all other SQL is here; what is done before SQLite opens the file is in ``database_file``.
+"""The database: append, read, counters, checkpoint. The SQL of keys is in ``ledger``, that of a topic's blocks in
+``postings``, the table of blocks in ``block``, all other SQL is here; what is done before SQLite opens the file is in
+``database_file``.
 
 Rules that hold here:
 
@@ -32,10 +33,11 @@ from typing import Any, Final
 import aiosqlite
 import orjson
 
-from aggregator import block, database_file, event, ledger, memtable
+from aggregator import block, database_file, event, ledger, memtable, postings
 from aggregator.batch import Batch
 from aggregator.database_file import StoreUnusable
 from aggregator.ledger import Ledger, LookUp
+from aggregator.postings import Postings
 
 MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there
 
@@ -74,13 +76,14 @@ CREATE TABLE topics (
     stored INTEGER NOT NULL DEFAULT 0,     -- events in this topic
     last_seq INTEGER NOT NULL DEFAULT 0
 );
-{block.SCHEMA}CREATE TABLE totals (
+{block.SCHEMA}{postings.SCHEMA}CREATE TABLE totals (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     next_seq INTEGER NOT NULL,             -- never handed out before, whatever is deleted
     stored INTEGER NOT NULL,
-    topics INTEGER NOT NULL
+    topics INTEGER NOT NULL,
+    posted_seq INTEGER NOT NULL            -- first_seq of the last block whose postings are written
 );
-INSERT INTO totals VALUES (1, 1, 0, 0);
+INSERT INTO totals VALUES (1, 1, 0, 0, 0);
 {ledger.SCHEMA}
 PRAGMA application_id = {database_file.APPLICATION_ID};
 PRAGMA user_version = {database_file.SCHEMA_VERSION};
@@ -89,7 +92,7 @@ COMMIT;
 
 # The transaction of a batch, as a trigger: whoever inserts a row into the view runs it in one statement. Its columns
 # are ``Batch.parameters``, how many of the topics are new, and which memtable takes new keys.
-_APPEND_TRIGGER = f"""
+_TRIGGERS = f"""
 {memtable.TEMPORARY_SCHEMA}
 CREATE TEMP VIEW batch AS
     SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS stored, NULL AS memtable, NULL AS seqs,
@@ -104,12 +107,9 @@ CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
         SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
         FROM json_each(NEW.topics) WHERE true
         ON CONFLICT (name) DO UPDATE SET stored = stored + excluded.stored, last_seq = excluded.last_seq;
-    INSERT INTO postings (topic, block, number)
-        SELECT (SELECT id FROM topics WHERE name = named.value), first_seq, named.key
-        FROM blocks CROSS JOIN json_each(blocks.topics) AS named WHERE first_seq >= NEW.first_seq;
     UPDATE totals SET next_seq = NEW.next_seq, stored = stored + NEW.stored, topics = topics + NEW.new_topics;
 END;
-"""
+{postings.WRITE_TRIGGER}"""
 _APPEND = """
 INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :stored, :memtable, :seqs, :digests,
                           :topics, :new_topics, :blocks, :data)
@@ -120,20 +120,6 @@ _BLOCK_OF = """
 SELECT first_seq, received_at, NULL, numbers, ends, data
 FROM blocks WHERE first_seq <= :seq ORDER BY first_seq DESC LIMIT 1
 """
-_BLOCKS = """
-SELECT first_seq, received_at, number, numbers, ends, data FROM postings CROSS JOIN blocks ON first_seq = block
-WHERE topic = (SELECT id FROM topics WHERE name = :topic)
-"""
-# In each block is one event at least, but it may be :after itself.
-_NEWEST = f"{_BLOCKS} ORDER BY block DESC LIMIT :limit"
-# From the block that :after may lie in.
-_AFTER = f"""{_BLOCKS} AND block >= coalesce(
-    (SELECT max(block) FROM postings WHERE block <= :after
-        AND topic = (SELECT id FROM topics WHERE name = :topic)), 0)
-ORDER BY block LIMIT :limit + 1
-"""
-
-
 _TOPICS = "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY name LIMIT ?"
 
 
@@ -193,6 +179,7 @@ class Store:
         self.sqlite_version = sqlite3.sqlite_version
         self._wal_path = path.with_name(path.name + "-wal")
         self.ledger: Ledger
+        self._postings: Postings
         self._next_seq = 1
         self._upcoming_seq = 1  # once the batch that is being appended is stored
         self._handed_over = 0  # batches, for the first or another time, to SQLite
@@ -257,10 +244,12 @@ class Store:
             "secure_delete = OFF",  # Debian's SQLite would write zeros over each run that was merged
         ):
             await self._write(f"PRAGMA {pragma}")
-        await self._writer.executescript(_APPEND_TRIGGER)
+        await self._writer.executescript(_TRIGGERS)
         self._reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True, iter_chunk_size=READ_ROWS)
         self.ledger = Ledger(self._writer, self._reader)
         await self.ledger.load()
+        self._postings = Postings(self._writer)
+        await self._postings.load()
         promised = {"journal_mode": "wal", "synchronous": 2}
         found = {name: await self._pragma(name) for name in promised}
         if found != promised:
@@ -361,9 +350,10 @@ class Store:
         self.ledger.stored(batch.digests, batch.seqs, batch.stored_bytes)
         if batch.duplicates:
             self.ledger.expect(next(iter(batch.duplicates.values())))
-        # Beside its events and their postings a commit changes a few pages, mostly the same as the one before.
+        self._postings.stored(batch.postings)
+        # Beside its events a commit changes a few pages, mostly the same as the one before.
         self._event_bytes += batch.stored_bytes
-        self._backlog_bytes += batch.stored_bytes + (COMMIT_PAGES + len(topics)) * PAGE_BYTES
+        self._backlog_bytes += batch.stored_bytes + COMMIT_PAGES * PAGE_BYTES
         return first_seq
 
     async def _count_new(self, topics: set[str]) -> int:
@@ -381,7 +371,7 @@ class Store:
     @property
     def work_due(self) -> bool:
         """Whether ``work`` beside a batch would do something."""
-        return self.ledger.work_due
+        return self._postings.due or self.ledger.work_due
 
     @property
     def work_left(self) -> bool:
@@ -389,8 +379,10 @@ class Store:
         return self.ledger.work_left
 
     async def work(self, quiet: bool) -> None:
-        """Do what the ledger needs beside the batches, or in quiet times. Raises as ``append`` does."""
+        """Do what the indices need beside the batches, or in quiet times. Raises as ``append`` does."""
         try:
+            if self._postings.due:
+                await self._postings.write()
             await self.ledger.work(quiet)
         except sqlite3.Error as error:
             raise _storage_error(error) from error
@@ -450,7 +442,9 @@ class Store:
         size = 0
         newest = after is None
         parameters = {"topic": topic, "limit": limit, "after": after}
-        async with contextlib.aclosing(self._read(_NEWEST if newest else _AFTER, parameters, newest)) as events:
+        async with contextlib.aclosing(
+            self._read(postings.NEWEST if newest else postings.AFTER, parameters, newest)
+        ) as events:
             async for one in events:
                 if after is not None and one.seq <= after:
                     continue

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+from collections.abc import Iterator
 
 import pytest
 
-from tests.server_process import ServerProcess, wait_until
+from aggregator.config import GATHER_EVENTS, PIECE_LINES
+from tests.checker import check_database
+from tests.conftest import StartServer
+from tests.server_process import ServerProcess, changed, wait_until
 from tests.wire import Json, Peer, event, events, exchange
 
 
@@ -165,6 +171,54 @@ def test_complete_lines_before_a_reset_are_stored_and_the_rest_is_dropped(
 
     assert set(server.stored("t")) == {f"e-{i}" for i in range(500)}
     assert "Traceback" not in server.log
+
+
+@contextlib.contextmanager
+def waiting_events(server: ServerProcess) -> Iterator[None]:
+    """While another program has the write lock, so many events wait that whoever sends few more is let gather them."""
+    with contextlib.closing(sqlite3.connect(server.db, isolation_level=None)) as other, Peer(server.port) as peer:
+        other.execute("BEGIN IMMEDIATE")
+        peer.send(b"".join(events("taken", PIECE_LINES)))
+        wait_until(lambda: server.ask("HEALTH")["health"] == "degraded")
+        peer.send(b"".join(events("waiting", GATHER_EVENTS)))
+        wait_until(lambda: server.ask("STATS")["queue_events"] == GATHER_EVENTS)
+        yield
+        other.execute("COMMIT")
+
+
+def test_few_lines_are_judged_later_while_many_events_wait_and_none_is_lost(start_server: StartServer) -> None:
+    server = start_server(program=changed("from aggregator import connection; connection.GATHER_S = 60"))
+    with waiting_events(server), Peer(server.port) as many, Peer(server.port) as gone:
+        few = Peer(server.port)
+        before = server.ask("STATS")["received"]
+        few.send(event("few"))
+        gone.send(event("gone"))
+        many.send(b"".join(events("many", PIECE_LINES)))
+        wait_until(lambda: server.ask("STATS")["received"] > before)
+        assert server.ask("STATS")["received"] == before + PIECE_LINES
+        gone.reset()
+        with Peer(server.port) as ended:
+            ended.send(event("ended"))
+            ended.half_close()
+            wait_until(lambda: server.ask("STATS")["received"] == before + PIECE_LINES + 1)
+    with few:  # nor when the server is told to stop
+        assert server.stop() == 0
+        assert statuses(few.rest()) == ["stored"]
+    check_database(server.db)
+    server.start()
+
+    assert {"few", "gone", "ended", f"many-{PIECE_LINES - 1}"} <= set(server.stored("t"))
+
+
+def test_what_was_gathered_is_judged_soon_without_more_to_come(server: ServerProcess) -> None:
+    with waiting_events(server), Peer(server.port) as few:
+        before = server.ask("STATS")["received"]
+        few.send(event("few"))
+        wait_until(lambda: server.ask("STATS")["received"] == before + 1)
+        few.send(event("more") + b"PING\n")
+        wait_until(lambda: server.ask("STATS")["received"] == before + 2)
+    with Peer(server.port) as again:
+        assert statuses([again.ask(event("few")), again.ask(event("more"))]) == ["duplicate"] * 2
 
 
 def test_quit_says_bye_after_everything_before_it_and_reads_no_further(server: ServerProcess) -> None:

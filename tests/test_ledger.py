@@ -26,7 +26,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from aggregator import block, event, ledger
+from aggregator import block, event, ledger, postings
 from aggregator import memtable as memtable_module
 from aggregator import store as store_module
 from aggregator.batch import Batch
@@ -130,11 +130,15 @@ class StoreMachine(RuleBasedStateMachine):
         fanout=st.integers(2, 3),
         least=st.integers(1, 3),
         most=st.integers(3, 9),
+        postings_due=st.integers(1, 20),
         filter_bits=st.sampled_from([0, 3, 14]),
         heads=st.sampled_from(list(HEADS)),
     )
-    def open(self, memtable: int, fanout: int, least: int, most: int, filter_bits: int, heads: str) -> None:
+    def open(
+        self, memtable: int, fanout: int, least: int, most: int, postings_due: int, filter_bits: int, heads: str
+    ) -> None:
         shrink_ledger(self.patch, memtable, fanout, least, most)
+        self.patch.setattr(postings, "DUE", postings_due)
         shrink_filter(self.patch, filter_bits)
         crowd_digests(self.patch, HEADS[heads])
         self.store = self.runner.run(Store.open(self.folder / "events.db"))
@@ -294,9 +298,23 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(topic=st.sampled_from(TOPICS), limit=st.integers(1, 9), after=st.none() | st.integers(0, 300))
     def a_page(self, topic: str, limit: int, after: int | None) -> None:
         found, _ = self.runner.run(self.store.events(topic, limit, after, 1 << 20))
+        self.compare_page(found, topic, limit, after)
+
+    def compare_page(self, found: list[store_module.StoredEvent], topic: str, limit: int, after: int | None) -> None:
         of_topic = self.model.of_topic(topic)
         expected = of_topic[::-1] if after is None else [one for one in of_topic if one[0] > after]
         assert [(one.seq, one.json) for one in found] == expected[:limit]
+
+    @rule(pages=st.lists(st.tuples(st.sampled_from(TOPICS), st.none() | st.integers(0, 300)), min_size=1, max_size=4))
+    def pages_that_are_asked_for_during_work(self, pages: list[tuple[str, int | None]]) -> None:
+        async def ask() -> list[tuple[list[store_module.StoredEvent], bool]]:
+            working = asyncio.create_task(self.store.work(quiet=False))
+            found = await asyncio.gather(*(self.store.events(topic, 9, after, 1 << 20) for topic, after in pages))
+            await working
+            return found
+
+        for (topic, after), (found, _) in zip(pages, self.runner.run(ask()), strict=True):
+            self.compare_page(found, topic, 9, after)
 
     @invariant()
     def counters(self) -> None:
@@ -459,7 +477,7 @@ async def test_an_append_that_fails_at_any_step_stores_nothing_or_all(open_store
     old = keys_of("old", 4)
     assert await append(store, old) == model.append([made(key, 0) for key in old])
     outcomes = Counter[str]()
-    for step in range(1, 1500, 5):
+    for step in range(1, 1200, 4):
         keys = [old[step % 4], *keys_of(f"at-{step}", 3), old[0], (f"topic {step}", "e")]
         keys.append(keys[1])
         events = [made(key, 0) for key in keys]
