@@ -10,7 +10,7 @@ Rules that hold here:
 - Reading is paused, never awaited: while the intake is full, while this client has its share of it in flight, while
   it does not read its replies. Nor does it get more than a share's worth of lines, or one command, judged in one turn
   of the loop: the others want theirs. Lines that have to wait for that are kept as they came.
-- While many events wait for their commit, few lines are judged as little later, together with those that follow.
+- While many events wait for their commit, few lines are judged a little later, together with those that follow.
 - Only this object writes to its transport, and never to a closing one (uvloop raises).
 - What was read is stored, whatever becomes of the connection; only an unterminated last line is dropped by a reset.
 """

@@ -12,7 +12,8 @@ from typing import Final
 import aiosqlite
 
 DUE: Final = 256
-"""Postings that are written at a time, or a batch's more: about 2 ms. To look through as many takes one."""
+"""Postings that are written at a time, or a batch's more. What waits for them is felt in the 99th percentile at 5,000
+events/s: with 512 nothing was won over writing them with each block."""
 
 SCHEMA: Final = """
 CREATE TABLE postings (

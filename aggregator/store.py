@@ -383,6 +383,8 @@ class Store:
         try:
             if self._postings.due:
                 await self._postings.write()
+                # About a page for each topic.
+                self._backlog_bytes += min(postings.DUE, self.topics_total) * PAGE_BYTES
             await self.ledger.work(quiet)
         except sqlite3.Error as error:
             raise _storage_error(error) from error
