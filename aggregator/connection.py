@@ -10,7 +10,7 @@ Rules that hold here:
 - Reading is paused, never awaited: while the intake is full, while this client has its share of it in flight, while
   it does not read its replies. Nor does it get more than a share's worth of lines, or one command, judged in one turn
   of the loop: the others want theirs. Lines that have to wait for that are kept as they came.
-- While many events wait for their commit, few lines are judged a little later, together with those that follow.
+- While many events wait for their commit, whoever has sent few lines is read on a little later: more will have come.
 - Only this object writes to its transport, and never to a closing one (uvloop raises).
 - What was read is stored, whatever becomes of the connection; only an unterminated last line is dropped by a reset.
 """
@@ -60,6 +60,7 @@ class _Blocked(Flag):
     SHARE = auto()  # this client has as many unanswered lines as one may have
     REPLIES = auto()  # this client does not read its replies
     TURN = auto()  # this client has had its turn
+    GATHERING = auto()  # what this client sends comes in small pieces, and would only wait for a commit
 
 
 class _Place:
@@ -105,7 +106,6 @@ class Connection(asyncio.Protocol):
         self._flush_scheduled = False
         self._blocked = _Blocked(0)
         self._lines: deque[bytes | None] = deque()  # read, but not yet judged
-        self._gathering = False
         self._reads = 0
         self._unfinished_ticks = 0  # for how many ticks the same line has been unfinished
         self._eof = False  # the peer has closed its half
@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
             self._log.say(logging.INFO, "%s speaks HTTP or TLS: closed", self._peer)
             self._end(self._splitter.foreign_reply)
         elif self._lines and not self._blocked:
-            self._gather_lines()
+            self._take_lines()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -222,22 +222,9 @@ class Connection(asyncio.Protocol):
 
     # --- lines in
 
-    def _gather_lines(self) -> None:
-        """Judge what was read; but if that is little and would wait for a commit, let more come first."""
-        if len(self._lines) >= PIECE_LINES or self._view.intake.events < GATHER_EVENTS:
-            self._take_lines()
-        elif not self._gathering:
-            self._gathering = True
-            asyncio.get_running_loop().call_later(GATHER_S, self._gathered)
-
-    def _gathered(self) -> None:
-        self._gathering = False
-        if not self._blocked:
-            self._take_lines()
-        self._close_when_done()
-
     def _take_lines(self) -> None:
         budget = TURN_LINES
+        few = len(self._lines) < PIECE_LINES
         waiting_before = self._view.intake.events
         events = Events()  # events that follow each other go into the intake as one submission
         singly = 0  # so many lines are judged each by itself, for among them is one that is no plain event
@@ -271,7 +258,7 @@ class Connection(asyncio.Protocol):
                 self._submit_batch(found)
                 budget -= len(found)
         self._submit(events)
-        self._push_back(queued=self._view.intake.events > waiting_before)
+        self._push_back(queued=self._view.intake.events > waiting_before, few=few)
 
     def _take_plain(self, most: int) -> Events | None:
         """The next lines, where there are several and all are plain events; else nothing is taken."""
@@ -423,12 +410,14 @@ class Connection(asyncio.Protocol):
 
     # --- pressure
 
-    def _push_back(self, queued: bool) -> None:
+    def _push_back(self, queued: bool, few: bool) -> None:
         # Who only asks is not held up, for then the end of its stream would not be seen until its turn comes.
         if queued and self._view.intake.full and self._block(_Blocked.INTAKE):
             self._view.intake.when_room(partial(self._unblock, _Blocked.INTAKE))
         if self._unanswered >= self._share:
             self._block(_Blocked.SHARE)
+        if queued and few and self._view.intake.events >= GATHER_EVENTS and self._block(_Blocked.GATHERING):
+            asyncio.get_running_loop().call_later(GATHER_S, self._unblock, _Blocked.GATHERING)
         if self._lines and self._block(_Blocked.TURN):
             asyncio.get_running_loop().call_soon(self._unblock, _Blocked.TURN)
 

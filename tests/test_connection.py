@@ -175,7 +175,7 @@ def test_complete_lines_before_a_reset_are_stored_and_the_rest_is_dropped(
 
 @contextlib.contextmanager
 def waiting_events(server: ServerProcess) -> Iterator[None]:
-    """While another program has the write lock, so many events wait that whoever sends few more is let gather them."""
+    """While another program has the write lock, so many events wait that who sends few more is not read on at once."""
     with contextlib.closing(sqlite3.connect(server.db, isolation_level=None)) as other, Peer(server.port) as peer:
         other.execute("BEGIN IMMEDIATE")
         peer.send(b"".join(events("taken", PIECE_LINES)))
@@ -186,39 +186,41 @@ def waiting_events(server: ServerProcess) -> Iterator[None]:
         other.execute("COMMIT")
 
 
-def test_few_lines_are_judged_later_while_many_events_wait_and_none_is_lost(start_server: StartServer) -> None:
+def test_who_sends_few_lines_is_not_read_on_at_once_while_many_events_wait(start_server: StartServer) -> None:
     server = start_server(program=changed("from aggregator import connection; connection.GATHER_S = 60"))
-    with waiting_events(server), Peer(server.port) as many, Peer(server.port) as gone:
-        few = Peer(server.port)
-        before = server.ask("STATS")["received"]
-        few.send(event("few"))
-        gone.send(event("gone"))
-        many.send(b"".join(events("many", PIECE_LINES)))
-        wait_until(lambda: server.ask("STATS")["received"] > before)
-        assert server.ask("STATS")["received"] == before + PIECE_LINES
-        gone.reset()
-        with Peer(server.port) as ended:
-            ended.send(event("ended"))
-            ended.half_close()
-            wait_until(lambda: server.ask("STATS")["received"] == before + PIECE_LINES + 1)
-    with few:  # nor when the server is told to stop
+    with Peer(server.port) as few, Peer(server.port) as many:
+        for name in ("one", "two"):  # nothing waits yet
+            assert statuses([few.ask(event(name))]) == ["stored"]
+        with waiting_events(server):
+            before = server.ask("STATS")["received"]
+            few.send(event("first"))
+            wait_until(lambda: server.ask("STATS")["received"] == before + 1)
+            few.send(event("later"))
+            many.send(b"".join(events("some", PIECE_LINES)))
+            wait_until(lambda: server.ask("STATS")["received"] == before + 1 + PIECE_LINES)
+            many.send(b"".join(events("more", PIECE_LINES)))
+            wait_until(lambda: server.ask("STATS")["received"] == before + 1 + 2 * PIECE_LINES)
+        assert statuses([few.reply()]) == ["stored"]
+        assert server.ask("STATS")["received"] == before + 1 + 2 * PIECE_LINES
         assert server.stop() == 0
-        assert statuses(few.rest()) == ["stored"]
     check_database(server.db)
-    server.start()
-
-    assert {"few", "gone", "ended", f"many-{PIECE_LINES - 1}"} <= set(server.stored("t"))
 
 
-def test_what_was_gathered_is_judged_soon_without_more_to_come(server: ServerProcess) -> None:
-    with waiting_events(server), Peer(server.port) as few:
-        before = server.ask("STATS")["received"]
-        few.send(event("few"))
-        wait_until(lambda: server.ask("STATS")["received"] == before + 1)
-        few.send(event("more") + b"PING\n")
-        wait_until(lambda: server.ask("STATS")["received"] == before + 2)
-    with Peer(server.port) as again:
-        assert statuses([again.ask(event("few")), again.ask(event("more"))]) == ["duplicate"] * 2
+def test_what_such_a_client_sends_is_read_soon_whatever_it_does_then(server: ServerProcess) -> None:
+    with Peer(server.port) as few, Peer(server.port) as gone, Peer(server.port) as ended:
+        with waiting_events(server):
+            before = server.ask("STATS")["received"]
+            few.send(event("few"))
+            gone.send(event("gone"))
+            ended.send(event("ended"))
+            wait_until(lambda: server.ask("STATS")["received"] == before + 3)
+            gone.reset()
+            ended.half_close()
+            few.send(event("more") + b"PING\n")
+            wait_until(lambda: server.ask("STATS")["received"] == before + 4)
+        assert statuses(ended.rest()) == ["stored"]
+        assert statuses([few.reply() for _ in range(3)]) == ["stored", "stored", "ok"]
+    assert {"few", "gone", "ended", "more"} <= set(server.stored("t"))
 
 
 def test_quit_says_bye_after_everything_before_it_and_reads_no_further(server: ServerProcess) -> None:
