@@ -60,7 +60,7 @@ class _Blocked(Flag):
     SHARE = auto()  # this client has as many unanswered lines as one may have
     REPLIES = auto()  # this client does not read its replies
     TURN = auto()  # this client has had its turn
-    GATHERING = auto()  # what this client sends comes in small pieces, and would only wait for a commit
+    GATHERING = auto()  # what this client sends comes in small pieces
 
 
 class _Place:
@@ -139,7 +139,9 @@ class Connection(asyncio.Protocol):
             self._log.say(logging.INFO, "%s speaks HTTP or TLS: closed", self._peer)
             self._end(self._splitter.foreign_reply)
         elif self._lines and not self._blocked:
-            self._take_lines()
+            few = len(self._lines) < PIECE_LINES
+            if self._take_lines() and few:
+                self._let_more_come()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -222,9 +224,9 @@ class Connection(asyncio.Protocol):
 
     # --- lines in
 
-    def _take_lines(self) -> None:
+    def _take_lines(self) -> bool:
+        """Judge what was read, up to a turn's worth; return whether an event among it was queued."""
         budget = TURN_LINES
-        few = len(self._lines) < PIECE_LINES
         waiting_before = self._view.intake.events
         events = Events()  # events that follow each other go into the intake as one submission
         singly = 0  # so many lines are judged each by itself, for among them is one that is no plain event
@@ -258,7 +260,9 @@ class Connection(asyncio.Protocol):
                 self._submit_batch(found)
                 budget -= len(found)
         self._submit(events)
-        self._push_back(queued=self._view.intake.events > waiting_before, few=few)
+        queued = self._view.intake.events > waiting_before
+        self._push_back(queued)
+        return queued
 
     def _take_plain(self, most: int) -> Events | None:
         """The next lines, where there are several and all are plain events; else nothing is taken."""
@@ -410,16 +414,19 @@ class Connection(asyncio.Protocol):
 
     # --- pressure
 
-    def _push_back(self, queued: bool, few: bool) -> None:
+    def _push_back(self, queued: bool) -> None:
         # Who only asks is not held up, for then the end of its stream would not be seen until its turn comes.
         if queued and self._view.intake.full and self._block(_Blocked.INTAKE):
             self._view.intake.when_room(partial(self._unblock, _Blocked.INTAKE))
         if self._unanswered >= self._share:
             self._block(_Blocked.SHARE)
-        if queued and few and self._view.intake.events >= GATHER_EVENTS and self._block(_Blocked.GATHERING):
-            asyncio.get_running_loop().call_later(GATHER_S, self._unblock, _Blocked.GATHERING)
         if self._lines and self._block(_Blocked.TURN):
             asyncio.get_running_loop().call_soon(self._unblock, _Blocked.TURN)
+
+    def _let_more_come(self) -> None:
+        """Events that come in small pieces would only wait for a commit: read the next few together."""
+        if self._view.intake.events >= GATHER_EVENTS and self._block(_Blocked.GATHERING):
+            asyncio.get_running_loop().call_later(GATHER_S, self._unblock, _Blocked.GATHERING)
 
     def _block(self, reason: _Blocked) -> bool:
         """Stop reading for this reason too; return whether it is a new one."""
