@@ -31,6 +31,7 @@ def describe(what: str, settings: dict[str, Any], figures: dict[str, Any]) -> di
             "sqlite": sqlite3.sqlite_version,
             **{name: version(name) for name in ("aggregator", "uvloop", "orjson", "aiosqlite")},
         },
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),  # of the servers too
         "settings": settings,
         "figures": figures,
     }

@@ -27,6 +27,8 @@ ROOT = Path(__file__).parent.parent
 BASE = "localhost/python:3-slim"
 BASE_PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
 
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
 ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 """With this, buildah needs no container runtime."""
 
@@ -52,6 +54,9 @@ def test_the_image_serves_and_drains_and_its_volume_keeps_the_events(container: 
     assert container.health_check() == 0
     status = Path(f"/proc/{server.pid}/status").read_text()
     assert re.search(rf"^Uid:(\s+{container.uid}){{4}}$", status, re.MULTILINE)
+    if "[madvise]" in HUGE_PAGES.read_text():
+        heap = Path(f"/proc/{server.pid}/smaps").read_text().partition("[heap]")[2]
+        assert "hg" in heap.partition("VmFlags:")[2].partition("\n")[0].split(), "its memory is in small pages"
     acked = wire.exchange(server.port, b"".join(wire.events("acked", 100)))
     assert [reply["status"] for reply in acked] == ["stored"] * 100
 
