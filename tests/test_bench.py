@@ -60,7 +60,9 @@ def run_bench(folder: Path, *arguments: str) -> dict[str, Any]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(output.read_text())
-    assert set(result) == {"bench", "measured_at", "commit", "machine", "versions", "settings", "figures"}
+    known = {"bench", "measured_at", "commit", "machine", "versions", "glibc_tunables", "settings", "figures"}
+    assert set(result) == known
+    assert result["glibc_tunables"] == os.environ.get("GLIBC_TUNABLES", "")
     return result
 
 
