@@ -84,8 +84,8 @@ GATHER_EVENTS: Final = 256
 GATHER_S: Final = 0.004
 """While so many events wait, a connection from which fewer than PIECE_LINES were read is read on only after this time.
 At half of peak over 8 connections, each read has a dozen lines, and to read, judge and answer them by the dozen took a
-twentieth more processor time, and a quarter more in the percentiles. With fewer events waiting a commit is over sooner
-than this."""
+tenth more processor time, and a quarter more in the percentiles. With fewer events waiting a commit is over sooner than
+this."""
 
 LOW_WATER_DIVISOR: Final = 2
 """Paused senders are resumed at this part of a limit: half keeps the consumer busy while they wake up."""

@@ -57,8 +57,8 @@ WAL_FILE_BYTES: Final = 64 << 20
 """What the WAL's file is cut to when it starts anew, should it have grown because somebody was reading."""
 
 STATEMENTS: Final = 24
-"""Prepared statements that a connection keeps: twice as many as are in use at a time. Those that look for keys name all
-tables of keys, which change with every flush, and 128 of them, Python's default, had 9 MB at 25 million keys."""
+"""Prepared statements that a connection keeps. Those that look for keys name all tables of keys, which change with
+every flush: of 128, Python's default, most are of tables that are gone, and they had 9 MB at 25 million keys."""
 
 COMMIT_PAGES: Final = 5
 """Pages that any commit changes, beside those which its events fill."""

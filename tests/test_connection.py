@@ -204,6 +204,12 @@ def test_who_sends_few_lines_is_not_read_on_at_once_while_many_events_wait(start
         assert server.ask("STATS")["received"] == before + 1 + 2 * PIECE_LINES
         assert server.stop() == 0
     check_database(server.db)
+    server.start()
+
+    acked = {"one", "two", "first", *(f"{name}-{i}" for name in ("some", "more") for i in range(PIECE_LINES))}
+    stored = set(server.stored("t"))
+    assert acked <= stored
+    assert "later" not in stored, "it was never acked, and nobody has read it"
 
 
 def test_what_such_a_client_sends_is_read_soon_whatever_it_does_then(server: ServerProcess) -> None:
