@@ -21,9 +21,13 @@ from typing import Any, Final, NoReturn
 
 import uvloop
 
-from aggregator import __version__, client, send, server
+from aggregator import __version__
+from aggregator.client import NotOurProtocol, ask
+from aggregator.client.send import SendOptions, send
 from aggregator.config import Config
-from aggregator.database_file import StoreUnusable
+from aggregator.server.listeners import CannotListen
+from aggregator.server.server import CannotStart, serve
+from aggregator.storage.engine import StorageUnusable
 
 SWITCH_INTERVAL_S: Final = 0.0001
 """How long Python lets one thread run while another waits, instead of 5 ms: the database's thread asks for the
@@ -68,11 +72,11 @@ def run_server(config: Config, new_loop: Callable[[], asyncio.AbstractEventLoop]
     gc.set_threshold(*GC_THRESHOLDS)
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            well = runner.run(server.serve(config))
+            well = runner.run(serve(config))
             if not well:  # a commit may be stuck for ever in its thread, which would keep the process alive
                 logging.shutdown()
                 os._exit(1)
-    except (server.CannotStart, StoreUnusable) as error:
+    except (CannotStart, CannotListen, StorageUnusable) as error:
         return _complain(str(error))
     return 0
 
@@ -86,8 +90,8 @@ def _admin(options: argparse.Namespace) -> int:
     command = shlex.join([options.word, *options.arguments])
     host, port = options.to
     try:
-        reply = asyncio.run(client.ask(host, port, command, ASK_TIMEOUT_S))
-    except (OSError, client.NotOurProtocol) as error:
+        reply = asyncio.run(ask(host, port, command, ASK_TIMEOUT_S))
+    except (OSError, NotOurProtocol) as error:
         return _complain(f"{host}:{port}: {error}")
     print(_indented(reply.decode()) if sys.stdout.isatty() else reply.decode())
     well = reply.startswith(b'{"status":"ok"') and not reply.startswith(_UNHEALTHY)
@@ -113,8 +117,8 @@ def _indented(json: str) -> str:
 def _send(options: argparse.Namespace) -> int:
     host, port = options.to
     return asyncio.run(
-        send.send(
-            send.SendOptions(
+        send(
+            SendOptions(
                 files=options.files,
                 host=host,
                 port=port,
@@ -145,27 +149,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"aggregator {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="{serve,send,admin}")
 
-    serve = commands.add_parser("serve", help="run the server (the default)")
-    serve.set_defaults(run=_serve)
+    server = commands.add_parser("serve", help="run the server (the default)")
+    server.set_defaults(run=_serve)
     defaults = Config()
-    _option(serve, "--host", str, defaults.host, "address to listen on")
-    _option(serve, "--port", _port, defaults.port, "acked port; 0: any free one")
-    _option(serve, "--silent-port", _port_or_off, defaults.silent_port, "port that never writes a byte; 0: any; off")
-    _option(serve, "--db", Path, defaults.db, "database file; its folder is made")
-    _option(serve, "--queue-events", _count, defaults.queue_events, "events waiting to be stored")
-    _option(serve, "--queue-bytes", _bytes, defaults.queue_bytes, "the same in bytes")
-    _option(serve, "--max-batch", _count, defaults.max_batch, "events in one transaction")
-    _option(serve, "--wal-limit-bytes", _count, defaults.wal_limit_bytes, "the WAL's size at which nothing is stored")
-    _option(serve, "--max-line-bytes", _bytes, defaults.max_line_bytes, "longest line")
-    _option(serve, "--max-connections", _count, defaults.max_connections, "clients at a time")
-    _option(serve, "--address-connections", _count, defaults.address_connections, "clients at a time from one address")
-    _option(serve, "--line-timeout", _seconds, defaults.line_timeout_s, "seconds to finish a line", "line_timeout_s")
-    _option(serve, "--reply-buffer-bytes", _bytes, defaults.reply_buffer_bytes, "replies waiting for one client")
-    _option(serve, "--drain-timeout", _seconds, defaults.drain_timeout_s, "seconds to end in", "drain_timeout_s")
-    _option(serve, "--log-level", _log_level, defaults.log_level, "debug, info, warning or error")
+    _option(server, "--host", str, defaults.host, "address to listen on")
+    _option(server, "--port", _port, defaults.port, "acked port; 0: any free one")
+    _option(server, "--silent-port", _port_or_off, defaults.silent_port, "port that never writes a byte; 0: any; off")
+    _option(server, "--db", Path, defaults.db, "database file; its folder is made")
+    _option(server, "--queue-events", _count, defaults.queue_events, "events waiting to be stored")
+    _option(server, "--queue-bytes", _bytes, defaults.queue_bytes, "the same in bytes")
+    _option(server, "--max-batch", _count, defaults.max_batch, "events in one transaction")
+    _option(server, "--wal-limit-bytes", _count, defaults.wal_limit_bytes, "the WAL's size at which nothing is stored")
+    _option(server, "--max-line-bytes", _bytes, defaults.max_line_bytes, "longest line")
+    _option(server, "--max-connections", _count, defaults.max_connections, "clients at a time")
+    _option(server, "--address-connections", _count, defaults.address_connections, "clients at a time from one address")
+    _option(server, "--line-timeout", _seconds, defaults.line_timeout_s, "seconds to finish a line", "line_timeout_s")
+    _option(server, "--reply-buffer-bytes", _bytes, defaults.reply_buffer_bytes, "replies waiting for one client")
+    _option(server, "--drain-timeout", _seconds, defaults.drain_timeout_s, "seconds to end in", "drain_timeout_s")
+    _option(server, "--log-level", _log_level, defaults.log_level, "debug, info, warning or error")
 
     # So that in a container, where the port is set in the environment, its health check finds it.
-    to = ("127.0.0.1", serve.get_default("port") or defaults.port)
+    to = ("127.0.0.1", server.get_default("port") or defaults.port)
     sender = commands.add_parser("send", help="send files or standard input, until every event is acked")
     sender.set_defaults(run=_send)
     sender.add_argument(

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from tests.server_process import ServerProcess
+from tests.harness.server_process import ServerProcess, StartServer
 
 settings.register_profile("aggregator", deadline=None, derandomize=True)  # machines are noisy; runs are repeatable
 settings.load_profile("aggregator")
 
-pytest_plugins = ["tests.faults.record"]
-
-StartServer = Callable[..., ServerProcess]
+pytest_plugins = ["tests.harness.record"]
 
 
 @pytest.fixture
 def new_server(tmp_path: Path) -> Iterator[StartServer]:
-    """Make a server with these options that is not started yet; several, each in a folder of its own."""
+    """Make a server with these options, not started yet. Each server has a folder of its own."""
     servers: list[ServerProcess] = []
 
     def new(*options: str, **settings: object) -> ServerProcess:
@@ -37,7 +35,7 @@ def new_server(tmp_path: Path) -> Iterator[StartServer]:
 
 @pytest.fixture
 def start_server(new_server: StartServer) -> StartServer:
-    """The same, started."""
+    """Make a server with these options, and start it."""
     return lambda *options, **settings: new_server(*options, **settings).start()
 
 
@@ -49,7 +47,7 @@ def server(start_server: StartServer) -> ServerProcess:
 
 @pytest.fixture(params=["uvloop", "asyncio"])
 def server_on_both_loops(request: pytest.FixtureRequest, start_server: StartServer) -> ServerProcess:
-    """The same, once on each event loop."""
+    """A running server with default options, once on each event loop."""
     return start_server(loop=request.param)
 
 
@@ -66,7 +64,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A group of which every test was skipped checks nothing, and CI must not be green then."""
+    """Fail in CI if every test of a group was skipped, because such a run checks nothing."""
     if os.environ.get("CI") and (empty := _skipped - _passed):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print(f"\nall tests were skipped in: {', '.join(sorted(empty))}")

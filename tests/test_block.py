@@ -1,4 +1,4 @@
-"""Blocks: whatever a batch holds comes back, each event under its seq, by Python and by the view for people."""
+"""Blocks: each event of a batch comes back under its seq, through Python and through the view for people."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aggregator import block
-
-TOPICS_SCHEMA = "CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);"
+from aggregator.storage.sqlite import block, schema
+from tests.harness import storage
 
 some_events = st.lists(
     st.tuples(
@@ -30,12 +29,11 @@ def test_what_is_cut_into_blocks_comes_back(batch: list[tuple[str, bytes]], even
     topics, json = [topic for topic, _ in batch], [text for _, text in batch]
     data = b"".join(json)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(block, "BLOCK_EVENTS", events)
-        patch.setattr(block, "BLOCK_BYTES", size)
+        storage.shrink_blocks(patch.setattr, events, size)
         blocks = list(block.cut(topics, json))
     found = []
     with contextlib.closing(sqlite3.connect(":memory:")) as database:
-        database.executescript(TOPICS_SCHEMA + block.SCHEMA)
+        database.executescript(schema.SCHEMA)
         for one in blocks:
             part = data[one.start : one.start + one.ends[-1]]
             columns = [orjson.dumps(column).decode() for column in (one.topics, one.numbers, one.ends)]
@@ -46,7 +44,7 @@ def test_what_is_cut_into_blocks_comes_back(batch: list[tuple[str, bytes]], even
             for number in range(len(one.topics)):
                 of_topic = list(read(number))
                 assert of_topic == [event for event in in_block if event[1] == number]
-                assert of_topic, "no topic is named in vain"
+                assert of_topic, "each topic that is named has events"
             assert len(one.ends) <= events
             assert len(part) <= size or len(in_block) == 1
         viewed = database.execute("SELECT seq, topic, json FROM events ORDER BY seq").fetchall()

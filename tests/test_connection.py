@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 from collections.abc import Iterator
 
 import pytest
 
-from aggregator.config import GATHER_EVENTS, PIECE_LINES
-from tests.checker import check_database
-from tests.conftest import StartServer
-from tests.server_process import ServerProcess, changed, wait_until
-from tests.wire import Json, Peer, event, events, exchange
+from aggregator.server.connection import GATHER_EVENTS
+from aggregator.wire.meaning import PIECE_LINES
+from tests.harness.changes import gathering_for_a_minute
+from tests.harness.database_check import check_database
+from tests.harness.other_program import holding_the_lock
+from tests.harness.polling import wait_until
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.wire import Json, Peer, event, events, exchange
 
 
 def statuses(replies: list[Json]) -> list[str]:
@@ -70,7 +72,7 @@ def test_every_rejection_says_what_is_wrong_and_on_which_line(server: ServerProc
     ],
 )
 def test_line_ends_bom_and_a_last_line_without_lf(server: ServerProcess, stream: bytes, ids: list[str]) -> None:
-    """T25; bare CR and NUL are in the JSON matrix and in test_protocol.py."""
+    """T25; bare CR and NUL are in the JSON matrix and in test_lines.py."""
     assert [reply["event_id"] for reply in exchange(server.port, stream)] == ids
 
 
@@ -175,19 +177,20 @@ def test_complete_lines_before_a_reset_are_stored_and_the_rest_is_dropped(
 
 @contextlib.contextmanager
 def waiting_events(server: ServerProcess) -> Iterator[None]:
-    """While another program has the write lock, so many events wait that who sends few more is not read on at once."""
-    with contextlib.closing(sqlite3.connect(server.db, isolation_level=None)) as other, Peer(server.port) as peer:
-        other.execute("BEGIN IMMEDIATE")
+    """Let so many events wait that a client that sends few more is not read on at once.
+
+    Another program holds the write lock.
+    """
+    with Peer(server.port) as peer, holding_the_lock(server.db):
         peer.send(b"".join(events("taken", PIECE_LINES)))
         wait_until(lambda: server.ask("HEALTH")["health"] == "degraded")
         peer.send(b"".join(events("waiting", GATHER_EVENTS)))
         wait_until(lambda: server.ask("STATS")["queue_events"] == GATHER_EVENTS)
         yield
-        other.execute("COMMIT")
 
 
 def test_who_sends_few_lines_is_not_read_on_at_once_while_many_events_wait(start_server: StartServer) -> None:
-    server = start_server(program=changed("from aggregator import connection; connection.GATHER_S = 60"))
+    server = start_server(changes=[gathering_for_a_minute])
     with Peer(server.port) as few, Peer(server.port) as many:
         for name in ("one", "two"):  # nothing waits yet
             assert statuses([few.ask(event(name))]) == ["stored"]

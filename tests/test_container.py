@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import wire
-from tests.server_process import ServerProcess, wait_until
+from tests.harness import wire
+from tests.harness.polling import wait_until
+from tests.harness.server_process import ServerProcess
 
 ROOT = Path(__file__).parent.parent
 BASE = "localhost/python:3-slim"
@@ -33,7 +34,7 @@ ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 """With this, buildah needs no container runtime."""
 
 STOP_S = 5.0 + 2.0
-"""The server's own limit: for its clients to end, and for the last commits."""
+"""The server's own limit for the end of its clients and the last commits."""
 
 
 @pytest.mark.container
@@ -112,7 +113,7 @@ class Container:
         return subprocess.run(["buildah", "run", to, self.name, "--", *command], env=ENVIRONMENT).returncode
 
     def files_of_its_user(self) -> list[Path]:
-        """What its user owns in the container's own file system, where volumes are not."""
+        """What its user owns in the container's own file system, outside of volumes."""
         return [Path(line) for line in _run("find", self.root, "-uid", str(self.uid)).splitlines()]
 
 
@@ -143,7 +144,7 @@ class ServerInContainer(ServerProcess):
 
     @property
     def pid(self) -> int:
-        """The server itself, below the processes that buildah keeps around it."""
+        """The process of the server, below the processes that buildah keeps around it."""
         return _with_descendants(self.process.pid)[-1]
 
     def signal(self, number: signal.Signals) -> None:
@@ -216,7 +217,7 @@ def _mounts_for_pip(folder: Path) -> list[str]:
     for word in {word for value in settings.values() for word in value.split()}:
         path = Path(word.removeprefix("file://"))
         if path.is_absolute() and path.exists():
-            path = path.parent if path.name == "simple" else path  # an index; its files lie beside it
+            path = path.parent if path.name == "simple" else path  # an index; its files lie next to it
             mounts.append(f"{path}:{path}:ro")
     return [f"--volume={mount}" for mount in mounts]
 

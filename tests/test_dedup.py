@@ -1,14 +1,15 @@
-"""A key is stored once, whatever is resent, by whom, in one line, one batch, over connections and restarts."""
+"""A key is stored once: resent by any client, in a line or a batch, over connections and restarts."""
 
 from __future__ import annotations
 
 import random
-import threading
+from functools import partial
 
 import pytest
 
-from tests.server_process import ServerProcess
-from tests.wire import Json, event, events, exchange
+from tests.harness.background import in_background
+from tests.harness.server_process import ServerProcess
+from tests.harness.wire import Json, event, events, exchange
 
 pytestmark = pytest.mark.fault
 
@@ -70,11 +71,8 @@ def test_eight_clients_sending_the_same_events_store_each_once(server: ServerPro
         mine = random.Random(seed).sample(lines, len(lines))
         replies.extend(exchange(server.port, b"".join(mine)))
 
-    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    for one in [in_background(partial(client, seed)) for seed in range(8)]:
+        one.finish()
 
     assert len(replies) == 8 * 3000
     assert sum(reply["status"] == "stored" for reply in replies) == 3000

@@ -1,4 +1,4 @@
-"""How a server ends, and that what it read by then is stored. What breaks it otherwise: tests/faults."""
+"""How a server ends, and that it has stored what it read by then. What else can end it: tests/faults."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ import time
 
 import pytest
 
-from tests.checker import Ledger, Sender, check_database
-from tests.conftest import StartServer
-from tests.faults.tracer import has_strace, inject
-from tests.server_process import ServerProcess, wait_until
-from tests.wire import Peer, event, events, exchange
+from tests.harness.account import Account
+from tests.harness.database_check import check_database
+from tests.harness.load_client import Load
+from tests.harness.polling import wait_until
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.sizes import SLACK
+from tests.harness.strace import has_strace, inject
+from tests.harness.wire import Peer, event, events, exchange
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_sigterm_under_load_answers_what_was_read_and_exits_0(start_server: StartServer, loop: str) -> None:
+def test_sigterm_under_load_answers_what_was_read_and_exits_0(
+    start_server: StartServer, loop: str, record_figures: RecordFigures
+) -> None:
     """T42: nobody new after 100 ms, exit code 0 within 5 s, every line answered that was read, nothing in the WAL."""
     server = start_server(loop=loop)
-    ledger = Ledger()
-    senders = [Sender(ledger, server.port, f"c{i}") for i in range(8)]
-    wait_until(lambda: all(sender.acks > 100 for sender in senders))
+    account = Account()
+    load = Load(account, server.port, 8)
+    load.wait_for_acks(100)
     with Peer(server.silent_port) as shipper:  # it goes on for a while, so that the server has to wait
         shipper.send(event("x", topic="other"))
         wait_until(lambda: server.ask("TOPICS")["total"] == 2)
@@ -29,19 +35,21 @@ def test_sigterm_under_load_answers_what_was_read_and_exits_0(start_server: Star
         server.signal(signal.SIGTERM)
         wait_until(lambda: "SIGTERM: stopping" in server.log)
         wait_until(lambda: refuses(server.port))
-        assert time.monotonic() - started < 0.1 + 0.5, "100 ms, and what the backlog may take"
+        refused_s = time.monotonic() - started
+        assert refused_s < SLACK * (0.1 + 0.5), "100 ms, and what the backlog may take"
         assert server.process.poll() is None
     assert server.wait() == 0
-    assert time.monotonic() - started < 5
-    for sender in senders:
-        sender.join(30)
-    assert set(ledger.errors.values()) <= {"shutting_down"}
+    ended_s = time.monotonic() - started
+    assert ended_s < SLACK * 5
+    load.finish()
+    assert set(account.errors.values()) <= {"shutting_down"}
     assert not server.db.with_name("events.db-wal").exists()
     check_database(server.db)
     assert "stopped:" in server.log
     assert "Traceback" not in server.log
     server.restart()
-    ledger.verify(server)
+    verdict = account.verify(server)
+    record_figures(f"SIGTERM under load ({loop})", **verdict.figures, refused_s=refused_s, ended_s=ended_s)
 
 
 def refuses(port: int) -> bool:
@@ -53,21 +61,25 @@ def refuses(port: int) -> bool:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_sigterm_with_idle_clients_ends_in_time(start_server: StartServer, loop: str) -> None:
-    """T43."""
+def test_sigterm_with_idle_clients_ends_in_time(
+    start_server: StartServer, loop: str, record_figures: RecordFigures
+) -> None:
+    """T43: within the drain timeout and 2 s."""
     server = start_server("--drain-timeout", "1", loop=loop)
     idle = [Peer(server.port) for _ in range(25)] + [Peer(server.silent_port) for _ in range(25)]
     wait_until(lambda: server.ask("STATS")["connections"] == 51)
     started = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - started < 3
+    ended_s = time.monotonic() - started
+    record_figures(f"SIGTERM with idle clients ({loop})", ended_s=ended_s)
+    assert ended_s < SLACK * 3
     for peer in idle:
         assert peer.raw_rest() == b""
         peer.close()
 
 
 def test_sigterm_lets_silent_senders_finish(server: ServerProcess) -> None:
-    """Our half is closed; what a shipper still has on its way is read until it closes too."""
+    """The server closes its half, and reads what a shipper still sends until the shipper closes too."""
     with Peer(server.silent_port) as shipper:
         shipper.send(b"".join(events("before", 100)))
         wait_until(lambda: server.ask("STATS")["stored_total"] == 100)
@@ -94,13 +106,11 @@ def test_sigterm_loses_nobody_who_has_connected_and_is_not_accepted_yet(start_se
 
 
 def test_a_silent_client_that_says_nothing_does_not_hold_up_the_end(server: ServerProcess) -> None:
-    """As rsyslog does, which looks for our half of the close only before it sends."""
+    """rsyslog is such a client: it looks for our half of the close only before it sends."""
     with Peer(server.silent_port) as idle:
         idle.send(event("e"))
         wait_until(lambda: server.ask("STATS")["stored_total"] == 1)
-        started = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - started < 3
     assert "did not end in time" not in server.log
 
 
@@ -112,7 +122,6 @@ def test_events_read_while_stopping_are_told_so(server: ServerProcess) -> None:
         busy.reply()
         server.signal(signal.SIGTERM)
         assert shipper.raw_rest() == b""
-        busy.socket.settimeout(5)
         replies = busy.rest()
     assert server.wait() == 0
     known = [reply for reply in replies if reply["status"] == "stored"]
@@ -124,7 +133,7 @@ def test_events_read_while_stopping_are_told_so(server: ServerProcess) -> None:
     assert not {reply["event_id"] for reply in told} & stored.keys()
 
 
-def test_a_second_signal_ends_at_once(server: ServerProcess) -> None:
+def test_a_second_signal_ends_at_once(server: ServerProcess, record_figures: RecordFigures) -> None:
     """T44: within a second, with exit code 1."""
     with Peer(server.silent_port) as stubborn:
         stubborn.send(event("e"))
@@ -134,7 +143,9 @@ def test_a_second_signal_ends_at_once(server: ServerProcess) -> None:
         started = time.monotonic()
         server.signal(signal.SIGINT)
         assert server.wait() == 1
-        assert time.monotonic() - started < 1
+        ended_s = time.monotonic() - started
+    record_figures("a second signal", ended_s=ended_s)
+    assert ended_s < SLACK * 1
     server.restart()
     assert server.ask("STATS")["stored_total"] == 1
 
@@ -167,6 +178,6 @@ def test_a_damaged_database_is_said_to_who_asks_and_holds_up_nobody(server: Serv
 
 
 def test_acks_are_durable_by_sqlites_own_settings(server: ServerProcess) -> None:
-    """WAL is in the file; that every commit is fsynced is seen in the system calls."""
+    """The file says WAL; the fsync of every commit is seen in the system calls (T4)."""
     exchange(server.port, event("e"))
     assert server.db.read_bytes()[18:20] == b"\x02\x02", "the file format says WAL"

@@ -1,4 +1,4 @@
-"""What everybody has at hand as a client, on the port that the README names for it."""
+"""The clients that are on every machine, on the port that the README names for each."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import wire
-from tests.server_process import ServerProcess, wait_until
+from tests.harness import wire
+from tests.harness.polling import wait_until
+from tests.harness.server_process import ServerProcess
 
 EVENTS = wire.events("e", 2000)
 IDS = [f"e-{i}" for i in range(2000)]

@@ -12,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from aggregator.config import Config
-from tests.checker import check_database
-from tests.conftest import StartServer
-from tests.server_process import ServerProcess
-from tests.wire import Peer, event
+from aggregator.server import commands
+from aggregator.server.intake import Intake
+from aggregator.server.state import State
+from aggregator.wire import Code, Status
+from tests.harness import ROOT
+from tests.harness.database_check import check_database
+from tests.harness.engines import opened
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.wire import Peer, event
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -47,7 +51,7 @@ def test_sessions_are_literal(server: ServerProcess, session: str) -> None:
 def test_the_sessions_show_every_command() -> None:
     typed = {line[2:].split()[0] for line in "".join(SESSIONS).splitlines() if re.match(r"> [A-Z]", line)}
 
-    assert typed - {"FOO"} == {"PING", "HELP", "STATS", "HEALTH", "TOPICS", "EVENTS", "EVENT", "QUIT"}
+    assert typed - {"FOO"} == set(commands.COMMANDS)
 
 
 def test_the_replies_to_long_and_deep_lines_are_literal(server: ServerProcess) -> None:
@@ -68,13 +72,22 @@ def test_the_reply_to_one_client_too_many_is_literal(start_server: StartServer) 
             assert extra.line().decode().strip() == REPLIES["busy"].replace("960", "1")
 
 
-def test_every_code_is_in_the_readme() -> None:
-    codes = set(re.findall(r'"code":"(\w+)"', README)) | {"not_allowed"}
+@pytest.mark.parametrize(("field", "words"), [("code", Code), ("status", Status)])
+def test_the_words_of_replies_are_those_of_the_program(field: str, words: type[Code] | type[Status]) -> None:
+    shown = set(re.findall(rf'"{field}":"(\w+)"', README))
 
-    assert codes == {
-        "bad_line", "bad_json", "bad_event", "too_long", "too_deep", "bad_command", "not_allowed", "busy",
-        "shutting_down", "storage_full", "storage",
-    }  # fmt: skip
+    assert shown <= set(words), "README knows no word that the program does not know"
+    assert {word for word in words if word not in shown and f"`{word}`" not in README} == set(), "nor the other way"
+
+
+async def test_the_table_of_stats_is_what_the_program_declares(tmp_path: Path) -> None:
+    (table,) = re.findall(r"^<!-- stats -->\n(.*?)^<!-- /stats -->", README, re.MULTILINE | re.DOTALL)
+    head, _, *rows = table.splitlines()
+    async with opened("sqlite", tmp_path) as engine:
+        declared = list(commands.metrics(State(Config(), engine, Intake(1, 1))))
+
+    assert head == "| name | meaning |"
+    assert rows == [f"| `{metric.name}` | {metric.help} |" for metric in declared]
 
 
 def test_the_configuration_table_has_every_option_with_its_default() -> None:

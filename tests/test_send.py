@@ -1,4 +1,4 @@
-"""``aggregator send`` as its users run it: a program beside a real server."""
+"""``aggregator send`` as its users run it, against a real server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import termios
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,14 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator import tail
-from tests import wire
-from tests.conftest import StartServer
-from tests.server_process import ServerProcess, wait_until
-
-TOP = Path(__file__).parent.parent
-
-pytestmark = pytest.mark.timeout(60)
+from aggregator.client import follow
+from tests.harness import ROOT, wire
+from tests.harness.background import in_background
+from tests.harness.polling import wait_until
+from tests.harness.server_process import ServerProcess, StartServer
 
 
 def command(port: int, *arguments: str | Path) -> list[str]:
@@ -35,7 +31,7 @@ def command(port: int, *arguments: str | Path) -> list[str]:
 
 
 class Outcome:
-    """What a run came to: exit code, the lines on standard error, the counts of the summary."""
+    """The result of a run: exit code, the lines on standard error, the counts of the summary."""
 
     def __init__(self, code: int, errors: bytes) -> None:
         self.code = code
@@ -54,7 +50,7 @@ class Outcome:
 
 def run(port: int, *arguments: str | Path, stdin: bytes | None = b"", **options: Any) -> Outcome:
     done = subprocess.run(
-        command(port, *arguments), input=stdin, capture_output=True, cwd=TOP, timeout=60, check=False, **options
+        command(port, *arguments), input=stdin, capture_output=True, cwd=ROOT, timeout=100, check=False, **options
     )
     assert done.stdout == b""
     return Outcome(done.returncode, done.stderr)
@@ -66,7 +62,7 @@ class Running:
     def __init__(self, port: int, *arguments: str | Path, stderr: Path) -> None:
         self._stderr = stderr
         with stderr.open("wb") as errors:
-            self.process = subprocess.Popen(command(port, *arguments), stdin=subprocess.PIPE, stderr=errors, cwd=TOP)
+            self.process = subprocess.Popen(command(port, *arguments), stdin=subprocess.PIPE, stderr=errors, cwd=ROOT)
         assert self.process.stdin
         self.stdin: IO[bytes] = self.process.stdin
 
@@ -79,7 +75,7 @@ class Running:
         return self.wait()
 
     def wait(self) -> Outcome:
-        code = self.process.wait(30)
+        code = self.process.wait(60)
         return Outcome(code, self._stderr.read_bytes())
 
 
@@ -113,8 +109,7 @@ def has_stored(server: ServerProcess, count: int) -> Callable[[], bool]:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    return wire.free_port()
 
 
 # --- events
@@ -141,7 +136,7 @@ def test_standard_input_may_be_a_file(server: ServerProcess, tmp_path: Path) -> 
     file = tmp_path / "events.ndjson"
     file.write_bytes(wire.event("1"))
     with file.open() as stdin:
-        done = subprocess.run(command(server.port), stdin=stdin, capture_output=True, cwd=TOP, check=True)
+        done = subprocess.run(command(server.port), stdin=stdin, capture_output=True, cwd=ROOT, check=True)
     assert Outcome(0, done.stderr).has(sent=1, stored=1)
 
 
@@ -205,10 +200,10 @@ def test_memory_is_bounded_by_a_line_and_a_window(server: ServerProcess, tmp_pat
         out.truncate(600 << 20)  # one line of 600 MiB
         out.seek(0, os.SEEK_END)
         out.write(b"\n" + wire.event("2"))
-    # Its own peak, as it says at its end: what wait4() tells counts the process it was forked from too.
+    # The peak that the program reads at its end, because wait4() also counts the process that it was forked from.
     program = "import sys; from aggregator import cli; cli.main(); print(open('/proc/self/status').read())"
     arguments = [sys.executable, "-c", program, *command(server.port, file)[3:]]
-    done = subprocess.run(arguments, capture_output=True, cwd=TOP, timeout=60, check=True)
+    done = subprocess.run(arguments, capture_output=True, cwd=ROOT, timeout=100, check=True)
     outcome = Outcome(1, done.stderr)
     assert outcome.has(sent=3, stored=2, rejected=1)
     assert outcome.lines == [f"{file}:2: too_long: longer than 67108864 bytes; not sent"]
@@ -246,7 +241,7 @@ def test_sending_a_file_again_stores_only_what_it_has_grown_by(server: ServerPro
     with file.open("ab") as out:
         out.write(b"\nsame\n")
     assert run(server.port, "--topic", "t", file).has(sent=4, stored=1, duplicate=3)
-    relative = os.path.relpath(file, TOP)
+    relative = os.path.relpath(file, ROOT)
     assert run(server.port, "--topic", "t", relative).has(sent=4, duplicate=4)
     assert messages(server) == ["same", "same", "no end", "same"]
 
@@ -287,7 +282,7 @@ def test_a_bad_topic_or_source_is_told_at_once(free_port: int, arguments: list[s
 )
 def test_any_split_gives_the_same_lines_at_their_true_offsets(data: bytes) -> None:
     for size in (1, 2, 3, 7, 60):
-        lines = tail.Lines()
+        lines = follow.Lines()
         found = [line for start in range(0, len(data), size) for line in lines.feed(data[start : start + size])]
         found += lines.finish()
         assert [number for number, _, _ in found] == list(range(1, len(found) + 1))
@@ -298,8 +293,8 @@ def test_any_split_gives_the_same_lines_at_their_true_offsets(data: bytes) -> No
 
 
 def test_what_follows_a_line_too_long_keeps_its_number_and_offset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail, "MAX_LINE_BYTES", 10)
-    lines = tail.Lines()
+    monkeypatch.setattr(follow, "MAX_LINE_BYTES", 10)
+    lines = follow.Lines()
     found = [line for piece in (b"1234567", b"8901", b"234\nab", b"c\n") for line in lines.feed(piece)]
     assert found == [(1, 0, None), (2, 15, b"abc")]
 
@@ -487,11 +482,9 @@ def test_a_server_of_another_protocol_is_told(tmp_path: Path) -> None:
                 connection.sendall(b"220 mail.example.org ESMTP\r\n")
                 connection.recv(1 << 20)
 
-        thread = threading.Thread(target=smtp)
-        thread.start()
         port = listener.getsockname()[1]
-        outcome = run(port, stdin=wire.event("1"))
-        thread.join()
+        with in_background(smtp):
+            outcome = run(port, stdin=wire.event("1"))
     assert outcome.code == 1
     assert outcome.lines == [
         f"aggregator: 127.0.0.1:{port}: expected an aggregator's reply, got '220 mail.example.org ESMTP'"
@@ -574,7 +567,7 @@ def test_a_terminal_gets_a_progress_bar_that_makes_way_for_the_summary(server: S
     file.write_bytes(b"line\n" * 100_000)
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
-    with subprocess.Popen(command(server.port, "--topic", "t", file), stderr=theirs, cwd=TOP) as process:
+    with subprocess.Popen(command(server.port, "--topic", "t", file), stderr=theirs, cwd=ROOT) as process:
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # EIO: the end of a terminal

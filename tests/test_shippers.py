@@ -1,4 +1,4 @@
-"""Real log shippers on the silent port, with the very configuration files that the README shows."""
+"""Real log shippers on the silent port, with the configuration files that the README shows."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import wire
-from tests.server_process import ServerProcess, wait_until
+from tests.harness import wire
+from tests.harness.polling import wait_until
+from tests.harness.server_process import ServerProcess
 
 pytestmark = pytest.mark.shipper
 
@@ -19,7 +20,7 @@ CONFIGURATIONS = Path(__file__).parent / "shippers"
 UNPACKED = Path(os.environ.get("SHIPPERS_DIR", "/opt/aggregator-shippers"))
 
 SHIPPED_S = 20.0
-"""How long a shipper may take with everything that a test writes."""
+"""How long a shipper may take to send everything that a test writes."""
 
 Ship = Callable[[str, Path], None]
 

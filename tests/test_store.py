@@ -1,4 +1,4 @@
-"""The store by itself: no statement's work may grow with the table, and the settings that make an ack durable."""
+"""The SQLite engine by itself: no statement does more work in a larger table, and the settings make acks durable."""
 
 from __future__ import annotations
 
@@ -8,53 +8,30 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import aiosqlite
 import pytest
 
-from aggregator.database_file import StoreUnusable
-from aggregator.event import Event, Events
-from aggregator.store import Store
-from tests.checker import check_database
+from aggregator.storage.engine import StorageUnusable
+from aggregator.storage.sqlite.store import Store
+from aggregator.storage.sqlite.writer import SEEN_TOPICS
+from tests.harness import storage
+from tests.harness.background import in_background
+from tests.harness.database_check import check_database
+from tests.harness.keys import append, keys_of
 
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(tmp_path / "events.db")
+    opened = await storage.open_store(tmp_path / "events.db")
     yield opened
     await opened.close()
-    check_database(opened.path)
-
-
-def made(prefix: str, count: int, topics: int = 3) -> list[Event]:
-    return [Event.of(f"t{i % topics}", f"{prefix}-{i}", b'{"n":%d}' % i) for i in range(count)]
-
-
-async def append(store: Store, events: list[Event]) -> tuple[int, dict[int, int]]:
-    batch = store.new_batch()
-    batch.add(Events.of(events))
-    return await store.append(batch), batch.duplicates
-
-
-async def steps(connection: aiosqlite.Connection, work: Callable[[], Awaitable[object]]) -> int:
-    """How many instructions of SQLite's virtual machine some work takes: exact, whatever else the machine does."""
-    count = 0
-
-    def one_more() -> int:
-        nonlocal count
-        count += 1
-        return 0
-
-    await connection.set_progress_handler(one_more, 1)
-    await work()
-    await connection.set_progress_handler(None, 0)  # type: ignore[arg-type]
-    return count
+    check_database(opened.database.path)
 
 
 async def test_a_batch_takes_no_more_work_when_the_table_is_large(store: Store) -> None:
-    await append(store, made("first", 100))
-    small = await steps(store._writer, lambda: append(store, made("a", 10) + made("first", 5)))
-    await append(store, made("many", 50_000))
-    large = await steps(store._writer, lambda: append(store, made("b", 10) + made("first", 5)))
+    await append(store, keys_of("first", 100))
+    small = await storage.steps(store.database.writer, lambda: append(store, keys_of("a", 10) + keys_of("first", 5)))
+    await append(store, keys_of("many", 50_000))
+    large = await storage.steps(store.database.writer, lambda: append(store, keys_of("b", 10) + keys_of("first", 5)))
 
     assert large < small * 1.1
 
@@ -72,67 +49,76 @@ async def test_a_batch_takes_no_more_work_when_the_table_is_large(store: Store) 
 async def test_an_answer_takes_no_more_work_when_the_table_is_large(
     store: Store, read: Callable[[Store], Awaitable[object]]
 ) -> None:
-    await append(store, made("first", 10_000))
-    small = await steps(store._reader, lambda: read(store))
-    await append(store, made("many", 50_000))
-    large = await steps(store._reader, lambda: read(store))
+    await append(store, keys_of("first", 10_000))
+    small = await storage.steps(store.database.reader, lambda: read(store))
+    await append(store, keys_of("many", 50_000))
+    large = await storage.steps(store.database.reader, lambda: read(store))
 
     assert large < small * 1.1
 
 
 async def test_readers_are_answered_while_tables_come_and_go(store: Store) -> None:
-    """Faster than SQLite prepares a statement again: small runs that are merged, at their worst."""
-    await append(store, made("a", 10))
+    """They do so faster than SQLite prepares a statement again: the worst case of small runs that are merged."""
+    await append(store, keys_of("a", 10))
     enough = threading.Event()
 
     def make_and_drop() -> None:
-        with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        with contextlib.closing(sqlite3.connect(store.database.path, isolation_level=None)) as other:
             other.execute("PRAGMA synchronous = OFF")
             while not enough.is_set():
                 other.executescript("CREATE TABLE passing (n); DROP TABLE passing")
 
-    thread = threading.Thread(target=make_and_drop)
-    thread.start()
-    try:
-        for _ in range(200):
-            assert len((await store.events("t1", 10, None, 1 << 20))[0]) == 3
-            assert len(await store.topics(10, "")) == 3
-            assert await store.event("t1", "a-1")
-    finally:
-        enough.set()
-        thread.join()
+    with in_background(make_and_drop):
+        try:
+            for _ in range(200):
+                assert len((await store.events("t1", 10, None, 1 << 20))[0]) == 3
+                assert len(await store.topics(10, "")) == 3
+                assert await store.event("t1", "a-1")
+        finally:
+            enough.set()
 
 
 async def test_every_commit_is_fsynced_into_a_wal(store: Store) -> None:
     for name, value in (("journal_mode", "wal"), ("synchronous", 2), ("wal_autocheckpoint", 0)):
-        assert list(await store._writer.execute_fetchall(f"PRAGMA {name}")) == [(value,)]
+        assert list(await store.database.writer.execute_fetchall(f"PRAGMA {name}")) == [(value,)]
 
 
 async def test_statuses_come_from_the_database(store: Store) -> None:
-    assert await append(store, made("a", 4)) == (1, {})
-    assert await append(store, made("a", 2) + made("b", 2) + made("b", 1)) == (5, {0: 1, 1: 2, 4: 7})
+    assert await append(store, keys_of("a", 4)) == (1, {})
+    assert await append(store, keys_of("a", 2) + keys_of("b", 2) + keys_of("b", 1)) == (5, {0: 1, 1: 2, 4: 7})
     assert (store.stored_total, store.topics_total) == (6, 3)
 
 
 async def test_a_database_in_use_is_refused(store: Store) -> None:
-    with pytest.raises(StoreUnusable, match="in use by another aggregator"):
-        await Store.open(store.path)
+    with pytest.raises(StorageUnusable, match="in use by another aggregator"):
+        await storage.open_store(store.database.path)
 
 
 async def test_nothing_of_a_file_is_left_when_it_is_closed_well(tmp_path: Path) -> None:
-    store = await Store.open(tmp_path / "events.db")
-    await append(store, made("a", 10))
-    assert store.wal_bytes > 0
+    store = await storage.open_store(tmp_path / "events.db")
+    await append(store, keys_of("a", 10))
+    assert store.database.wal_bytes > 0
     await store.close()
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.db", "events.db.lock"]
 
 
 async def test_the_wal_is_checkpointed_into_the_database(store: Store) -> None:
-    await append(store, made("a", 14_000))
-    assert store.backlog_bytes > store.db_bytes
-    await store.checkpoint()
+    await append(store, keys_of("a", 14_000))
+    assert store.database.wal_bytes > store.database.db_bytes
+    assert store.upkeep_left
+    while store.upkeep_left:
+        await store.upkeep(quiet=True)
 
-    assert store.backlog_bytes == 0
-    assert store.db_bytes > 250_000
-    assert store.last_checkpoint.error is None
+    assert store.database.db_bytes > 250_000
+    assert store.wal.last.error is None
+
+
+async def test_more_topics_than_are_remembered_are_counted_right(store: Store) -> None:
+    counted = []
+    for first, last in ((0, 9000), (0, 9000), (5000, 14_000), (0, 100), (14_000, 14_001), (0, 14_001)):
+        await append(store, [(f"topic {i}", f"e{first}-{last}-{i % 2}") for i in range(first, last)])
+        counted.append(store.topics_total)
+        assert storage.topics_remembered(store) <= max(SEEN_TOPICS, last - first)
+
+    assert counted == [9000, 9000, 14_000, 14_000, 14_001, 14_001]

@@ -1,4 +1,4 @@
-"""All tests here are fault tests; random moments for them, and the disks they break."""
+"""All tests here are fault tests; random moments for them, the disks that they break, and the network."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
 
-from tests.faults.disk import Ext4Image, FailingDisk, SmallDisk
-from tests.faults.record import RecordProperty
-from tests.faults.sizes import LONG, LONG_TIMEOUT_S
+from tests.harness.disk import Ext4Image, FailingDisk, SmallDisk
+from tests.harness.network import Network
+from tests.harness.record import RecordProperty
+from tests.harness.sizes import LONG, LONG_TIMEOUT_S
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,39 +26,55 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def moments(record_property: RecordProperty) -> random.Random:
-    """Random moments for faults. The seed is printed, and so shown when the test fails, and stands in the result."""
+    """Random moments for faults. The seed is printed, so a failing test shows it, and it stands in the result."""
     seed = int(os.environ.get("AGGREGATOR_FAULTS_SEED") or random.SystemRandom().getrandbits(32))
     print(f"AGGREGATOR_FAULTS_SEED={seed}")
     record_property("seed", seed)
     return random.Random(seed)
 
 
+class Made(Protocol):
+    """What a machine may be unable to make."""
+
+    def make(self) -> str | None:
+        """Make it; return why that is not possible here, if it is not."""
+
+    def remove(self) -> None: ...
+
+
+M = TypeVar("M", bound=Made)
+
+
+def made(thing: M) -> Iterator[M]:
+    """Make it for one test, or skip the test."""
+    reason = thing.make()
+    try:
+        if reason:
+            pytest.skip(f"cannot make a {type(thing).__name__} here: {reason}")
+        yield thing
+    finally:
+        thing.remove()
+
+
 @pytest.fixture
 def ext4_image(tmp_path: Path) -> Iterator[Ext4Image]:
     """A disk of its own, whose content can be looked at as a power cut would leave it."""
-    image = Ext4Image(tmp_path / "disk.img", tmp_path / "disk")
-    if reason := image.make():
-        pytest.skip(f"cannot mount an image here: {reason}")
-    yield image
-    image.remove()
+    yield from made(Ext4Image(tmp_path / "disk.img", tmp_path / "disk"))
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A disk that is soon full, and can be enlarged."""
-    disk = SmallDisk(tmp_path / "small")
-    if reason := disk.make():
-        pytest.skip(f"cannot mount a tmpfs here: {reason}")
-    yield disk
-    disk.remove()
+    yield from made(SmallDisk(tmp_path / "small"))
 
 
 @pytest.fixture
 def failing_disk(tmp_path: Path) -> Iterator[FailingDisk]:
     """A disk that breaks down when it is told to."""
-    disk = FailingDisk(tmp_path)
-    if reason := disk.make():
-        disk.remove()
-        pytest.skip(f"cannot mount an image here: {reason}")
-    yield disk
-    disk.remove()
+    yield from made(FailingDisk(tmp_path))
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Two machines, and a cable between them that can be cut and throttled."""
+    yield from made(Network())

@@ -1,21 +1,20 @@
-"""Whatever bytes arrive: one reply to each line, nobody else harmed, no memory held, nothing smuggled in."""
+"""Any bytes may arrive: each line has one reply, no other client is harmed, no memory is held, no line smuggled in."""
 
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import StartServer
-from tests.faults.lines import answered_lines, fault, mutated, outcome
-from tests.faults.record import RecordFigures
-from tests.faults.sizes import MUTATED_LINES
-from tests.server_process import ServerProcess, wait_until
-from tests.wire import Peer, event, events, exchange
+from tests.harness.background import in_background
+from tests.harness.mutated_lines import answered_lines, fault, mutated, outcome
+from tests.harness.polling import wait_until
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.sizes import MUTATED_LINES
+from tests.harness.wire import Peer, event, events, exchange
 
 MIB = 1 << 20
 
@@ -27,16 +26,6 @@ def no_defect_shows(server: ServerProcess) -> Iterator[None]:
     assert server.ask("HEALTH")["health"] == "healthy"
     assert "Traceback" not in server.log
     assert " ERROR " not in server.log
-
-
-@contextmanager
-def in_background(work: Callable[[], None]) -> Iterator[None]:
-    """Send while the replies are read: neither side may have to wait for the other."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    yield
-    thread.join(60)
-    assert not thread.is_alive()
 
 
 POISON = [
@@ -52,7 +41,7 @@ POISON = [
 
 @pytest.mark.parametrize(("poison", "code"), POISON)
 def test_one_poison_event_among_500_harms_no_other(server: ServerProcess, poison: bytes, code: str) -> None:
-    """T20. As lines of their own: they are committed together."""
+    """T20. The events are lines of their own, and are committed together."""
     lines = events("e", 500)
     lines[250] = poison
     replies = exchange(server.port, b"".join(lines))
@@ -66,7 +55,7 @@ def test_one_poison_event_among_500_harms_no_other(server: ServerProcess, poison
     ("poison", "code"), [one for one in POISON if one.id in ("2^64-1", "escaped NUL", "wrong type")]
 )
 def test_one_poison_event_in_a_batch_line_harms_no_other(server: ServerProcess, poison: bytes, code: str) -> None:
-    """T20. What is no JSON makes a line that is none; what is JSON and no event is one bad member."""
+    """T20. A poison event that is no JSON spoils its whole line; one that is JSON and no event is one bad member."""
     lines = events("e", 500)
     lines[250] = poison
     (reply,) = exchange(server.port, b"[" + b",".join(line[:-1] for line in lines) + b"]\n")
@@ -91,7 +80,7 @@ SMUGGLED = event("smuggled")
 def test_an_over_long_line_is_rejected_once_and_nothing_in_it_is_read(
     server: ServerProcess, line: bytes, pause: bool
 ) -> None:
-    """T24. Its tail is never taken for a line, also when it comes after the rejection has been sent."""
+    """T24. Its tail is never taken for a line, not even when it comes after the rejection has been sent."""
     with Peer(server.port) as peer:
         peer.send(line[: MIB + 2])
         head = []
@@ -106,7 +95,7 @@ def test_an_over_long_line_is_rejected_once_and_nothing_in_it_is_read(
 
 
 def test_a_line_feed_ends_an_over_long_line_and_what_follows_is_a_line(server: ServerProcess) -> None:
-    """T24. The other side of the same rule: after its LF nothing is skipped any more."""
+    """T24. The other side of the same rule: nothing after its LF is skipped."""
     replies = exchange(server.port, b"x" * 2 * MIB + b"\n" + event("a") + b"y" * 2 * MIB + b"\n" + event("b"))
 
     assert [outcome(reply) for reply in replies] == ["too_long", "stored", "too_long", "stored"]
@@ -127,7 +116,7 @@ def test_a_line_far_over_the_limit_costs_no_memory(server: ServerProcess, record
 
 
 def test_an_unfinished_line_is_held_about_once(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """T24. What clients can make the server hold: the line so far, and what one read brought."""
+    """T24. Clients can make the server hold the line so far, and the bytes of one read."""
     server.ask("PING")
     before = server.rss_bytes
     holding = [Peer(server.port) for _ in range(40)]
@@ -144,7 +133,7 @@ def test_an_unfinished_line_is_held_about_once(server: ServerProcess, record_fig
 
 GOOD = event("e")[:-1]
 MATRIX = [
-    # Numbers: JSON has no limit to them, and each digit is kept.
+    # Numbers: JSON does not limit them, and each digit is kept.
     (event("e", payload='{"n":9007199254740993}'), "stored"),
     (event("e", payload='{"n":9223372036854775808}'), "stored"),
     (event("e", payload='{"n":18446744073709551616}'), "stored"),
@@ -197,7 +186,7 @@ MATRIX = [
 
 
 def test_the_json_matrix(server: ServerProcess) -> None:
-    """T26. Each in a line of its own on one connection (so that a BOM is not at its start), each as documented."""
+    """T26. All lines come on one connection, so that a BOM is not at its start. Each is answered as documented."""
     with Peer(server.port) as peer:
         assert peer.ask(event("first"))["status"] == "stored"
         for number, (line, expected) in enumerate(MATRIX):
@@ -209,7 +198,7 @@ def test_the_json_matrix(server: ServerProcess) -> None:
 
 
 def nested(levels: int) -> bytes:
-    """An event that is nested so deeply: itself, its payload, and arrays."""
+    """An event that is nested so deeply: the event, its payload, and arrays."""
     return event("deep", payload='{"a":' + "[" * (levels - 2) + "]" * (levels - 2) + "}")
 
 
@@ -228,7 +217,7 @@ def nested(levels: int) -> bytes:
     ids=lambda value: value if isinstance(value, str) else f"{value[:3]!r}{len(value)}",
 )
 def test_nesting_harms_nothing(server: ServerProcess, line: bytes, code: str, record_figures: RecordFigures) -> None:
-    """T27. On both ports: on the silent one the refusal is logged, and what is logged holds no deep object."""
+    """T27. On both ports. On the silent port the refusal is logged, and the log holds no deep object."""
     server.ask("PING")
     before = server.rss_bytes
     assert [outcome(reply) for reply in exchange(server.port, line)] == [code]
@@ -242,7 +231,7 @@ def test_nesting_harms_nothing(server: ServerProcess, line: bytes, code: str, re
 
 
 def test_mutated_lines_have_one_reply_each(start_server: StartServer, record_figures: RecordFigures) -> None:
-    """T28. 200,000 of them, from a fixed seed, on one connection. Each reply is held against Python's own parser."""
+    """T28. 200,000 lines from a fixed seed on one connection. Each reply is compared with Python's own parser."""
     limit = 2000
     server = start_server("--max-line-bytes", f"{limit}")
     random_ = random.Random(20261122)

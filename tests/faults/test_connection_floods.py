@@ -1,4 +1,4 @@
-"""Too many connections, and connections that end badly: nothing is left behind, and who is connected is served."""
+"""Too many connections, and connections that end badly: nothing is left behind, and connected clients are served."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import time
 
 import pytest
 
-from tests.checker import Ledger, check_database
-from tests.conftest import StartServer
-from tests.faults.polite import polite_clients
-from tests.faults.record import RecordFigures
-from tests.faults.sizes import CHURN, RESETS
-from tests.server_process import ServerProcess, wait_until
-from tests.wire import Peer, event
+from aggregator.server.peer_log import PEER_LOG_INTERVAL_S
+from tests.harness.account import Account
+from tests.harness.polite_client import polite_clients
+from tests.harness.polling import wait_until
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.sizes import CHURN, RESETS, SLACK
+from tests.harness.wire import Peer, event
 
 MIB = 1 << 20
 
@@ -30,36 +31,34 @@ def assert_no_defect_shows(server: ServerProcess) -> None:
 
 
 def test_resets_in_mid_batch_harm_nobody(server_on_both_loops: ServerProcess, record_figures: RecordFigures) -> None:
-    """T35. Their events are queued or being committed when they are gone; uvloop raises on writes to a closed
+    """T35. Their events are queued or being committed when the clients are gone. uvloop raises on writes to a closed
     transport, asyncio does not."""
     server = server_on_both_loops
-    ledger = Ledger()
-    with polite_clients(ledger, server.port, 2, "polite") as polite:
+    account = Account()
+    with polite_clients(account, server.port, 2) as polite:
         for number in range(RESETS):
             lines = {f"r{number}-{i}": event(f"r{number}-{i}") for i in range(20)}
-            ledger.sent.update(lines)
+            account.sent.update(lines)
             with Peer(server.port) as peer:
                 peer.send(b"".join(lines.values()) + b"PING\n%\n" + event("cut")[:-1])
                 if number % 3 == 0:
-                    peer.reply()  # it is in the middle of its replies, not before them
+                    peer.reply()  # it is reset in the middle of its replies, not before them
                 peer.reset()
         acks = [len(client.waited_s) for client in polite]
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
     assert_no_defect_shows(server)
     assert all(acks)
-    verdict = ledger.verify(server)
-    assert server.stop() == 0
-    check_database(server.db)
+    verdict = account.verify_and_stop(server)
     record_figures("resets in mid-batch", rounds=RESETS, **verdict.figures, polite_acks=sum(acks))
 
 
 def test_churn_leaves_nothing_behind(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """T39. Connections of every kind of end, one after the other: descriptors and memory are back where they were.
-    Their events are duplicates, for the store may well grow with what it stores.
+    """T39. Connections with every kind of end, one after the other: descriptors and memory are back where they were.
 
-    Measured: memory grows by 20 MB over the first 6,000 connections and is flat from then on, ± 3 MB, for each leaves
-    a cycle of objects behind, and Python is told to look for those at every 100,000 objects only (cli.GC_THRESHOLDS).
-    So it is looked at from there; over 20,000 connections a leak of 400 bytes each would show.
+    Their events are duplicates, because the store may grow with what it stores. Measured: memory grows by 20 MB over
+    the first 6,000 connections and is flat after that, ± 3 MB. Each connection leaves a cycle of objects behind, and
+    Python looks for cycles at every 100,000 objects only (cli.GC_THRESHOLDS). So the measurement begins after 8,000.
+    Over 20,000 connections a leak of 400 bytes each would show.
     """
     _churn(server, 8000)
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
@@ -106,7 +105,7 @@ def _churn(server: ServerProcess, count: int) -> None:
 def test_over_the_connection_cap_clients_are_told_and_closed(
     start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T32. Within 100 ms in the middle of 50: the server waits so long for their half of the close (BUSY_LINGER_S)."""
+    """T32. In the median of 50 within 100 ms: so long the server waits for their half of the close (BUSY_LINGER_S)."""
     server = start_server("--max-connections", "10")
     guests = [Peer(server.port) for _ in range(10)]
     wait_until(lambda: guests[0].ask(b"STATS\n")["connections"] == 10)
@@ -119,22 +118,29 @@ def test_over_the_connection_cap_clients_are_told_and_closed(
             }  # fmt: skip
             assert extra.rest() == []
         took_s.append(time.monotonic() - started)
-    record_figures("over the cap of connections", rounds=50, median_s=statistics.median(took_s), longest_s=max(took_s))
-    assert statistics.median(took_s) < 0.1
+    assert statistics.median(took_s) < SLACK * 0.1
     with Peer(server.silent_port) as extra:
         assert extra.raw_rest() == b""
-    assert server.log.count("a client was refused: 10 connections are open") == 1, "the log is rate-limited"
+    logged = server.log.count("a client was refused: 10 connections are open")
+    assert 1 <= logged <= 1 + sum(took_s) / PEER_LOG_INTERVAL_S, "the log is rate-limited"
     assert guests[3].ask(event("guest"))["status"] == "stored"
 
     guests.pop().close()
-    wait_until(lambda: guests[0].ask(b"STATS\n")["connections"] == 9, 1)
+    closed = time.monotonic()
+    wait_until(lambda: guests[0].ask(b"STATS\n")["connections"] == 9)
+    freed_s = time.monotonic() - closed
+    record_figures(
+        "over the cap of connections",
+        rounds=50, median_s=statistics.median(took_s), longest_s=max(took_s), freed_s=freed_s,
+    )  # fmt: skip
+    assert freed_s < SLACK * 1
     assert server.ask("PING")["pong"] is True
     for guest in guests:
         guest.close()
 
 
 def test_one_address_cannot_take_the_places_of_the_others(start_server: StartServer) -> None:
-    """Counted over both ports, and given back when a connection ends, whatever its end."""
+    """Places are counted over both ports, and given back when a connection ends in any way."""
     server = start_server("--address-connections", "5", "--max-connections", "8")
     greedy = [Peer(server.port) for _ in range(3)] + [Peer(server.silent_port) for _ in range(2)]
     wait_until(lambda: greedy[0].ask(b"STATS\n")["connections"] == 5)
@@ -160,8 +166,8 @@ def test_one_address_cannot_take_the_places_of_the_others(start_server: StartSer
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (Debian package util-linux)")
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_more_peers_than_descriptors_are_told_so(start_server: StartServer, loop: str) -> None:
-    """T33, as far as the server can see to it: its caps are below the limit of descriptors. Those who come too many at
-    once for that limit are reset by uvloop; on asyncio they wait in the backlog, and are told."""
+    """T33. The server's own caps are below the limit of descriptors. Too many clients at once for that limit are reset
+    by uvloop; on asyncio they wait in the backlog, and are told."""
     server = start_server("--max-connections", "32", loop=loop, prefix=("prlimit", "--nofile=64:64"))
     with Peer(server.port) as guest:
         guest.ask(b"PING\n")
@@ -182,8 +188,8 @@ def test_more_peers_than_descriptors_are_told_so(start_server: StartServer, loop
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (Debian package util-linux)")
 def test_a_whole_backlog_at_once_is_told(start_server: StartServer) -> None:
-    """The event loop accepts all that wait before the first one is refused: the server has raised its soft limit of
-    descriptors so that it can."""
+    """The event loop accepts all clients that wait before the first is refused. For that the server has raised its soft
+    limit of descriptors."""
     server = start_server("--max-connections", "2", prefix=("prlimit", "--nofile=40:4096"))
     with Peer(server.port) as guest:
         guest.ask(b"PING\n")
@@ -199,8 +205,8 @@ def test_a_whole_backlog_at_once_is_told(start_server: StartServer) -> None:
 def test_without_descriptors_those_who_are_connected_are_served(
     start_server: StartServer, loop: str, record_figures: RecordFigures
 ) -> None:
-    """T33, all the same: somebody else's doing takes the last descriptors away. uvloop closes who comes then, asyncio
-    leaves them waiting and complains 1,000 times a second."""
+    """T33. Here another program takes the last descriptors away. uvloop closes new clients then; asyncio leaves them
+    waiting and complains 1,000 times a second."""
     server = start_server(loop=loop)
     with Peer(server.port) as guest:
         guest.ask(event("before"))
@@ -225,7 +231,7 @@ def test_without_descriptors_those_who_are_connected_are_served(
             peer.close()
         freed = time.monotonic()
         assert server.ask("PING")["pong"] is True
-        assert time.monotonic() - freed < 2
-    assert cpu < 0.1
+        assert time.monotonic() - freed < SLACK * 2
+    assert cpu < 0.4, "a tenth of a processor on a quiet machine; a busy loop takes all that it gets"
     assert lines <= seconds
     assert "Traceback" not in server.log

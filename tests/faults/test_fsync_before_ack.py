@@ -1,4 +1,4 @@
-"""The order of system calls, as strace saw it: into the WAL, synced, and only then acked."""
+"""The order of system calls, as strace saw it: an event is written into the WAL, synced, and only then acked."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.checker import Ledger
-from tests.faults.record import RecordFigures
-from tests.faults.tracer import has_strace, traced
-from tests.server_process import ServerProcess
-from tests.wire import Peer
+from tests.harness.account import Account
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess
+from tests.harness.strace import has_strace, traced
+from tests.harness.wire import Peer
 
 _CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed>)(.*)")
 _ACKED = re.compile(r'\{\\"status\\":\\"stored\\",\\"seq\\":\d+,\\"topic\\":\\"t\\",\\"event_id\\":\\"(#\d+#)\\"\}')
@@ -19,9 +19,10 @@ _EVENT = re.compile(r"#\d+#")
 
 
 def acks_before_their_sync(trace: str) -> tuple[list[str], int]:
-    """The events whose ack began to be written before an fdatasync of the WAL that came after their own write ended.
+    """The events that were acked too soon, and how many acks there were.
 
-    And how many acks there were. Each line is ``thread call(arguments) = result``; a call that another thread
+    An ack comes too soon if it began to be written before the end of an fdatasync of the WAL that followed the write of
+    its event. Each line of a trace is ``thread call(arguments) = result``; a call that another thread
     interrupts is two lines, ``… <unfinished ...>`` and ``<... call resumed>…``.
     """
     written: dict[str, set[str]] = {}  # by thread, since its last sync
@@ -57,24 +58,24 @@ def test_an_fsync_of_the_wal_comes_before_each_ack(
 ) -> None:
     """T4: 1,000 acks, one by one and pipelined: each event's own bytes are in the WAL and synced before its ack.
 
-    The id stands in the payload over and over, so that at least one copy of it is not cut by the end of a page.
+    The payload repeats the id, so that the end of a page does not cut every copy of it.
     """
-    ledger, trace = Ledger(), tmp_path / "trace"
+    account, trace = Account(), tmp_path / "trace"
     calls = "trace=fdatasync,pwrite64,write,writev,sendto,sendmsg"
     with traced(server, "-y", "-s", "100000", "-o", str(trace), "-e", calls), Peer(server.port) as peer:
         for start in range(0, 1000, in_flight):
             names = [f"#{number}#" for number in range(start, start + in_flight)]
-            peer.send(b"".join(ledger.line(name, f'{{"x":"{name * 5}"}}') for name in names))
+            peer.send(account.lines(names, f'{{"x":"{"NAME" * 5}"}}'))
             for name in names:
-                ledger.heard(name, peer.reply())
+                account.heard(name, peer.reply())
     early, acks = acks_before_their_sync(trace.read_text())
     assert (early, acks) == ([], 1000)
-    verdict = ledger.verify(server)
+    verdict = account.verify(server)
     record_figures(f"fsync before ack, {in_flight} in flight", violations=len(early), **verdict.figures)
 
 
 def test_the_check_itself_sees_an_ack_that_comes_too_soon() -> None:
-    """T4: no sync; one that failed, one of another file, one that has not ended, one that began before the write."""
+    """T4: there is no sync, or it failed, was of another file, has not ended, or began before the write."""
     write = '7 pwrite64(9</d/events.db-wal>, "{\\"event_id\\":\\"#1#\\"}", 4096, 32) = 4096'
     ack = (
         r'5 write(12<socket:[1]>, "{\"status\":\"stored\",\"seq\":1,\"topic\":\"t\",\"event_id\":\"#1#\"}\n", 64) = 64'

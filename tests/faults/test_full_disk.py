@@ -1,4 +1,4 @@
-"""No space left, and its relatives: a limit on the size of files, a file system that turns read-only."""
+"""No space is left, the size of files is limited, or the file system turns read-only."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import time
 
 import pytest
 
-from tests.checker import Ledger, check_database
-from tests.conftest import StartServer
-from tests.faults.disk import Ext4Image, SmallDisk
-from tests.faults.record import RecordFigures
-from tests.server_process import ServerProcess, wait_until
-from tests.wire import Peer, exchange
+from tests.harness.account import Account
+from tests.harness.disk import Ext4Image, SmallDisk
+from tests.harness.polling import wait_until
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.sizes import SLACK
+from tests.harness.wire import Peer, exchange
 
 PAYLOAD = f'{{"x":"{"x" * 1000}"}}'
 
 
-def fill(server: ServerProcess, ledger: Ledger, most: int = 20_000) -> None:
-    """Send one event after the other until one is refused."""
+def fill(server: ServerProcess, account: Account, most: int = 20_000) -> None:
+    """Send events one after the other until one is refused."""
     with Peer(server.port) as peer:
         for number in range(most):
             name = f"fill-{number}"
-            ledger.heard(name, peer.ask(ledger.line(name, PAYLOAD)))
-            if ledger.errors:
+            account.heard(name, peer.ask(account.line(name, PAYLOAD)))
+            if account.errors:
                 return
     raise AssertionError("none was refused")
 
@@ -32,38 +33,36 @@ def fill(server: ServerProcess, ledger: Ledger, most: int = 20_000) -> None:
 def test_a_full_disk_is_said_and_acks_resume_by_themselves(
     start_server: StartServer, small_disk: SmallDisk, record_figures: RecordFigures
 ) -> None:
-    """T9: nothing but ``storage_full`` while it is full, alive, acks within 2 s of space returning, no restart."""
+    """T9: while the disk is full, only ``storage_full``; acks within 2 s of space returning, without a restart."""
     server = start_server(db=small_disk.folder / "events.db")
-    ledger = Ledger()
-    fill(server, ledger)
+    account = Account()
+    fill(server, account)
     health = server.ask("HEALTH")
     assert health["health"] == "degraded"
     assert "no space" in health["checks"]["storage"]
     with Peer(server.port) as peer:
-        for number in range(50):  # it stays alive and says so to everybody
+        for number in range(50):  # the server stays alive and says so to every client
             name = f"more-{number}"
-            ledger.heard(name, peer.ask(ledger.line(name, PAYLOAD)))
-        assert set(ledger.errors.values()) == {"storage_full"}
+            account.heard(name, peer.ask(account.line(name, PAYLOAD)))
+        assert set(account.errors.values()) == {"storage_full"}
 
         small_disk.remount("size=64m")
         enlarged = time.monotonic()
-        wait_until(lambda: server.ask("HEALTH")["health"] == "healthy", 2)
+        wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
         name = "after"
-        ledger.heard(name, peer.ask(ledger.line(name)))
+        account.heard(name, peer.ask(account.line(name)))
         recovered_s = time.monotonic() - enlarged
-    assert name in ledger.acked
-    assert recovered_s < 2
-    verdict = ledger.verify(server)
+    assert name in account.acked
+    assert recovered_s < SLACK * 2
+    verdict = account.verify_and_stop(server)
     assert "events are not being stored: no space left" in server.log
     assert "events are being stored again" in server.log
-    assert server.stop() == 0
-    check_database(server.db)
     record_figures("full disk", **verdict.figures, recovery_s=recovered_s)
 
 
 @pytest.mark.root
 def test_a_disk_that_is_full_at_the_start_is_said(new_server: StartServer, small_disk: SmallDisk) -> None:
-    """T9: no database can be made there: exit code 1 and one line. With space it starts, nothing left in its way."""
+    """T9: no database can be made: exit code 1 and one line. With space the server starts."""
     filler = small_disk.folder / "filler"
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(bytes(8 << 20))
@@ -74,29 +73,26 @@ def test_a_disk_that_is_full_at_the_start_is_said(new_server: StartServer, small
     assert "events.db" in server.log
     filler.unlink()
     server.start()
-    ledger = Ledger()
-    assert exchange(server.port, ledger.line("e"))[0]["status"] == "stored"
-    ledger.verify(server)
+    account = Account()
+    assert exchange(server.port, account.line("e"))[0]["status"] == "stored"
+    account.verify(server)
 
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (Debian package util-linux)")
 def test_a_limit_on_the_size_of_files_ends_all_acks(new_server: StartServer, record_figures: RecordFigures) -> None:
-    """T9: RLIMIT_FSIZE. The figure asked for a server that goes on when there is space again.
+    """T9: RLIMIT_FSIZE ends the server, because SQLite reports it like a broken disk (SQLITE_IOERR_WRITE).
 
-    But the limit is one of the process, and SQLite reports it as any write that failed (SQLITE_IOERR_WRITE), as it
-    would a broken disk. So it is a failure: no more acks, exit code 1, LOST = 0 after a start without the limit.
+    No more acks, exit code 1, LOST = 0 after a start without the limit.
     """
     server = new_server(prefix=("prlimit", f"--fsize={2 << 20}")).start()
-    ledger = Ledger()
-    fill(server, ledger)
-    assert set(ledger.errors.values()) == {"storage"}
+    account = Account()
+    fill(server, account)
+    assert set(account.errors.values()) == {"storage"}
     assert server.wait() == 1
     assert "the store has failed: disk I/O error" in server.log
     server.prefix = ()
     server.start()
-    verdict = ledger.verify(server)
-    assert server.stop() == 0
-    check_database(server.db)
+    verdict = account.verify_and_stop(server)
     record_figures("RLIMIT_FSIZE", **verdict.figures)
 
 
@@ -104,35 +100,32 @@ def test_a_limit_on_the_size_of_files_ends_all_acks(new_server: StartServer, rec
 def test_a_file_system_that_turns_read_only_ends_all_acks(
     start_server: StartServer, ext4_image: Ext4Image, record_figures: RecordFigures
 ) -> None:
-    """T9: as ext4 does when it finds itself damaged (``errors=remount-ro``). Files that are open for writing keep an
-    administrator from doing that by hand.
+    """T9: as ext4 does when it finds itself damaged (``errors=remount-ro``).
 
-    The figure asked for acks without a restart. But such a file system has to be unmounted before it can be written
-    again, and no server can run meanwhile: exit code 1, and LOST = 0 when both are back.
+    Such a file system has to be unmounted before it can be written again, and no server can run until then: exit code
+    1, and LOST = 0 when both are back. An administrator cannot remount it by hand while files are open for writing.
     """
     server = start_server(db=ext4_image.folder / "events.db")
-    ledger = Ledger()
+    account = Account()
     with Peer(server.port) as peer:
         for number in range(200):
             name = f"e-{number}"
             if number == 100:
                 ext4_image.remount("abort")
-            ledger.heard(name, peer.ask(ledger.line(name, PAYLOAD)))
-            if ledger.errors:
+            account.heard(name, peer.ask(account.line(name, PAYLOAD)))
+            if account.errors:
                 break
-    assert set(ledger.errors.values()) == {"storage"}
+    assert set(account.errors.values()) == {"storage"}
     assert server.wait() == 1
     assert "the store has failed: " in server.log
     assert "Traceback" not in server.log
 
-    again = ext4_image.copy("again")  # as it is on the disk; the one that is mounted may be busy elsewhere for a while
+    again = ext4_image.copy("again")  # as it is on the disk; the mounted one may be busy for a while
     try:
         error = again.mount()
         assert error is None, error
         successor = start_server(db=again.folder / "events.db")
-        verdict = ledger.verify(successor)
-        assert successor.stop() == 0
-        check_database(successor.db)
+        verdict = account.verify_and_stop(successor)
     finally:
         again.remove()
     record_figures("file system turned read-only", **verdict.figures)

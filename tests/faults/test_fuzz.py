@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.fuzz_protocol import check
-from tests.faults.lines import SEEDS
-from tests.faults.record import RecordFigures
-from tests.faults.sizes import FUZZ_S
+from tests.harness import ROOT
+from tests.harness.fuzz_protocol import check
+from tests.harness.mutated_lines import SEEDS
+from tests.harness.record import RecordFigures
+from tests.harness.sizes import FUZZ_S
 
 FOUND: list[bytes] = []
 
@@ -27,8 +28,8 @@ def test_what_was_found_once(data: bytes) -> None:
 @pytest.mark.timeout(FUZZ_S + 120)
 def test_fuzzing_finds_nothing(tmp_path: Path, record_figures: RecordFigures) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.fuzz_protocol", f"{FUZZ_S}", f"{tmp_path}"],
-        capture_output=True, text=True, cwd=Path(__file__).parent.parent.parent,
+        [sys.executable, "-m", "tests.harness.fuzz_protocol", f"{FUZZ_S}", f"{tmp_path}"],
+        capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     found = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != "dictionary"]
     assert (done.returncode, found) == (0, []), done.stderr[-3000:]

@@ -1,143 +1,85 @@
-"""A defect of ours, in each part: what it ends, and what it must not touch. And the server as process 1.
+"""A defect of ours in each part: what it ends, and what it must not touch. And the server as process 1.
 
-The defects are put in by the program that runs the server here; the product has no switch for them.
+``tests.harness.changes`` puts the defects in.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
-import sqlite3
 import time
 from pathlib import Path
 
 import pytest
 
-from aggregator.consumer import Consumer
 from aggregator.event import Event, Events
-from aggregator.intake import Commit, Intake, Outcome, Submission
-from aggregator.stats import Stats
-from aggregator.store import Store
-from tests.checker import Ledger, Sender, check_database
-from tests.conftest import StartServer
-from tests.faults.record import RecordFigures
-from tests.server_process import wait_until
-from tests.wire import Peer, event
-
-_RUN = """
-import sys
-from aggregator import cli
-sys.exit(cli.main())
-"""
-
-_CONSUMER_DIES = """
-from aggregator import store
-append, calls = store.Store.append, 0
-
-async def broken(self, events):
-    global calls
-    calls += 1
-    if calls > 20:
-        raise RuntimeError("a defect in the consumer")
-    return await append(self, events)
-
-store.Store.append = broken
-"""
-
-_START_DIES = """
-from aggregator import server
-
-def broken(self, *arguments):
-    raise RuntimeError("a defect at the start")
-
-server.Server.__init__ = broken
-"""
-
-_PARSING_DIES = """
-from aggregator import protocol
-parse = protocol.parse
-
-def broken(line):
-    if b"POISON" in line:
-        raise RuntimeError("a defect in the parser")
-    return parse(line)
-
-protocol.parse = broken
-"""
-
-_REPLYING_DIES = """
-from aggregator import protocol
-encode_acks = protocol.encode_acks
-
-def broken(events, *rest):
-    if any(event.event_id == "POISON" for event in events):
-        raise RuntimeError("a defect in a reply")
-    return encode_acks(events, *rest)
-
-protocol.encode_acks = broken
-"""
+from aggregator.server.consumer import Consumer
+from aggregator.server.health import Health
+from aggregator.server.intake import Intake, Outcome, Submission
+from aggregator.server.stats import Stats
+from aggregator.storage.engine import Commit
+from tests.harness import changes, storage
+from tests.harness.account import Account
+from tests.harness.changes import Change
+from tests.harness.database_check import check_database
+from tests.harness.load_client import Load
+from tests.harness.other_program import holding_the_lock
+from tests.harness.polling import until, wait_until
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import StartServer
+from tests.harness.sizes import SLACK
+from tests.harness.wire import Peer, event
 
 
 def test_a_consumer_that_dies_ends_the_server_and_no_ack_follows(
     start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T46: exit code not 0 within 2 s, no ack after it, LOST = 0 after a restart. (The consumer itself:
-    test_consumer.py.)
-    """
-    server = start_server(program=_CONSUMER_DIES + _RUN)
-    ledger = Ledger()
-    senders = [Sender(ledger, server.port, f"c{i}") for i in range(4)]
+    """T46: exit code 1 within 2 s, no ack after it, LOST = 0 after a restart. The consumer itself: test_consumer.py."""
+    server = start_server(changes=[changes.consumer_dies])
+    account = Account()
+    load = Load(account, server.port, 4)
     wait_until(lambda: "the store has failed: a defect in the consumer" in server.log)
     failed = time.monotonic()
     assert server.wait() == 1
     ended_s = time.monotonic() - failed
-    assert ended_s < 2
-    for sender in senders:
-        sender.join(30)
-    assert set(ledger.errors.values()) == {"storage"}
+    assert ended_s < SLACK * 2
+    load.finish()
+    assert set(account.errors.values()) == {"storage"}
     assert "RuntimeError" in server.log, "a defect has a traceback"
     sound = start_server(db=server.db)
-    verdict = ledger.verify(sound)
-    assert sound.stop() == 0
-    check_database(sound.db)
+    verdict = account.verify_and_stop(sound)
     record_figures("the consumer dies", **verdict.figures, ended_s=ended_s)
 
 
 def test_a_defect_at_the_start_ends_the_process(new_server: StartServer) -> None:
-    """T46: although the database and its threads are open by then, the process ends within 2 s and does not hang."""
-    server = new_server(program=_START_DIES + _RUN)
+    """T46: the process ends within 2 s, although the database and its threads are open by then."""
+    server = new_server(changes=[changes.start_dies])
     started = time.monotonic()
     assert not server.try_to_start()
     assert server.wait() == 1
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < SLACK * 2
     assert "a defect at the start" in server.log
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("defect", [_PARSING_DIES, _REPLYING_DIES], ids=["judging a line", "writing a reply"])
-def test_a_defect_in_a_connection_closes_that_one_alone(start_server: StartServer, defect: str, loop: str) -> None:
-    """T46: the peer is not left waiting; the others, and events of the same batch, are not touched."""
-    run = (
-        _RUN
-        if loop == "uvloop"
-        else _RUN.replace("cli\n", "cli\nimport asyncio, functools\n").replace(
-            "sys.exit", "cli.run_server = functools.partial(cli.run_server, new_loop=asyncio.new_event_loop)\nsys.exit"
-        )
-    )
-    server = start_server(program=defect + run)
-    ledger = Ledger()
+@pytest.mark.parametrize(
+    "defect", [changes.parsing_dies, changes.replying_dies], ids=["judging a line", "writing a reply"]
+)
+def test_a_defect_in_a_connection_closes_that_one_alone(start_server: StartServer, defect: Change, loop: str) -> None:
+    """T46: the peer is not left waiting. Other peers, and events of the same batch, are not touched."""
+    server = start_server(changes=[defect], loop=loop)
+    account = Account()
     with Peer(server.port) as unlucky, Peer(server.port) as lucky:
         server.signal(signal.SIGSTOP)  # so that both are read in one turn, and stored in one batch
         unlucky.send(event("POISON"))
         for number in range(100):
-            lucky.send(ledger.line(f"e{number}"))
+            lucky.send(account.line(f"e{number}"))
         server.signal(signal.SIGCONT)
         assert unlucky.raw_rest() == b""
         for number in range(100):
-            ledger.heard(f"e{number}", lucky.reply())
-        assert lucky.ask(ledger.line("later"))["status"] == "stored"
+            account.heard(f"e{number}", lucky.reply())
+        assert lucky.ask(account.line("later"))["status"] == "stored"
     assert server.log.count("RuntimeError: a defect") == 1
     assert server.ask("HEALTH")["health"] == "healthy"
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
@@ -145,32 +87,26 @@ def test_a_defect_in_a_connection_closes_that_one_alone(start_server: StartServe
 
 
 async def test_who_waits_for_a_commit_that_was_cancelled_is_told_nothing(tmp_path: Path) -> None:
-    """T13: a commit goes on in its thread when the task that awaits it is cancelled. Nobody may be told "failed" then.
+    """T13: a commit goes on in its thread when the task that awaits it is cancelled. So no sender may be told "failed".
 
-    A lock that another program holds makes it last.
+    A lock that another program holds makes the commit last.
     """
-    store = await Store.open(tmp_path / "events.db")
+    store = await storage.open_store(tmp_path / "events.db")
     intake, told = Intake(1000, 10**6), list[Outcome]()
-    consumer = asyncio.create_task(Consumer(intake, store, Stats(), 1000, 1 << 30).run())
+    consumer = asyncio.create_task(Consumer(intake, store, Stats(), Health(), 1000).run())
 
     def put(name: str) -> None:
         intake.put(Submission(Events.of([Event.of("t", name, b'{"event_id":"%s"}' % name.encode())]), told.append))
 
-    async with asyncio.timeout(10):
-        put("before")  # its topic is known then: the next commit is the very next thing that the store does
-        while not told:
-            await asyncio.sleep(0)
-    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    put("before")  # its topic is known then: the next commit is the very next thing that the store does
+    await until(lambda: told)
+    with holding_the_lock(store.database.path):
         put("e")
-        async with asyncio.timeout(10):
-            while intake.events:
-                await asyncio.sleep(0)
+        await until(lambda: not intake.waiting_events)
         consumer.cancel()
         await asyncio.gather(consumer, return_exceptions=True)
-        other.execute("COMMIT")
     await store.close()  # when the commit has ended
-    again = await Store.open(store.path)
+    again = await storage.open_store(store.database.path)
     stored = await again.event("t", "e")
     await again.close()
     assert [outcome for outcome in told if not isinstance(outcome, Commit)] == []
@@ -180,22 +116,21 @@ async def test_who_waits_for_a_commit_that_was_cancelled_is_told_nothing(tmp_pat
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a PID namespace")
 def test_process_1_drains_on_sigterm(start_server: StartServer, record_figures: RecordFigures) -> None:
-    """T47: as in a container, where a process without a handler is not ended by SIGTERM: exit code 0 within 5 s."""
+    """T47: exit code 0 within 5 s. In a container SIGTERM does not end a process 1 that has no handler for it."""
     server = start_server(prefix=("unshare", "--pid", "--fork"))
-    ledger = Ledger()
-    senders = [Sender(ledger, server.port, f"c{i}") for i in range(2)]
-    wait_until(lambda: all(sender.acks for sender in senders))
+    account = Account()
+    load = Load(account, server.port, 2)
+    load.wait_for_acks()
     (inner,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     assert Path(f"/proc/{inner}/status").read_text().split("NSpid:")[1].split("\n")[0].split()[1] == "1"
     started = time.monotonic()
     os.kill(int(inner), signal.SIGTERM)
     assert server.wait() == 0
     ended_s = time.monotonic() - started
-    assert ended_s < 5
-    for sender in senders:
-        sender.join(30)
+    assert ended_s < SLACK * 5
+    load.finish()
     server.restart()
-    verdict = ledger.verify(server)
+    verdict = account.verify(server)
     (inner,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
     os.kill(int(inner), signal.SIGTERM)
     assert server.wait() == 0

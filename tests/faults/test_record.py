@@ -1,4 +1,4 @@
-"""The result file of the fault tests says what they said, and says so when one of them fails."""
+"""The result file of the fault tests holds what each test measured, and which tests failed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.harness import ROOT
 
 _TESTS = '''
 import pytest
@@ -41,8 +43,8 @@ def test_the_result_file_has_what_each_test_measured_and_how_it_ended(tmp_path: 
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = fault\n")
     path = tmp_path / "result.json"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "tests.faults.record", "-n", workers, tmp_path],
-        env=os.environ | {"AGGREGATOR_FAULTS_RESULT": str(path), "PYTHONPATH": str(Path(__file__).parents[2])},
+        [sys.executable, "-m", "pytest", "-q", "-p", "tests.harness.record", "-n", workers, tmp_path],
+        env=os.environ | {"AGGREGATOR_FAULTS_RESULT": str(path), "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

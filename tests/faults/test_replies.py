@@ -1,24 +1,25 @@
-"""One reply to each line, in order, however many clients, however the bytes arrive."""
+"""One reply to each line, in order, for any number of clients and any split of the bytes."""
 
 from __future__ import annotations
 
 import itertools
 import re
 import socket
-import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.faults.sizes import ACCOUNTED_LINES, STREAM_EXAMPLES
-from tests.server_process import ServerProcess
-from tests.wire import Peer, event, exchange
+from tests.harness.background import in_background
+from tests.harness.server_process import ServerProcess
+from tests.harness.sizes import ACCOUNTED_LINES, STREAM_EXAMPLES
+from tests.harness.wire import Peer, event, exchange
 
 
 def test_replies_keep_the_order_of_lines_under_pipelining(server_on_both_loops: ServerProcess) -> None:
-    """T22. Eight connections, each with events, duplicates, bad lines, batches and commands mixed."""
+    """T22. Eight connections, each with a mixture of events, duplicates, bad lines, batches and commands."""
     port = server_on_both_loops.port
     failures: list[str] = []
 
@@ -58,16 +59,13 @@ def test_replies_keep_the_order_of_lines_under_pipelining(server_on_both_loops: 
             wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
             failures.append(f"client {number}: {len(found)} replies to {len(expected)} lines, first wrong: {wrong}")
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    for one in [in_background(partial(client, number)) for number in range(8)]:
+        one.finish()
 
     assert failures == []
 
 
-TOPIC = "topi_"  # as long as the one that takes its place
+TOPIC = "topi_"  # as long as the topic that takes its place
 
 
 def of(event_id: str, payload: str = "{}") -> bytes:
@@ -86,7 +84,7 @@ TOPICS = itertools.count()
 
 @pytest.fixture(scope="module")
 def server_with_short_lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One for all examples: each has a topic of its own."""
+    """One server for all examples, because each example has a topic of its own."""
     server = ServerProcess(tmp_path_factory.mktemp("server"), "--max-line-bytes", "300").start()
     yield server
     server.end()
@@ -98,7 +96,7 @@ def server_with_short_lines(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_any_split_of_any_stream_has_the_same_replies(
     server_with_short_lines: ServerProcess, lines: list[bytes], cuts: list[int]
 ) -> None:
-    """T23. Over a socket; test_protocol.py does the same with 5,000 examples without one.
+    """T23. Over a socket; test_lines.py does the same with 5,000 examples without one.
 
     No command here looks at the topic: it sees what was sent before it, and may see what was sent after it.
     """
@@ -109,7 +107,7 @@ def test_any_split_of_any_stream_has_the_same_replies(
 
 
 def _replies(port: int, stream: bytes, bounds: list[int]) -> list[str]:
-    """What the server says to a stream cut there, as if nothing had been stored before."""
+    """The server's replies to a stream that is cut there, as if nothing had been stored before."""
     topic = f"{next(TOPICS):05}"
     stream = stream.replace(TOPIC.encode(), topic.encode())
     with Peer(port) as peer:

@@ -1,6 +1,6 @@
-"""Peers that do not read, do not finish, or send without end, beside polite ones who must not notice.
+"""Peers that do not read, do not finish a line, or send without end, and polite clients that must not notice.
 
-Latencies are held against a baseline of the same test, plus a floor: machines are shared and noisy.
+What the polite clients wait is compared with what the clients of an unharmed server wait at the same moment.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ import time
 
 import pytest
 
-from aggregator.config import IN_FLIGHT_DIVISOR
-from tests.checker import Ledger
-from tests.conftest import StartServer
-from tests.faults.flooder import Flooder
-from tests.faults.polite import baseline, p99, polite_clients, wait_for_acks
-from tests.faults.record import RecordFigures
-from tests.faults.sizes import POLITE_S, UNREAD_EVENTS
-from tests.server_process import ServerProcess, wait_until
-from tests.wire import Peer, event, events, exchange
+from aggregator.server.connection import IN_FLIGHT_DIVISOR
+from aggregator.server.peer_log import PEER_LOG_INTERVAL_S
+from tests.harness.account import Account
+from tests.harness.background import in_background
+from tests.harness.flooder import Flooder
+from tests.harness.polite_client import FLOOR_S, p99, polite_clients, wait_for_acks
+from tests.harness.polling import wait_until
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import StartServer
+from tests.harness.sizes import POLITE_S, SLACK, UNREAD_EVENTS
+from tests.harness.wire import Peer, event, events, exchange
 
 MIB = 1 << 20
-
-FLOOR_S = 0.05
-"""What two busy cores may add to any wait, whoever is to blame."""
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
     start_server: StartServer, loop: str, record_figures: RecordFigures
 ) -> None:
-    """T30. It is muted 5 s after its reply buffer was full, instead of dropped: its events are taken to the last."""
-    server = start_server(loop=loop)
-    ledger = Ledger()
-    for number in range(66):  # the newest 65,536 keys are in memory, whoever has sent them: before anything is counted
+    """T30. It is muted 5 s after its reply buffer was full, and not dropped: all its events are taken."""
+    server, unharmed = start_server(loop=loop), start_server(loop=loop)
+    account = Account()
+    for number in range(66):  # the newest 65,536 keys are in memory, and are not what is measured
         exchange(server.port, b"".join(events(f"early-{number}", 1000, "early")))
-    alone = baseline(ledger, server.port, 8, POLITE_S)
+    with polite_clients(account, server.port, 8, "before") as polite:
+        wait_for_acks(polite, POLITE_S)
     memory = server.rss_bytes
     stalled_at = 0.0
 
@@ -52,29 +52,30 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
 
     server_muted = threading.Event()
     with Peer(server.port, receive_buffer=4096) as silent:
-        sending = threading.Thread(target=send, daemon=True)
-        sending.start()
-        # Until then it floods, which is another test's matter.
+        sending = in_background(send)
+        # Until then it floods, which another test measures.
         wait_until(lambda: stalled_at and time.monotonic() - stalled_at > 0.5, 60)
-        with polite_clients(ledger, server.port, 8, "polite") as polite:
-            wait_until(lambda: server.ask("STATS")["muted"] == 1, 60)
+        with (
+            polite_clients(account, server.port, 8) as polite,
+            polite_clients(Account(), unharmed.port, 8) as others,
+        ):
+            wait_until(lambda: server.ask("STATS")["muted"] == 1, SLACK * 5)
             muted_after = time.monotonic() - stalled_at
             server_muted.set()
             held = server.rss_bytes - memory
-            waited = p99(polite)
-        sending.join(60)
-        assert not sending.is_alive(), "its events were taken to the last"
+            waited, control = p99(polite), p99(others)
+        sending.finish()  # all its events are taken
         silent.half_close()
         wait_until(lambda: server.ask("TOPICS")["topics"][-1]["stored"] == UNREAD_EVENTS, 60)
-    verdict = ledger.verify(server)
+    verdict = account.verify(server)
     record_figures(
         f"silent reader ({loop})", **verdict.figures, unread_events=UNREAD_EVENTS,
-        muted_after_s=muted_after, held_bytes=held, baseline_s=alone, polite_p99_s=waited,
+        muted_after_s=muted_after, held_bytes=held, control_p99_s=control, polite_p99_s=waited,
     )  # fmt: skip
 
-    assert 4 < muted_after < 6
+    assert 1 < muted_after < SLACK * 5, "not at once; its kernel's buffers took more after the server's was full"
     assert held < 32 * MIB, "its replies, its share of the queue, and the store's page cache"
-    assert waited < 2 * alone + FLOOR_S
+    assert waited < 2 * control + FLOOR_S
     assert server.log.count("does not read its replies: muted") == 1
     assert "silent port" in server.log
     assert server.ask("STATS")["errors"] == 0
@@ -84,18 +85,18 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
 def test_half_sent_lines_are_ended_and_nobody_else_notices(
     start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T31. 500 peers that send a byte a second and never an LF, on both ports. That they send does not help them: the
-    line has to end. Who sends nothing, or whole lines, stays."""
+    """T31. 500 peers that send a byte a second and never an LF, on both ports. A trickle of bytes does not extend the
+    deadline: the line has to end. Clients that send nothing, or whole lines, stay."""
     timeout_s = 4
-    server = start_server("--line-timeout", f"{timeout_s}")
-    ledger = Ledger()
-    alone = baseline(ledger, server.port, 8, POLITE_S)
+    server, unharmed = start_server("--line-timeout", f"{timeout_s}"), start_server()
+    account = Account()
     ended: dict[Peer, tuple[float, bytes]] = {}
     with (
         Peer(server.port) as idle,
         Peer(server.silent_port) as idle_shipper,
         Peer(server.port) as steady,
-        polite_clients(ledger, server.port, 8, "polite") as polite,
+        polite_clients(account, server.port, 8) as polite,
+        polite_clients(Account(), unharmed.port, 8) as others,
     ):
         slow = {Peer(port): 0.0 for port in [server.port, server.silent_port] * 250}
         with selectors.DefaultSelector() as selector:
@@ -114,25 +115,27 @@ def test_half_sent_lines_are_ended_and_nobody_else_notices(
                     assert steady.ask(event(f"steady{next_byte}", "whole"))["status"] == "stored"
                     for peer in slow.keys() - ended.keys():
                         _drip(peer)
-                assert max(time.monotonic() - begun for begun in slow.values()) < 60
+                assert max(time.monotonic() - begun for begun in slow.values()) < SLACK * (timeout_s + 2)
         assert idle.ask(b"PING\n")["pong"] is True
         idle_shipper.send(event("shipped", "whole"))
         wait_until(lambda: idle.ask(b"EVENT whole shipped\n")["event"])
-        wait_for_acks(polite, POLITE_S)
+        wait_for_acks(polite + others, POLITE_S)
     ages = [age for age, _ in ended.values()]
-    waited = p99(polite)
-    verdict = ledger.verify(server)
+    waited, control = p99(polite), p99(others)
+    verdict = account.verify(server)
     record_figures(
         "half-sent lines", rounds=len(ages), **verdict.figures,
-        earliest_s=min(ages), latest_s=max(ages), baseline_s=alone, polite_p99_s=waited,
+        earliest_s=min(ages), latest_s=max(ages), control_p99_s=control, polite_p99_s=waited,
     )  # fmt: skip
 
-    reply = b'{"status":"error","code":"bad_line","detail":"line 1 is still unfinished after 4 s; send it again"}\n'
+    detail = "line 1 is still unfinished after 4 s; send it again"
+    reply = b'{"status":"error","code":"unfinished_line","detail":"%s"}\n' % detail.encode()
     assert {said for _, said in ended.values()} == {reply, b""}
     assert sum(said == reply for _, said in ended.values()) == 250, "the silent port writes nothing"
-    assert timeout_s - 0.5 < min(ages) <= max(ages) < timeout_s + 2
-    assert waited < 2 * alone + FLOOR_S
-    assert server.log.count(" unfinished for 4 s: closed") == 1, "the log is rate-limited"
+    assert timeout_s - 0.5 < min(ages) <= max(ages) < SLACK * (timeout_s + 2)
+    assert waited < 2 * control + FLOOR_S
+    logged = server.log.count(" unfinished for 4 s: closed")
+    assert 1 <= logged <= 1 + max(ages) / PEER_LOG_INTERVAL_S, "the log is rate-limited"
     stats = server.ask("STATS")
     assert (stats["errors"], stats["connections"]) == (500, 1)
 
@@ -151,9 +154,9 @@ def _rest(peer: Peer) -> bytes:
 
 
 def test_a_line_may_take_its_time_if_it_ends(start_server: StartServer) -> None:
-    """T31, the other side: byte by byte, but each line within its time, however many of them."""
-    server = start_server("--line-timeout", "2")
-    lines = [event(f"e{number}") for number in range(4)]
+    """T31, the other side: any number of lines that come slowly, each within its time."""
+    server = start_server("--line-timeout", "4")
+    lines = [event(f"e{number}") for number in range(5)]
     with Peer(server.port) as peer:
         for line in lines:
             for start in range(0, len(line), 10):
@@ -164,41 +167,45 @@ def test_a_line_may_take_its_time_if_it_ends(start_server: StartServer) -> None:
 
 def test_a_stopped_server_blames_nobody_for_its_own_pause(start_server: StartServer) -> None:
     """T31: the rest of the line came while the server could not read it."""
-    server = start_server("--line-timeout", "2")
+    server = start_server("--line-timeout", "4")
     with Peer(server.port) as peer:
         peer.ask(b"PING\n")
         peer.send(event("e")[:20])
         time.sleep(1.2)  # the server has looked at it once
         server.signal(signal.SIGSTOP)
-        time.sleep(3)  # the pause that is tested
+        time.sleep(6)  # the pause that is tested
         peer.send(event("e")[20:])
         server.signal(signal.SIGCONT)
         assert peer.reply()["status"] == "stored"
 
 
-def test_a_flooder_does_not_hold_up_the_polite(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """T38. One that keeps 20,000 events in flight, beside 20 that wait for each ack.
+def test_a_flooder_does_not_hold_up_the_polite(start_server: StartServer, record_figures: RecordFigures) -> None:
+    """T38. A flooder keeps 20,000 events in flight; 20 polite clients wait for each ack.
 
-    Not three times what they wait when they are alone (measured: 4 to 15 ms): whatever has to be committed waits for
-    the commit before it, and the flooder has a quarter of the queue in flight. The time that the server takes for one
-    such share of the flood, measured here too, is the unit: the polite wait 2.5 to 4 of it, and 12 to 14 when the
-    flooder is not held to its share. With a disk and two cores like these that is 50 to 110 ms.
+    They wait longer than the clients of an unharmed server: an event waits for the commit before its own, and the
+    flooder has a quarter of the queue in flight. The unit is the time that the server takes for such a share of the
+    flood, measured here too. On a quiet machine the polite wait 2.5 to 4 units, or 50 to 110 ms, and 12 to 14 units
+    when the flooder is not held to its share.
     """
-    ledger = Ledger()
-    alone = baseline(ledger, server.port, 20, POLITE_S)
+    server, unharmed = start_server(), start_server()
+    account = Account()
     with Flooder(server.port, "f", POLITE_S + 1) as flooder:
-        wait_until(lambda: server.ask("TOPICS")["topics"][0]["topic"] == "flood")
-        with polite_clients(ledger, server.port, 20, "polite") as polite:
-            wait_for_acks(polite, POLITE_S)
+        wait_until(lambda: server.ask("TOPICS")["total"])
+        with (
+            polite_clients(account, server.port, 20) as polite,
+            polite_clients(Account(), unharmed.port, 20) as others,
+        ):
+            wait_for_acks(polite + others, POLITE_S)
             stats = server.ask("STATS")
         sent, answered = flooder.end()
     share_s = stats["queue_limit"] / IN_FLIGHT_DIVISOR / (sent / (POLITE_S + 1))
     flooded = server.ask("TOPICS")["topics"][0]["stored"]
-    waited = p99(polite)
-    verdict = ledger.verify(server)
+    waited, control = p99(polite), p99(others)
+    verdict = account.verify(server)
     record_figures(
-        "flooder", **verdict.figures, flood_events=sent, share_s=share_s, baseline_s=alone, polite_p99_s=waited
-    )
+        "flooder", **verdict.figures, flood_events=sent, share_s=share_s,
+        control_p99_s=control, polite_p99_s=waited,
+    )  # fmt: skip
 
     assert flooded == sent == answered > 5_000
-    assert waited < 3 * alone + 7 * share_s + 0.02
+    assert waited < 3 * control + 7 * share_s + FLOOR_S

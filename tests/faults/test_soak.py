@@ -1,4 +1,4 @@
-"""For a long time at half of what the server can: nothing grows, nothing slows down."""
+"""A long time at half of the server's peak: nothing grows, nothing slows down."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import time
 
 import pytest
 
-from tests.checker import Ledger
-from tests.faults.flooder import Flooder
-from tests.faults.polite import polite_clients
-from tests.faults.record import RecordFigures
-from tests.faults.sizes import SOAK_S
-from tests.server_process import ServerProcess, wait_until
+from tests.harness.account import Account
+from tests.harness.flooder import Flooder
+from tests.harness.polite_client import percentile, polite_clients
+from tests.harness.polling import wait_until
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess
+from tests.harness.sizes import SLACK, SOAK_S
 
 MIB = 1 << 20
 WAL_LIMIT_BYTES = 128 * MIB  # checkpoints are due at 32 MiB, the file is cut to 64 MiB
@@ -20,23 +21,23 @@ WAL_LIMIT_BYTES = 128 * MIB  # checkpoints are due at 32 MiB, the file is cut to
 
 @pytest.mark.timeout(SOAK_S + 300)
 def test_nothing_grows_under_steady_load(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """T41. Memory, descriptors, WAL, latency, each looked at every second. The first third is left out: caches fill.
+    """T41. Memory, descriptors, WAL and latency are measured every second. The first third is left out: caches fill.
 
-    Half of peak is what one flooder reaches in three seconds, halved. Ids start again after four million events, so
-    that the disk is not filled: new events and duplicates are both part of it. Memory may grow by 1 MB in ten minutes,
-    and by what one more look at another moment of the same saw-tooth differs (see test_churn_leaves_nothing_behind).
+    Peak is what one flooder reaches in three seconds. Ids start again after four million events, so that the disk is
+    not filled; the load then consists of duplicates. Memory may grow by 1 MB in ten minutes, and by 4 MiB, because it
+    goes up and down like a saw-tooth (see test_churn_leaves_nothing_behind). The bench measures how latency grows.
     """
     with Flooder(server.port, "peak", 3) as flooder:
         sent, _ = flooder.end()
     rate = sent / 3 / 2
-    ledger = Ledger()
+    account = Account()
     memory: list[int] = []
     descriptors: list[int] = []
     wal: list[int] = []
-    looks: list[float] = []  # when in each client's list of waits
+    looks: list[float] = []  # seconds since the start, of each look
     with (
         Flooder(server.port, "soak", SOAK_S, rate) as flooder,
-        polite_clients(ledger, server.port, 2, "polite") as polite,
+        polite_clients(account, server.port, 2) as polite,
     ):
         marks: list[list[int]] = []
         started = time.monotonic()
@@ -52,14 +53,14 @@ def test_nothing_grows_under_steady_load(server: ServerProcess, record_figures: 
 
     third = len(looks) // 3
     waited = [
-        sorted(
-            one
+        [
+            waited_s
             for number, client in enumerate(polite)
-            for one in client.waited_s[marks[start][number] : marks[start + third - 1][number]]
-        )
+            for waited_s in client.waited_s[marks[start][number] : marks[start + third - 1][number]]
+        ]
         for start in (third, 2 * third)
     ]
-    early_s, late_s = (part[len(part) * 99 // 100] for part in waited)
+    early_s, late_s = (percentile(part, 0.99) for part in waited)
     early, late = (statistics.median(memory[start : start + third]) for start in (third, 2 * third))
     minutes = (looks[2 * third] - looks[third]) / 60
     slope = (late - early) / MIB / minutes * 10
@@ -69,11 +70,11 @@ def test_nothing_grows_under_steady_load(server: ServerProcess, record_figures: 
         descriptors=max(descriptors) - min(descriptors),
     )  # fmt: skip
 
-    assert answered == sent > rate * SOAK_S * 0.8, "the load was there"
+    assert answered == sent > rate * SOAK_S / SLACK, "the load was there"
     assert late - early < minutes / 10 * MIB + 4 * MIB
     assert max(descriptors[third:]) - min(descriptors[third:]) <= 2
     assert max(wal) < WAL_LIMIT_BYTES
-    assert late_s < 1.2 * early_s + 0.05
+    assert late_s < SLACK * (1.2 * early_s + 0.05)
     assert server.ask("STATS")["errors"] == 0
-    ledger.verify(server)
+    account.verify(server)
     assert "Traceback" not in server.log

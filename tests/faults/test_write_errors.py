@@ -1,7 +1,7 @@
-"""Real write errors, and not only a system call that says so.
+"""Real write errors, not system calls that only report an error.
 
-After one, Linux marks the pages as clean that it could not write: they go on being read as they were written, and the
-next sync succeeds without them. So what a server finds after its restart may be in memory only.
+After a write error Linux marks the pages that it could not write as clean. They are still read as they were written,
+and the next sync succeeds without them. So what a server finds after its restart may be in memory only.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import time
 
 import pytest
 
-from tests.checker import Ledger, Sender, Verdict, check_database
-from tests.conftest import StartServer
-from tests.faults.disk import FailingDisk
-from tests.faults.record import RecordFigures
-from tests.faults.test_power_cut import cut_power, wait_until_it_stands_still
-from tests.server_process import ServerProcess, wait_until
-from tests.wire import exchange
+from tests.harness.account import Account, Verdict
+from tests.harness.database_check import check_database
+from tests.harness.disk import FailingDisk
+from tests.harness.load_client import LoadClient
+from tests.harness.polling import wait_until
+from tests.harness.power_cut import cut_power, wait_until_it_stands_still
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess, StartServer
 
 
 def stop_the_disk(server: ServerProcess, disk: FailingDisk) -> None:
-    """From now on what the server writes to new places fails; nothing of it is on its way at that moment."""
+    """Let the server's writes to new places fail from now on; no write is on its way at that moment."""
     server.signal(signal.SIGSTOP)
     wait_until_it_stands_still(server)
     disk.break_down()
@@ -29,14 +30,14 @@ def stop_the_disk(server: ServerProcess, disk: FailingDisk) -> None:
 
 
 def judge_after_a_power_cut(
-    server: ServerProcess, disk: FailingDisk, ledger: Ledger, start_server: StartServer
+    server: ServerProcess, disk: FailingDisk, account: Account, start_server: StartServer
 ) -> Verdict:
     left = cut_power(server, disk, "left")
     try:
         error = left.mount()
         assert error is None, error
         survivor = start_server(db=left.folder / "events.db")
-        verdict = ledger.judge(survivor)
+        verdict = account.judge(survivor)
         verdict.assert_flawless()
         assert survivor.stop() == 0
         check_database(survivor.db)
@@ -49,25 +50,25 @@ def judge_after_a_power_cut(
 def test_what_is_acked_after_a_write_error_and_a_restart_survives_a_power_cut(
     start_server: StartServer, failing_disk: FailingDisk, record_figures: RecordFigures
 ) -> None:
-    """T5 with T2: an error of the disk, a restart without one of the machine, more events, and then the power is cut.
+    """T5 with T2: an error of the disk, a restart of the server alone, more events, and then the power is cut.
 
-    The restarted server has in its WAL what could not be written. If it took that for stored, each later commit would
-    stand behind a hole, where the recovery from a power cut ends: measured before the WAL was written anew at the
-    start, 400 of 900 acked events were lost.
+    The restarted server finds in its WAL what could not be written. If it took that for stored, each later commit would
+    stand after a hole, where the recovery from a power cut ends. Before a start wrote the WAL once more, 400 of 900
+    acked events were lost here.
     """
-    ledger = Ledger()
+    account = Account()
     server = start_server(db=failing_disk.folder / "events.db")
-    sender = Sender(ledger, server.port, "before")
-    wait_until(lambda: sender.acks > 100)
+    client = LoadClient(account, server.port, "before")
+    client.wait_for_acks(100)
     stop_the_disk(server, failing_disk)
     assert server.wait() == 1
-    sender.join(30)
+    client.finish()
     assert "the store has failed: disk I/O error (SQLITE_IOERR_FSYNC)" in server.log
 
     failing_disk.heal()
     server.restart()
-    ledger.verify(server)
-    verdict = judge_after_a_power_cut(server, failing_disk, ledger, start_server)
+    account.verify(server)
+    verdict = judge_after_a_power_cut(server, failing_disk, account, start_server)
     record_figures("write error, restart, power cut", **verdict.figures)
 
 
@@ -77,23 +78,23 @@ def test_what_a_failed_checkpoint_could_not_write_survives_a_power_cut_after_the
 ) -> None:
     """T7 with T2: the database cannot grow, the disk is mended, the checkpoint is done again, and the power is cut.
 
-    Measured before the server made the kernel forget what it could not write: a malformed database.
+    Before the server made the kernel forget what it could not write, the database was malformed here.
     """
-    ledger = Ledger()
+    account = Account()
     server = start_server(db=failing_disk.folder / "events.db")
 
     def send(prefix: str, count: int) -> None:
-        names = [f"{prefix}-{number}" for number in range(count)]
-        replies = exchange(server.port, b"".join([ledger.line(name, f'{{"x":"{"x" * 500}"}}') for name in names]))
-        for name, reply in zip(names, replies, strict=True):
-            ledger.heard(name, reply)
+        account.send(server.port, prefix, count, f'{{"x":"{"x" * 500}"}}')
 
     def checkpoint() -> str:
         return str(server.ask("HEALTH")["checks"]["checkpoint"])
 
-    send("first", 2000)  # the WAL has its place on the disk from now on, and is written over after the checkpoint
+    send("first", 2000)  # from now on the WAL has its place on the disk, and is written over after the checkpoint
     sent = time.monotonic()
-    wait_until(lambda: server.ask("HEALTH")["checks"]["checkpoint_age_s"] < time.monotonic() - sent)
+    while not server.has_checkpointed_since(sent):
+        if time.monotonic() > sent + 5:  # the checkpoint was over before the clock was read
+            send(f"later {sent}", 1)
+            sent = time.monotonic()
     stop_the_disk(server, failing_disk)
     send("second", 500)
     wait_until(lambda: checkpoint() != "ok")
@@ -101,6 +102,6 @@ def test_what_a_failed_checkpoint_could_not_write_survives_a_power_cut_after_the
     failing_disk.heal()
     wait_until(lambda: checkpoint() == "ok")
     send("third", 10)  # from here the WAL is written over
-    assert not ledger.errors
-    verdict = judge_after_a_power_cut(server, failing_disk, ledger, start_server)
+    assert not account.errors
+    verdict = judge_after_a_power_cut(server, failing_disk, account, start_server)
     record_figures("write error at a checkpoint, a second one, power cut", **verdict.figures)

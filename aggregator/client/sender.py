@@ -1,0 +1,307 @@
+"""A window of events in flight, each sent again until it has its final reply.
+
+Rules that hold here:
+
+- Replies come one a line and in order, so the window is one FIFO: its head gets each reply.
+- A line leaves the window only with a final reply. An ``error`` reply and a lost connection mean "unknown": the line
+  goes out again, byte for byte, which is always safe.
+- Nothing is awaited between writing and reading: a sender that waits for its writes before it reads replies can wait
+  for ever, for a server that waits for its replies to be read.
+- Whole windows go through in one write and in one pass over the replies: no task and no future per line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from aggregator.client.reply import MAX_REPLY_BYTES, Unknown, final_status, reason
+from aggregator.wire.lines import LineSplitter
+
+log = logging.getLogger("aggregator.client.sender")
+
+WINDOW_LINES: Final = 5_000
+"""Lines without a final reply. Twice what a server with default limits takes from one connection at a time, so that
+the next commit's lines are at hand when it asks for them."""
+
+WINDOW_BYTES: Final = 8 << 20
+"""The same bound for large lines; a single line may be larger."""
+
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 5.0
+"""Pauses before a reconnect or a resend double from the first to the longest, until a line is acked: a restart is
+hardly noticed, and a server that is down for hours is not hammered."""
+
+SILENCE_S: Final = 10.0
+"""Acks take milliseconds. This long without one, while lines wait, is worth telling: it may be the silent port."""
+
+DEAF_S: Final = 60.0
+"""A connection that brings nothing for this long, while lines wait, is given up: the peer may have vanished without a
+word, or have stopped replying to a client that was suspended. Longer than a mebibyte takes at 20 KiB/s."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""A packet filter that drops packets would make the kernel try for two minutes."""
+
+_WATCH_S: Final = 0.25
+
+OnReply = Callable[[Any, str, bytes], None]
+"""Gets a line's tag, the status of its final reply (stored, duplicate, rejected or batch), and that reply as JSON."""
+
+
+class GaveUp(Exception):
+    """No line got a final reply for as long as the sender was told to wait."""
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: hands on whole replies as they arrive; ``over`` gets the reason why it ended."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, on_replies: Callable[[list[bytes | None]], None]) -> None:
+        self._on_replies = on_replies
+        self._splitter = LineSplitter(MAX_REPLY_BYTES)
+        self._loop = asyncio.get_running_loop()
+        self.over: asyncio.Future[str] = self._loop.create_future()
+        self.heard_at = self._loop.time()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._loop.time()
+        replies = self._splitter.feed(data)
+        try:
+            self._on_replies([data] if self._splitter.foreign_reply else replies)
+        except Unknown as why:
+            self.end(str(why))
+
+    def eof_received(self) -> None:
+        self.end("lost the connection: closed by the server")  # it replies to nothing any more
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.end(f"lost the connection: {reason(error) if isinstance(error, OSError) else error}")
+
+    def end(self, why: str) -> None:
+        if not self.over.done():
+            self.over.set_result(why)
+            self.transport.abort()
+
+
+class Sender:
+    """Sends event lines and sees each through to its final reply, across reconnects and restarts of the server.
+
+    Make it inside a running event loop. Every final reply is passed to ``on_reply``, in the order in which the lines
+    got them. ``on_trouble`` gets one line of text at the start of every outage. Without ``give_up_after_s`` it tries
+    for ever.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        on_reply: OnReply,
+        *,
+        on_trouble: Callable[[str], None] = log.warning,
+        give_up_after_s: float | None = None,
+        window_lines: int = WINDOW_LINES,
+        window_bytes: int = WINDOW_BYTES,
+    ) -> None:
+        self.errors = 0
+        """How many replies had status ``error``; each such line was sent again."""
+        self._host, self._port = host, port
+        self._on_reply = on_reply
+        self._on_trouble = on_trouble
+        self._give_up_after_s = give_up_after_s
+        self._window_lines, self._window_bytes = window_lines, window_bytes
+        self._loop = asyncio.get_running_loop()
+        # The window, oldest first: answered "unknown", written to this connection, not written yet.
+        self._unknown: deque[tuple[bytes, object]] = deque()
+        self._written: deque[tuple[bytes, object]] = deque()
+        self._unwritten: deque[tuple[bytes, object]] = deque()
+        self._lines = self._bytes = 0
+        self._connection: _Connection | None = None
+        self._write_scheduled = False
+        self._resend: asyncio.TimerHandle | None = None  # nothing is written while it runs
+        self._pause_s = FIRST_PAUSE_S
+        self._in_trouble = False
+        self._final_at = 0.0  # the last final reply, or the first line after a time with nothing to wait for
+        self._something_waits = asyncio.Event()
+        self._progress = asyncio.Event()
+        self.stopped: asyncio.Future[None] = self._loop.create_future()
+        """Done when the sender has stopped for good; its exception is what send() and flush() raise from then on."""
+        self._tasks = [asyncio.create_task(self._keep_connected()), asyncio.create_task(self._watch())]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    @property
+    def unanswered(self) -> int:
+        """Lines in the window: sent or not, stored or not."""
+        return self._lines
+
+    async def send(self, line: bytes, tag: object = None) -> None:
+        """Put an event or batch line (without its LF) into the window; wait while that is full."""
+        if not line.startswith((b"{", b"[")) or b"\n" in line:
+            raise ValueError("expected one line that starts with { or [")
+        if self._full() or self.stopped.done():
+            await self._until(lambda: not self._full())
+        if not self._lines:
+            self._final_at = self._loop.time()
+            self._something_waits.set()
+        self._unwritten.append((line, tag))
+        self._lines += 1
+        self._bytes += len(line)
+        if not self._write_scheduled:  # once per turn of the loop, with all that has come together by then
+            self._write_scheduled = True
+            self._loop.call_soon(self._write)
+
+    async def flush(self) -> None:
+        """Wait until every line has its final reply."""
+        await self._until(lambda: not self._lines)
+
+    async def close(self) -> None:
+        """Disconnect. Lines that are still in the window may be stored or not; flush() first to know."""
+        self._stop(RuntimeError("the sender is closed"))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # lets the transport close its socket
+
+    def _full(self) -> bool:
+        return self._lines >= self._window_lines or self._bytes >= self._window_bytes
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not self.stopped.done() and not condition():
+            self._progress.clear()
+            await self._progress.wait()
+        if self.stopped.done():
+            self.stopped.result()
+
+    def _stop(self, error: Exception) -> None:
+        if not self.stopped.done():
+            self.stopped.set_exception(error)
+            self.stopped.exception()  # retrieved: whoever does not look at it is told by send() and flush()
+        self._progress.set()
+        for task in self._tasks:
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._stop(error)  # a defect: raised where it is seen, instead of waiting for ever
+
+    # --- connections
+
+    async def _keep_connected(self) -> None:
+        while True:
+            await self._something_waits.wait()
+            why = await self._connect_once()
+            if self._lines:
+                self._report(f"{why}; trying again")
+            await asyncio.sleep(self._next_pause_s())
+
+    async def _connect_once(self) -> str:
+        """Connect, and stay until the connection is over; return why it is."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await self._loop.create_connection(
+                    lambda: _Connection(self._take), self._host, self._port
+                )
+        except (OSError, UnicodeError) as error:  # the latter: no host can have this name
+            return f"cannot connect: {reason(error)}"
+        self._connection = connection
+        try:
+            self._write()
+            return await connection.over
+        finally:
+            connection.transport.abort()
+            self._connection = None
+            self._unwritten = self._unknown + self._written + self._unwritten
+            self._unknown.clear()
+            self._written.clear()
+
+    async def _watch(self) -> None:
+        """Notice that final replies are overdue."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if not self._lines:
+                continue
+            now = self._loop.time()
+            overdue_s = now - self._final_at
+            if self._give_up_after_s is not None and overdue_s >= self._give_up_after_s:
+                self._stop(GaveUp(f"no ack for {self._give_up_after_s:g} s; {self._lines} lines are unanswered"))
+            elif self._connection and now - max(self._connection.heard_at, self._final_at) >= DEAF_S:
+                self._connection.end(f"nothing heard for {DEAF_S:g} s")
+            elif overdue_s >= SILENCE_S:
+                self._report(f"no ack for {SILENCE_S:g} s; is this the acked port? Waiting")
+
+    def _report(self, trouble: str) -> None:
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._on_trouble(f"{self._host}:{self._port}: {trouble}")
+
+    def _next_pause_s(self) -> float:
+        pause_s = self._pause_s
+        self._pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        return pause_s * random.uniform(0.5, 1)  # noqa: S311 (keeps clients from coming back all at once)
+
+    # --- lines out
+
+    def _write(self) -> None:
+        self._write_scheduled = False
+        connection = self._connection
+        if connection and not connection.over.done() and not self._resend and self._unwritten:
+            connection.transport.write(b"\n".join([line for line, _ in self._unwritten]) + b"\n")
+            self._written += self._unwritten
+            self._unwritten.clear()
+
+    def _write_again(self) -> None:
+        self._resend = None
+        self._unwritten = self._unknown + self._unwritten
+        self._unknown.clear()
+        self._write()
+
+    # --- replies in
+
+    def _take(self, replies: list[bytes | None]) -> None:
+        lines_before = self._lines
+        try:
+            for reply in replies:
+                self._take_one(reply)
+        except Unknown:
+            raise
+        except Exception as error:  # NotOurProtocol, or whatever the caller's on_reply raises
+            self._stop(error)
+        finally:
+            if self._lines < lines_before:
+                self._made_progress()
+
+    def _take_one(self, reply: bytes | None) -> None:
+        try:
+            status = final_status(reply)
+        except Unknown as unknown:
+            self.errors += 1
+            if unknown.ends_connection or not self._written:
+                raise
+            self._unknown.append(self._written.popleft())
+            self._report(f"{unknown}; trying again")
+            if not self._resend:
+                self._resend = self._loop.call_later(self._next_pause_s(), self._write_again)
+            return
+        if not self._written:
+            raise Unknown("lost count", "a reply to nothing that was sent")
+        line, tag = self._written.popleft()
+        self._lines -= 1
+        self._bytes -= len(line)
+        assert reply
+        self._on_reply(tag, status, reply)
+
+    def _made_progress(self) -> None:
+        self._final_at = self._loop.time()
+        self._progress.set()
+        if not self._unknown:
+            self._pause_s = FIRST_PAUSE_S
+            self._in_trouble = False
+        if not self._lines:
+            self._something_waits.clear()

@@ -1,0 +1,450 @@
+"""One client: lines in, replies out, and the phases of its end.
+
+An ``asyncio.Protocol``, not a task with a stream: after a reset a StreamReader throws away complete lines it already
+holds, and awaiting ``drain()`` before reading on deadlocks against a peer that does not read.
+
+Rules that hold here:
+
+- Replies leave in the order of their lines (``outbox``).
+- Reading is paused, never awaited (``gate``). One client gets no more than a turn's worth of its lines interpreted in
+  one turn of the loop (``wire.meaning``), because the other clients want their turns.
+- While many events wait for their commit, a client that has sent few lines is read a little later, when more of its
+  lines have arrived.
+- Only this object writes to its transport, and never to a closing one (uvloop raises).
+- What was read is stored, whatever becomes of the connection; only an unterminated last line is dropped by a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from enum import IntEnum, auto
+from functools import partial
+from typing import Final, cast
+
+from aggregator.event import Event, Events
+from aggregator.server import commands
+from aggregator.server.gate import Gate, Reason
+from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome, Submission
+from aggregator.server.outbox import Outbox, Place
+from aggregator.server.port import Port
+from aggregator.server.state import State
+from aggregator.storage.engine import Commit, StorageUnreadable
+from aggregator.wire import Failure, Rejection, replies
+from aggregator.wire.lines import LineSplitter
+from aggregator.wire.meaning import PIECE_LINES, Command, Interpreter
+from aggregator.wire.replies import Reply
+
+log = logging.getLogger("aggregator")
+
+IN_FLIGHT_DIVISOR: Final = 4
+"""One connection may have this part of the queue in flight, so that a flooder shares the queue instead of owning it;
+four connections together can still fill it."""
+
+GATHER_EVENTS: Final = 256
+GATHER_S: Final = 0.004
+"""While so many events wait, a connection from which fewer than PIECE_LINES were read is read again only after this
+time. At half of peak over 8 connections, each read has a dozen lines; reading, judging and answering them by the dozen
+took a tenth more processor time, and a quarter more in the percentiles. With fewer events waiting a commit is over
+sooner than this."""
+
+REPLY_DEADLINE_S: Final = 5.0
+"""How long a client may leave its reply buffer full before it is muted. Long enough for a busy reader to come back,
+short enough that a fire-and-forget sender on the wrong port is held up only once."""
+
+TICK_S: Final = 1.0
+"""How often unfinished lines are looked at. Their age is counted in these looks, not by the clock: if the server stood
+still, no client is to blame."""
+
+LINGER_S: Final = 1.0
+"""How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the
+kernel send a reset, which destroys replies that the peer has not read yet."""
+
+QUIET_S: Final = 1.0
+"""A silent client that sends nothing for so long after our half of the close is closed: what it has to say next, it
+says to the next server. Under load shippers send every few milliseconds."""
+
+
+class Phase(IntEnum):
+    """How far a connection has come towards its end. The peer's half-close and being muted are apart from that."""
+
+    SERVING = auto()
+    REFUSING = auto()  # the server is stopping: events are answered with an error
+    ENDING = auto()  # our last reply is queued: whatever else arrives is dropped
+    CLOSING = auto()  # our half is closed, or will be when the last reply is out
+    LOST = auto()  # the transport is gone; what was read is still being stored
+
+
+class Connection(asyncio.Protocol):
+    """A client of one port."""
+
+    def __init__(
+        self, state: State, port: Port, on_end: Callable[[Connection], None], stream: asyncio.StreamWriter
+    ) -> None:
+        self._stream = stream  # kept alive only: since Python 3.12 it closes the transport when it is collected
+        self._state = state
+        self._port = port
+        self._on_end = on_end
+        self._transport: asyncio.Transport
+        self._peer = ""
+        self._splitter = LineSplitter(state.config.max_line_bytes)
+        self._interpreter = Interpreter(state.config.max_line_bytes)
+        self._outbox = Outbox(muted=not port.replies)
+        self._gate = Gate(self._on_gate_open)
+        self._phase = Phase.SERVING
+        self._refusal: Failure | None = None  # since REFUSING: what events are answered with
+        self._eof = False  # the peer has closed its half
+        self._share = max(1, state.config.queue_events // IN_FLIGHT_DIVISOR)
+        self._reads = 0
+        self._unfinished_ticks = 0  # for how many ticks the same line has been unfinished
+        self._flush_scheduled = False
+        self._running: asyncio.Task[None] | None = None  # the command that is being carried out
+        self._linger_s = LINGER_S
+        self._watch: asyncio.TimerHandle | None = None
+
+    # --- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop has a class of its own
+        self._gate.attach(self._transport)
+        name = self._transport.get_extra_info("peername")
+        self._peer = f"{name[0]}:{name[1]}" if name else "a client"
+        high_water = self._state.config.reply_buffer_bytes
+        self._transport.set_write_buffer_limits(high=high_water, low=high_water // LOW_WATER_DIVISOR)
+
+    def data_received(self, data: bytes) -> None:
+        self._reads += 1
+        if self._phase >= Phase.ENDING:
+            return
+        lines = self._splitter.feed(data)
+        if lines:
+            self._interpreter.add(lines)
+            self._unfinished_ticks = 0
+        if self._splitter.foreign_reply:
+            self._state.stats.connections_refused += 1
+            self._state.peer_log.say(logging.INFO, "%s speaks HTTP or TLS: closed", self._peer)
+            self._end(self._splitter.foreign_reply)
+        elif self._interpreter and self._gate.open:
+            few = len(self._interpreter) < PIECE_LINES
+            if self._take_lines() and few:
+                self._let_more_come()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self._gate.end()
+        if self._phase < Phase.ENDING:
+            self._interpreter.add(self._splitter.finish())
+        if self._gate.open:
+            self._take_lines()
+        self._close_when_done()
+        return True  # keep our half open until everything is answered
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            log.debug("%s: %s", self._peer, exc)
+        self._phase = Phase.LOST
+        self._stop_watch()
+        self._mute()
+
+    def pause_writing(self) -> None:
+        self._gate.shut(Reason.REPLIES)
+        self._start_watch()
+
+    def resume_writing(self) -> None:
+        if self._phase < Phase.CLOSING:
+            self._stop_watch()
+        self._flush_soon()
+        self._gate.lift(Reason.REPLIES)
+
+    # --- called by the server
+
+    def refuse(self, failure: Failure, linger_s: float) -> None:
+        """Say why this client is not served, and close."""
+        self._linger_s = linger_s
+        self._end(replies.encode(replies.error(failure)))
+
+    def tick(self) -> None:
+        """TICK_S have passed: end a client that leaves a line unfinished for too long, because it is held in memory."""
+        if not self._splitter.unfinished or not self._gate.open or self._eof or self._phase >= Phase.ENDING:
+            self._unfinished_ticks = 0
+            return
+        self._unfinished_ticks += 1
+        timeout_s = self._state.config.line_timeout_s
+        if self._unfinished_ticks * TICK_S > timeout_s:  # the first tick came sooner than TICK_S after its first byte
+            self._unfinished(timeout_s)
+
+    def _unfinished(self, timeout_s: float) -> None:
+        line_number = self._interpreter.line_number + 1
+        self._state.stats.received += 1
+        self._state.stats.errors += 1
+        self._state.peer_log.say(
+            logging.WARNING, "%s left its line %d unfinished for %g s: closed", self._peer, line_number, timeout_s
+        )
+        self._end(replies.encode(replies.error(replies.unfinished_line(line_number, timeout_s))))
+
+    def shut_down(self, failure: Failure) -> None:
+        """Answer what was read, then close our half; events that arrive until then are answered with ``failure``.
+
+        A silent client gets our half of the close at once, and may go on sending until it has seen that. Some look for
+        it only when they have something to send (rsyslog), so one that sends nothing for a while is closed.
+        """
+        if not self._port.replies:
+            if not self._transport.is_closing():
+                self._close_our_half()
+                self._abort_when_quiet(reads_before=-1)
+            return
+        while self._interpreter:
+            self._take_lines()
+        self._refusal = failure
+        self._phase = max(self._phase, Phase.REFUSING)
+        self._close_when_done()
+
+    def _abort_when_quiet(self, reads_before: int) -> None:
+        if self._reads == reads_before and self._gate.open:
+            self.abort()
+        elif self._phase < Phase.LOST:
+            asyncio.get_running_loop().call_later(QUIET_S, self._abort_when_quiet, self._reads)
+
+    def abort(self) -> None:
+        """Drop the connection; what was read is stored all the same."""
+        self._transport.abort()
+
+    # --- lines in
+
+    def _take_lines(self) -> bool:
+        """Interpret what was read, up to a turn's worth; return whether an event among it was queued."""
+        intake = self._state.intake
+        waiting_before = intake.waiting_events
+        for found in self._interpreter.turn():
+            if isinstance(found, Events):
+                self._submit(found)
+            elif isinstance(found, Rejection):
+                self._reject(found)
+            elif isinstance(found, Command):
+                self._take_command(found)
+            else:
+                self._submit_batch(found)
+        queued = intake.waiting_events > waiting_before
+        self._push_back(queued)
+        return queued
+
+    def _submit(self, events: Events) -> None:
+        self._state.stats.received += len(events)
+        place = self._outbox.reserve(len(events))
+        self._queue(events, partial(self._settled, place, events))
+
+    def _submit_batch(self, members: list[Event | Rejection]) -> None:
+        self._state.stats.received += len(members)
+        events = Events.of(member for member in members if isinstance(member, Event))
+        for member in members:
+            if isinstance(member, Rejection):
+                self._count_rejection(member)
+        place = self._outbox.reserve(len(members))
+        settle = partial(self._batch_settled, place, members, self._interpreter.line_number)
+        if events:
+            self._queue(events, settle)
+        else:
+            settle(Commit((), {}))
+
+    def _queue(self, events: Events, settle: Callable[[Outcome], None]) -> None:
+        if self._refusal:
+            self._state.stats.errors += len(events)
+            settle(self._refusal)
+        else:
+            self._state.intake.put(Submission(events, partial(self._settle_carefully, settle)))
+
+    def _reject(self, rejection: Rejection) -> None:
+        self._state.stats.received += 1
+        self._count_rejection(rejection)
+        self._answer(replies.rejected(rejection, self._interpreter.line_number))
+
+    def _count_rejection(self, rejection: Rejection) -> None:
+        self._state.stats.rejected += 1
+        if not self._port.replies:
+            self._state.peer_log.refused(self._peer, self._interpreter.line_number, rejection)
+
+    def _take_command(self, command: Command) -> None:
+        if not self._port.replies:
+            self._reject(replies.no_commands_here())
+        elif command.word == "QUIT" and not command.arguments:
+            self._end(replies.BYE)
+        elif not self._outbox.muted:
+            self._outbox.reserve(1, partial(self._carry_out, command, self._interpreter.line_number))
+            self._flush_soon()
+
+    # --- replies out
+
+    def _answer(self, reply: Reply) -> None:
+        if not self._outbox.muted:
+            self._fill(self._outbox.reserve(1), replies.encode(reply))
+
+    def _settle_carefully(self, settle: Callable[[Outcome], None], outcome: Outcome) -> None:
+        try:
+            settle(outcome)
+        except Exception:  # a defect of ours: this client must not wait for ever, nor those who are told after it
+            log.exception("%s: a reply failed", self._peer)
+            self.abort()
+
+    def _settled(self, place: Place, events: Events, outcome: Outcome) -> None:
+        self._fill(place, b"" if self._outbox.muted else _encoded_replies(events, outcome))
+
+    def _batch_settled(
+        self, place: Place, members: list[Event | Rejection], line_number: int, outcome: Outcome
+    ) -> None:
+        if self._outbox.muted:
+            self._fill(place, b"")
+            return
+        to_events = iter(_replies([member for member in members if isinstance(member, Event)], outcome))
+        results = [
+            next(to_events) if isinstance(member, Event) else replies.rejected(member, line_number)
+            for member in members
+        ]
+        self._fill(place, replies.encode(replies.batch(results)))
+
+    def _fill(self, place: Place, reply: bytes) -> None:
+        self._outbox.fill(place, reply)
+        if self._outbox.muted:
+            self._progressed()
+        else:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        # Once per turn of the loop: a commit settles many submissions, and one write carries all their replies.
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._outbox.muted or self._gate.is_shut_for(Reason.REPLIES):
+            return
+        data = self._outbox.take()
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+        if (place := self._outbox.command) and place.command and not self._running:
+            self._running = asyncio.get_running_loop().create_task(place.command(place))
+        self._progressed()
+
+    async def _carry_out(self, command: Command, line_number: int, place: Place) -> None:
+        try:
+            reply = replies.ok(await commands.answer(command.word, command.arguments, self._state))
+        except commands.BadCommand as error:
+            self._state.stats.received += 1
+            self._state.stats.rejected += 1
+            reply = replies.rejected(error.rejection, line_number)
+        except StorageUnreadable as error:
+            reply = replies.error(replies.cannot_read(str(error)))
+        except Exception:  # a defect of ours: this client must not wait for ever, and nobody else is harmed
+            if self._phase < Phase.LOST:  # else the server is stopping, and its database is closed
+                log.exception("%s: %s failed", self._peer, command.word)
+            self.abort()
+            return
+        self._running = None
+        self._fill(place, replies.encode(reply))
+
+    def _mute(self) -> None:
+        """Give up every reply; events that are being stored are still counted until they are settled."""
+        self._outbox.mute()
+        self._gate.lift(Reason.REPLIES)
+        self._progressed()
+
+    # --- pressure
+
+    def _push_back(self, queued: bool) -> None:
+        # A client that only asks is not held up: the end of its stream would not be seen until its turn comes.
+        intake = self._state.intake
+        if queued and intake.full and self._gate.shut(Reason.INTAKE):
+            intake.when_room(partial(self._gate.lift, Reason.INTAKE))
+        if self._outbox.unanswered >= self._share:
+            self._gate.shut(Reason.SHARE)
+        if self._interpreter and self._gate.shut(Reason.TURN):
+            asyncio.get_running_loop().call_soon(self._gate.lift, Reason.TURN)
+
+    def _let_more_come(self) -> None:
+        """Events that come in small pieces would only wait for a commit: read the next few together."""
+        if self._state.intake.waiting_events >= GATHER_EVENTS and self._gate.shut(Reason.GATHERING):
+            asyncio.get_running_loop().call_later(GATHER_S, self._gate.lift, Reason.GATHERING)
+
+    def _on_gate_open(self) -> None:
+        self._take_lines()
+        self._close_when_done()
+
+    def _progressed(self) -> None:
+        if self._outbox.unanswered <= self._share // LOW_WATER_DIVISOR:
+            self._gate.lift(Reason.SHARE)
+        self._close_when_done()
+
+    # --- the end
+
+    def _end(self, last_reply: bytes) -> None:
+        """Answer what came before, write ``last_reply``, close our half; drop what the peer still sends."""
+        self._phase = max(self._phase, Phase.ENDING)
+        self._interpreter.clear()
+        if not self._outbox.muted:
+            self._fill(self._outbox.reserve(0), last_reply)
+        self._close_when_done()
+
+    def _close_when_done(self) -> None:
+        """Take the next step towards the end, once all lines are interpreted and all replies are out."""
+        if self._interpreter or not self._outbox.empty:
+            return
+        over = self._eof or self._phase >= Phase.REFUSING
+        if self._phase == Phase.LOST:
+            self._on_end(self)
+        elif self._transport.is_closing() or not over:
+            return
+        elif self._outbox.muted:
+            self._transport.abort()
+        elif self._eof:
+            self._phase = Phase.CLOSING
+            self._transport.close()
+            self._start_watch()
+        elif self._phase < Phase.CLOSING:
+            self._phase = Phase.CLOSING
+            self._close_our_half()
+            self._start_watch()
+
+    def _close_our_half(self) -> None:
+        with contextlib.suppress(OSError):  # the peer has reset the connection, and we are about to be told
+            self._transport.write_eof()
+
+    def _start_watch(self) -> None:
+        self._stop_watch()
+        waiting = self._transport.get_write_buffer_size()
+        delay_s = REPLY_DEADLINE_S if waiting else self._linger_s
+        self._watch = asyncio.get_running_loop().call_later(delay_s, self._look, waiting)
+
+    def _stop_watch(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self, waiting_before: int) -> None:
+        """A deadline has passed: a peer that has read nothing since is muted, or dropped if this is the end."""
+        if self._transport.get_write_buffer_size() < waiting_before:
+            self._start_watch()
+        elif self._phase >= Phase.CLOSING:
+            self._transport.abort()
+        else:
+            self._state.stats.muted += 1
+            self._state.peer_log.say(
+                logging.WARNING,
+                "%s does not read its replies: muted; its events are stored. The silent port is for such senders",
+                self._peer,
+            )
+            self._mute()
+
+
+def _replies(events: list[Event], outcome: Outcome) -> list[Reply]:
+    """The replies to events that were committed together, in their order."""
+    if isinstance(outcome, Failure):
+        return [replies.error(outcome, event) for event in events]
+    return replies.acks(events, outcome.seqs, outcome.duplicates, outcome.offset)
+
+
+def _encoded_replies(events: Events, outcome: Outcome) -> bytes:
+    if isinstance(outcome, Failure):
+        return b"".join(map(replies.encode, _replies(list(events), outcome)))
+    return replies.encode_acks(events, outcome.seqs, outcome.duplicates, outcome.offset)

@@ -1,0 +1,65 @@
+"""Why reading from one client is paused. Reading goes on when no reason is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Flag, auto
+
+
+class Reason(Flag):
+    """Why reading is paused."""
+
+    INTAKE = auto()  # the intake is full
+    SHARE = auto()  # this client has as many unanswered lines as one client may have
+    REPLIES = auto()  # this client does not read its replies
+    TURN = auto()  # this client has had its turn
+    GATHERING = auto()  # what this client sends comes in small pieces
+
+
+class Gate:
+    """Pauses a transport while there is a reason. Reading is paused, never awaited.
+
+    ``on_open`` is called when the last reason is gone, before reading goes on: it may find a new reason.
+    """
+
+    def __init__(self, on_open: Callable[[], None]) -> None:
+        self._on_open = on_open
+        self._reasons = Reason(0)
+        self._transport: asyncio.Transport | None = None
+        self._ended = False
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """The transport to be paused."""
+        self._transport = transport
+
+    @property
+    def open(self) -> bool:
+        return not self._reasons
+
+    def shut(self, reason: Reason) -> bool:
+        """Stop reading for this reason too; return whether it is a new one."""
+        if reason in self._reasons:
+            return False
+        if not self._reasons and self._transport and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._reasons |= reason
+        return True
+
+    def lift(self, reason: Reason) -> None:
+        """This reason is gone."""
+        if reason not in self._reasons:
+            return
+        self._reasons &= ~reason
+        if self._reasons:
+            return
+        self._on_open()
+        if self.open and not self._ended and self._transport and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def is_shut_for(self, reason: Reason) -> bool:
+        return reason in self._reasons
+
+    def end(self) -> None:
+        """Nothing follows: the peer has closed its half."""
+        self._ended = True

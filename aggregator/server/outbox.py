@@ -1,0 +1,82 @@
+"""What goes out to one client: replies in the order of their lines, and pushes between replies. It has no transport.
+
+Each line gets a place in one FIFO, which a commit or a command fills. A command may start when its place is the first,
+that is, when everything sent before it has been committed and answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+
+
+class Place:
+    """A place in the FIFO, for the reply to so many lines. ``command`` fills it once it is the first in line."""
+
+    __slots__ = ("command", "lines", "reply")
+
+    def __init__(self, lines: int, command: Callable[[Place], Coroutine[None, None, None]] | None = None) -> None:
+        self.lines = lines
+        self.command = command
+        self.reply: bytes | None = None
+
+
+class Outbox:
+    """The replies to one client. ``muted``, it drops them; lines are still counted until they are answered."""
+
+    def __init__(self, muted: bool) -> None:
+        self.muted = muted
+        self.unanswered = 0
+        """Lines and batch members read, and not yet replied to (or, when muted, not yet settled)."""
+        self._places: deque[Place] = deque()
+        self._pushes: list[bytes] = []
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits to be filled or taken."""
+        return not self._places and not self._pushes
+
+    @property
+    def command(self) -> Place | None:
+        """The place of the command that is the first in line, if it is not filled yet."""
+        first = self._places[0] if self._places else None
+        return first if first and first.command and first.reply is None else None
+
+    def reserve(self, lines: int, command: Callable[[Place], Coroutine[None, None, None]] | None = None) -> Place:
+        """Take the next place. It has to be filled once."""
+        place = Place(lines, command)
+        self.unanswered += lines
+        if not self.muted:
+            self._places.append(place)
+        return place
+
+    def fill(self, place: Place, reply: bytes) -> None:
+        """Put the encoded reply, or replies, in its place."""
+        place.reply = reply
+        if self.muted:
+            self.unanswered -= place.lines
+
+    def push(self, data: bytes) -> None:
+        """Add whole lines that are no reply; they go out behind the replies that can go now."""
+        if not self.muted:
+            self._pushes.append(data)
+
+    def take(self) -> bytes:
+        """All that can go out now, in order."""
+        ready: list[bytes] = []
+        while self._places and (reply := self._places[0].reply) is not None:
+            ready.append(reply)
+            self.unanswered -= self._places.popleft().lines
+        ready += self._pushes
+        self._pushes.clear()
+        return b"".join(ready)
+
+    def mute(self) -> None:
+        """Drop every reply, now and later. Events that are being stored are still counted until they are settled."""
+        self.muted = True
+        for place in self._places:
+            if place.reply is not None or place.command:  # the others are filled when their events are settled
+                self.unanswered -= place.lines
+                place.lines = 0
+        self._places.clear()
+        self._pushes.clear()

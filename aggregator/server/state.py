@@ -1,0 +1,24 @@
+"""What the parts of one server share. Each part gets all of it; none of it is global."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aggregator.config import Config
+from aggregator.server.health import Health
+from aggregator.server.intake import Intake
+from aggregator.server.peer_log import PeerLog
+from aggregator.server.stats import Stats
+from aggregator.storage.engine import AnyEngine
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One server's configuration, its store, its queue, and what it counts."""
+
+    config: Config
+    engine: AnyEngine
+    intake: Intake
+    stats: Stats = field(default_factory=Stats)
+    health: Health = field(default_factory=Health)
+    peer_log: PeerLog = field(default_factory=PeerLog)

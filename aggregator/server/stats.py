@@ -1,0 +1,73 @@
+"""What is counted while the server runs. Each number is declared once, with its name on the wire and what it means."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from aggregator.metric import Metric, counter, declared, gauge
+
+_COMMITS_KEPT: Final = 1024
+"""Commit times kept for the percentiles: the last few seconds under load, and exact when idle."""
+
+_RATE_WINDOW_S: Final = 10
+"""Events a second are a mean over this time: steady enough to read, short enough to follow a change."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """What happened since the server started. Counts are of events unless they say otherwise."""
+
+    received: int = counter("received", "events, bad lines and bad commands read from clients")
+    stored: int = counter("unique_processed", "events stored")
+    duplicate: int = counter("duplicate_dropped", "events whose key was stored before")
+    rejected: int = counter("rejected", "events, lines and commands answered with rejected")
+    errors: int = counter("errors", "events and lines answered with error")
+    connections: int = gauge("connections", "connections that are open")
+    connections_total: int = counter("connections_total", "connections accepted")
+    connections_refused: int = counter("connections_refused", "connections over a limit, or speaking HTTP or TLS")
+    muted: int = counter("muted", "connections whose replies were given up, because they were not read")
+    batches: int = counter("batches", "transactions that stored events")
+    _started: float = field(default_factory=time.monotonic)
+    _commit_s: deque[float] = field(default_factory=lambda: deque(maxlen=_COMMITS_KEPT))
+    _per_second: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW_S + 1))
+
+    def committed(self, stored: int, duplicate: int, commit_s: float) -> None:
+        """Count one batch that was committed in ``commit_s`` seconds."""
+        self.batches += 1
+        self.stored += stored
+        self.duplicate += duplicate
+        self._commit_s.append(commit_s)
+        second = int(time.monotonic())
+        acked = stored + duplicate
+        if self._per_second and self._per_second[-1][0] == second:
+            acked += self._per_second.pop()[1]
+        self._per_second.append((second, acked))
+
+    def metrics(self) -> Iterator[Metric]:
+        """All of it, with the values of this moment."""
+        yield from declared(self)
+        yield Metric("uptime_s", round(self._uptime_s, 3), "time since the start")
+        yield Metric("events_per_s", self._events_per_s(), f"events acked a second, over the last {_RATE_WINDOW_S} s")
+        yield Metric("commit_ms", self._commit_ms(), f"duration of the last {_COMMITS_KEPT} transactions: percentiles")
+
+    @property
+    def _uptime_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def _commit_ms(self) -> dict[str, float | None]:
+        """Median and 99th percentile in milliseconds; None before the first commit."""
+        ordered = sorted(self._commit_s)
+        if not ordered:
+            return {"p50": None, "p99": None}
+        last = len(ordered) - 1
+        return {name: round(ordered[last * part // 100] * 1000, 3) for name, part in (("p50", 50), ("p99", 99))}
+
+    def _events_per_s(self) -> float:
+        """The mean over the last whole seconds."""
+        now = int(time.monotonic())
+        window = min(_RATE_WINDOW_S, max(1, int(self._uptime_s)))
+        return round(sum(acked for second, acked in self._per_second if now - window <= second < now) / window, 1)

@@ -1,0 +1,190 @@
+"""The open database: its two connections, its files, and what SQLite's errors mean.
+
+Rules that hold here:
+
+- There is exactly one read-write connection, and only that one checkpoints (SQLite before 3.51.3 can corrupt a database
+  that two connections write or checkpoint at once). Reads go through a second connection, ``mode=ro``, and never wait
+  for a commit.
+- While SQLite has the database files open, no descriptor of them is closed but SQLite's own: closing one would drop its
+  POSIX locks.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, Final, Self
+
+import aiosqlite
+
+from aggregator.storage.engine import StorageBusy, StorageFailed, StorageFull, StorageUnusable
+from aggregator.storage.sqlite import file, schema
+
+MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there
+
+PAGE_BYTES: Final = 4096
+CACHE_KIB: Final = 64 * 1024
+"""SQLite's page cache for the writer: the inner pages of the ledger's runs, and the runs that are still small."""
+
+WAL_FILE_BYTES: Final = 64 << 20
+"""What the WAL's file is cut to when it starts afresh, should it have grown because somebody was reading."""
+
+STATEMENTS: Final = 24
+"""Prepared statements that a connection keeps. Those that look for keys name all tables of keys, which change with
+every flush: of 128, Python's default, most are of tables that are gone, and they held 9 MB at 25 million keys."""
+
+BUSY_TIMEOUT_S: Final = 1.0
+"""How long SQLite waits for a foreign writer before the batch is tried again from the start."""
+
+READ_ROWS: Final = 16
+"""Blocks fetched at a time, mostly 1 MiB; with lines of at most 1 MiB this bounds what one answer holds in memory."""
+
+
+class Connection(sqlite3.Connection):
+    """Parameters of a statement may be a function, which makes them in SQLite's thread when their turn has come."""
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        return super().execute(sql, parameters(self) if callable(parameters) else parameters)
+
+
+class Database:
+    """One SQLite database. Made by ``open``; must be closed, or the process never ends (aiosqlite's threads)."""
+
+    writer: aiosqlite.Connection
+    reader: aiosqlite.Connection
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.wal_path = path.with_name(path.name + "-wal")
+        self._lock_fd = -1
+        self._db_fd = -1  # never closed before SQLite's own: that would drop its locks
+        self._connections: list[aiosqlite.Connection] = []
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open or create the database. Raises StorageUnusable; a file that is not ours is left as it was."""
+        if sqlite3.sqlite_version_info < MIN_SQLITE:
+            raise StorageUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed")
+        try:
+            file.make_folder(path.parent)
+            path = path.resolve()  # noqa: ASYNC240 (nothing runs yet)
+            database = cls(path)
+            database._lock_fd = file.lock(path)
+        except (OSError, ValueError, RuntimeError) as error:  # the latter: no file name, a loop of links
+            raise unusable(path, error) from error
+        try:
+            await database._open()
+        except BaseException as error:
+            await database.close()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise unusable(path, error) from error
+            raise
+        return database
+
+    async def _open(self) -> None:
+        if not self.db_bytes and self.wal_bytes:
+            raise StorageUnusable(
+                f"{self.path} is missing or empty, but {self.wal_path.name} holds events: restore one or move both"
+            )
+        file.refuse_foreign(self.path)
+        crashed = self.wal_bytes > 0
+        if crashed:
+            file.rewrite(self.wal_path)
+        self.writer = await self._connect(self.path, timeout=BUSY_TIMEOUT_S)
+        self._db_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        if crashed:
+            self.distrust_cache()
+        await self.write("PRAGMA synchronous = FULL")
+        if await self._pragma("application_id") != schema.APPLICATION_ID:
+            # A new file, or one whose making was cut short. Before there is a WAL: the file itself says whose it is.
+            await self.write(f"PRAGMA page_size = {PAGE_BYTES}")
+            await self.writer.executescript(schema.SCHEMA)
+        for pragma in (
+            "journal_mode = WAL",
+            "wal_autocheckpoint = 0",  # a failing automatic checkpoint would be silent
+            f"journal_size_limit = {WAL_FILE_BYTES}",
+            f"cache_size = -{CACHE_KIB}",
+            "temp_store = MEMORY",
+            "secure_delete = OFF",  # Debian's SQLite would write zeros over each run that was merged
+        ):
+            await self.write(f"PRAGMA {pragma}")
+        await self.writer.executescript(schema.TEMPORARY)
+        self.reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True, iter_chunk_size=READ_ROWS)
+        promised = {"journal_mode": "wal", "synchronous": 2}
+        found = {name: await self._pragma(name) for name in promised}
+        if found != promised:
+            raise StorageUnusable(f"cannot use {self.path}: an ack would not be durable with {found}")
+
+    async def _connect(self, database: Path | str, **options: Any) -> aiosqlite.Connection:
+        # isolation_level None: SQLite's own autocommit, so that one statement is one transaction.
+        connection = await aiosqlite.connect(
+            database, isolation_level=None, factory=Connection, cached_statements=STATEMENTS, **options
+        )
+        self._connections.append(connection)
+        return connection
+
+    async def write(self, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
+        """Run one statement, which is one transaction, and fetch what it returns. Raises sqlite3.Error.
+
+        Fetched in the writer's thread, where the cursor ends too: a cursor that is dropped in the event loop would wait
+        there for SQLite's mutex, that is, for the whole of the next commit.
+        """
+        return list(await self.writer.execute_fetchall(sql, parameters))
+
+    async def query(self, sql: str, parameters: Any) -> aiosqlite.Cursor:
+        """Read through the connection that never waits for a commit. Raises sqlite3.Error."""
+        while True:
+            try:
+                return await self.reader.execute(sql, parameters)
+            except sqlite3.OperationalError as error:
+                # Tables of keys come and go: SQLite tries again by itself, but not for ever.
+                if error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
+                    raise
+
+    async def _pragma(self, name: str) -> Any:
+        return (await self.write(f"PRAGMA {name}"))[0][0]
+
+    @property
+    def db_bytes(self) -> int:
+        return file.size(self.path)
+
+    @property
+    def wal_bytes(self) -> int:
+        return file.size(self.wal_path)
+
+    def distrust_cache(self) -> None:
+        """Have the kernel forget what it keeps of the database in memory, and does not mean to write any more.
+
+        After a write error that may be what is not on the disk: written over by the next checkpoint, ext4 would take
+        its place for written, and the WAL would be given up for a database that a power cut leaves with holes.
+        """
+        os.posix_fadvise(self._db_fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    async def close(self) -> None:
+        """Close the database and give up the lock. SQLite moves everything out of the WAL when the last one leaves."""
+        try:
+            while self._connections:  # the reader first, because only the writer may move the WAL
+                await self._connections.pop().close()
+        finally:
+            for fd in (self._db_fd, self._lock_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._db_fd = self._lock_fd = -1
+
+
+def unusable(path: Path, error: Exception) -> StorageUnusable:
+    """Why the database cannot be used, in the system's words."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return StorageUnusable(f"cannot use {path}: {reason or error}")
+
+
+def storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageFailed:
+    """What an error of the connection that writes means for the batch."""
+    name: str = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    # SHMSIZE: the shared-memory file could not be made longer. Both say that the transaction did not happen.
+    if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
+        return StorageFull("no space left on the disk of the database")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StorageBusy("another program is writing to the database")
+    return StorageFailed(f"{error} ({name})")

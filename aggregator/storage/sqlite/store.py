@@ -1,0 +1,147 @@
+"""SQLite as an Engine: one file, one process. What each part does, and what a crash leaves, is in DESIGN.md."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from aggregator.metric import Metric
+from aggregator.storage.engine import Commit, StoredEvent, Topic
+from aggregator.storage.sqlite.batch import Batch
+from aggregator.storage.sqlite.database import Database, storage_error, unusable
+from aggregator.storage.sqlite.ledger import Ledger
+from aggregator.storage.sqlite.postings import Postings
+from aggregator.storage.sqlite.reader import Reader
+from aggregator.storage.sqlite.upkeep import Upkeep
+from aggregator.storage.sqlite.wal import Wal
+from aggregator.storage.sqlite.writer import Writer
+
+
+class Store:
+    """One SQLite database. Made by ``open``; must be closed, or the process never ends (aiosqlite's threads)."""
+
+    name = "sqlite"
+    version = sqlite3.sqlite_version
+    appends_at_once = 1
+    """A batch commits while the next one is filled; SQLite has one writer."""
+
+    def __init__(self, database: Database, wal_limit_bytes: int) -> None:
+        self.database = database
+        self.ledger = Ledger(database)
+        self.postings = Postings(database)
+        self.wal = Wal(database, wal_limit_bytes)
+        self._writer = Writer(database, self.ledger)
+        self._reader = Reader(database, self.ledger)
+        self._upkeep = Upkeep(self.wal, self.ledger, self.postings, self._writer)
+
+    @classmethod
+    async def open(cls, path: Path, wal_limit_bytes: int) -> Self:
+        """Open or create the database. Raises StorageUnusable; a file that is not ours is left as it was."""
+        database = await Database.open(path)
+        store = cls(database, wal_limit_bytes)
+        try:
+            await store.ledger.load()
+            await store.postings.load()
+            await store._writer.load()
+        except BaseException as error:
+            await database.close()
+            if isinstance(error, sqlite3.Error):
+                raise unusable(database.path, error) from error
+            raise
+        return store
+
+    @property
+    def location(self) -> str:
+        """Where the events are, for the log."""
+        return str(self.database.path)
+
+    @property
+    def stored_total(self) -> int:
+        """Events that are stored."""
+        return self._writer.stored_total
+
+    @property
+    def topics_total(self) -> int:
+        """Topics that have events."""
+        return self._writer.topics_total
+
+    def new_batch(self) -> Batch:
+        """An empty batch. Batches must be appended in the order in which they were filled."""
+        return Batch(self.ledger.filter)
+
+    async def prepare(self, batch: Batch) -> None:
+        """Look up the keys of a full batch behind the statement that is storing the batch before it."""
+        try:
+            await self._writer.decide(batch)
+        except sqlite3.Error as error:
+            raise storage_error(error) from error
+
+    async def append(self, batch: Batch) -> Commit:
+        """As ``Engine.append``. Above the WAL's limit it raises StorageBusy."""
+        await self.wal.make_room()
+        try:
+            packed = await self._writer.append(batch)
+        except sqlite3.Error as error:
+            raise storage_error(error) from error
+        self.ledger.stored(packed.digests, packed.seqs, packed.stored_bytes)
+        if packed.commit.duplicates:
+            self.ledger.expect(next(iter(packed.commit.duplicates.values())))
+        self.postings.stored(packed.postings)
+        self.wal.committed(packed.stored_bytes)
+        return packed.commit
+
+    async def probe(self) -> None:
+        """As ``Engine.probe``."""
+        try:
+            await self.database.write("UPDATE totals SET stored = stored")
+        except sqlite3.Error as error:
+            raise storage_error(error) from error
+
+    @property
+    def upkeep_due(self) -> bool:
+        """As ``Engine.upkeep_due``."""
+        return self._upkeep.due
+
+    @property
+    def upkeep_left(self) -> bool:
+        """As ``Engine.upkeep_left``."""
+        return self._upkeep.left
+
+    async def upkeep(self, quiet: bool) -> bool:
+        """As ``Engine.upkeep``."""
+        return await self._upkeep.run(quiet)
+
+    async def event(self, topic: str, event_id: str) -> StoredEvent | None:
+        """As ``Engine.event``."""
+        return await self._reader.event(topic, event_id)
+
+    async def events(self, topic: str, limit: int, after: int | None, max_bytes: int) -> tuple[list[StoredEvent], bool]:
+        """As ``Engine.events``."""
+        return await self._reader.events(topic, limit, after, max_bytes)
+
+    async def topics(self, limit: int, after: str) -> list[Topic]:
+        """As ``Engine.topics``."""
+        return await self._reader.topics(limit, after)
+
+    def gauges(self) -> Iterator[Metric]:
+        """As ``Engine.gauges``."""
+        yield Metric("stored_total", self.stored_total, "events in the database")
+        yield Metric("topics", self.topics_total, "topics in the database")
+        yield Metric("db_bytes", self.database.db_bytes, "size of the database file")
+        yield Metric("checkpoint_age_s", round(self.wal.age_s, 3), "time since the last checkpoint", in_health=True)
+        yield Metric("wal_bytes", self.database.wal_bytes, "size of the database's -wal file", in_health=True)
+        yield Metric(
+            "ledger",
+            {"runs": self.ledger.run_count, "filter": round(self.ledger.filter.filled, 3)},
+            "tables that an old key is looked up in; part of the keys that the filter in memory knows",
+        )
+
+    def troubles(self) -> dict[str, str | None]:
+        """As ``Engine.troubles``."""
+        return {"checkpoint": self.wal.last.error}
+
+    async def close(self) -> None:
+        """Close the database and give up the lock."""
+        await self.database.close()

@@ -1,0 +1,184 @@
+"""Answers to bytes. Every text of a reply is built here, one builder each; the texts on events are in ``rules``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from aggregator.event import Event, Events
+from aggregator.wire import Code, Failure, Rejection, Status
+
+Reply = dict[str, Any]
+"""A reply before it is encoded; ``status`` comes first. Ready-made JSON may stand in it as ``orjson.Fragment``."""
+
+_ACK_QUOTES: Final = 14  # in a stored or duplicate reply whose names hold none
+_SHOWN_CHARS: Final = 40  # of what a client sent, in a detail
+
+
+# --- whole replies
+
+
+def encode(reply: Reply) -> bytes:
+    """A reply as it goes over the wire: one line."""
+    return orjson.dumps(reply, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def stored(event: Event, seq: int) -> Reply:
+    """The ack of an event that was stored now."""
+    return _ack(Status.STORED, event, seq)
+
+
+def duplicate(event: Event, seq: int) -> Reply:
+    """The ack of an event whose key was stored before, with the ``seq`` it has."""
+    return _ack(Status.DUPLICATE, event, seq)
+
+
+def _ack(status: Status, event: Event, seq: int) -> Reply:
+    return {"status": status, "seq": seq, "topic": event.topic, "event_id": event.event_id}
+
+
+def encode_acks(events: Events, seqs: Iterable[int], duplicates: Mapping[int, int], offset: int) -> bytes:
+    """The encoded ``stored`` and ``duplicate`` replies to events that were committed together.
+
+    Each event has its seq of ``seqs``, unless ``duplicates`` has another seq for its position, counted from ``offset``.
+    """
+    older_seq = duplicates.get
+    text = "".join(
+        [
+            f'{{"status":"stored","seq":{seq},"topic":"{topic}","event_id":"{event_id}"}}\n'
+            if (older := older_seq(position)) is None
+            else f'{{"status":"duplicate","seq":{older},"topic":"{topic}","event_id":"{event_id}"}}\n'
+            for position, (seq, topic, event_id) in enumerate(
+                zip(seqs, events.topics, events.event_ids, strict=True), offset
+            )
+        ]
+    )
+    # Names hold no control characters, so only these two characters would have to be escaped.
+    if text.count('"') == _ACK_QUOTES * len(events) and "\\" not in text:
+        return text.encode()
+    return b"".join(map(encode, acks(events, seqs, duplicates, offset)))
+
+
+def acks(events: Iterable[Event], seqs: Iterable[int], duplicates: Mapping[int, int], offset: int) -> list[Reply]:
+    """The same replies, not encoded."""
+    return [
+        stored(event, seq) if (older := duplicates.get(position)) is None else duplicate(event, older)
+        for position, (event, seq) in enumerate(zip(events, seqs, strict=True), offset)
+    ]
+
+
+def rejected(rejection: Rejection, line: int) -> Reply:
+    """Certainly not stored; ``line`` is the 1-based number of the line on its connection."""
+    reply = {"status": Status.REJECTED, "code": rejection.code, "detail": rejection.detail, "line": line}
+    if rejection.topic is not None:
+        reply["topic"] = rejection.topic
+    if rejection.event_id is not None:
+        reply["event_id"] = rejection.event_id
+    return reply
+
+
+def error(failure: Failure, event: Event | None = None) -> Reply:
+    """Unknown whether stored: to be sent again with the same id."""
+    reply = {"status": Status.ERROR, "code": failure.code, "detail": failure.detail}
+    if event is not None:
+        reply |= {"topic": event.topic, "event_id": event.event_id}
+    return reply
+
+
+def batch(results: list[Reply]) -> Reply:
+    """The one reply to a batch line, from the replies to its events, in order."""
+    counts = Counter(result["status"] for result in results)
+    counted = (Status.STORED, Status.DUPLICATE, Status.REJECTED, Status.ERROR)
+    return {"status": Status.BATCH, **{status.value: counts[status] for status in counted}, "results": results}
+
+
+def ok(answer: Reply) -> Reply:
+    """A command's answer."""
+    return {"status": Status.OK, **answer}
+
+
+BYE: Final = encode(ok({"bye": True}))
+
+
+# --- why a line is rejected, but for the events' own faults
+
+
+def too_long(max_line_bytes: int) -> Rejection:
+    return Rejection(Code.TOO_LONG, f"longer than {max_line_bytes} bytes; skipped to the end of the line")
+
+
+def bad_line(line: bytes) -> Rejection:
+    character = line[:4].decode(errors="replace")[0]
+    readable = character.isprintable() and character != "\ufffd"
+    shown = repr(character) if readable else f"byte 0x{line[0]:02X}"
+    return Rejection(Code.BAD_LINE, f"expected {{, [ or a command, got {shown}")
+
+
+def no_commands_here() -> Rejection:
+    return Rejection(Code.NOT_ALLOWED, "the silent port answers no commands")
+
+
+def long_command(most: int, size: int) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"a command has at most {most} bytes, this one {size}")
+
+
+def bad_utf8_in_command(byte: int) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"not valid UTF-8 at byte {byte}")
+
+
+def bad_quoting(why: str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"{why.lower()}: quote arguments as in a shell")
+
+
+def unknown_command(word: str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"unknown command {word[:_SHOWN_CHARS]}; HELP lists them")
+
+
+def too_many_arguments(usage: str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"too many arguments; usage: {usage}")
+
+
+def missing_argument(what: str, usage: str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"{what}; usage: {usage}")
+
+
+def unexpected_argument(argument: str, usage: str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"unexpected {argument[:_SHOWN_CHARS]!r}; usage: {usage}")
+
+
+def bad_number(name: str, text: str, lowest: int, highest: int) -> Rejection:
+    return Rejection(
+        Code.BAD_COMMAND, f"{name}: expected a number from {lowest} to {highest}, got {text[:_SHOWN_CHARS]!r}"
+    )
+
+
+# --- why it is unknown whether something is stored
+
+
+def unfinished_line(line: int, timeout_s: float) -> Failure:
+    return Failure(Code.UNFINISHED_LINE, f"line {line} is still unfinished after {timeout_s:g} s; send it again")
+
+
+def storage_full(why: str) -> Failure:
+    return Failure(Code.STORAGE_FULL, why)
+
+
+def cannot_read(why: str) -> Failure:
+    return Failure(Code.STORAGE, why)
+
+
+def store_failed(why: str) -> Failure:
+    return Failure(Code.STORAGE, f"the store has failed: {why}")
+
+
+def stopping() -> Failure:
+    return Failure(Code.SHUTTING_DOWN, "the server is stopping; send this again with the same id")
+
+
+def too_many_connections(limit: int, origin: str | None = None) -> Failure:
+    """All places are taken, or all that one address may have."""
+    whose = f" from {origin}" if origin else ""
+    return Failure(Code.BUSY, f"{limit} connections{whose} are open; try again later")

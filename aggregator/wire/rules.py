@@ -1,0 +1,238 @@
+"""JSON to events: what makes an event valid, and what to say of one that is not.
+
+Rules that hold here:
+
+- An event is judged completely before it may enter a batch, so that one bad event never harms its neighbours.
+- Nearly all events are plain. Plain events are judged many at a time, because each step of Python costs more than what
+  it looks at. If one line of a piece is not plain, ``parse`` judges each line by itself and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any, Final
+
+import orjson
+
+from aggregator import json_text
+from aggregator.event import Event, Events, digests
+from aggregator.json_text import NotJson, TooDeep
+from aggregator.wire import Code, Rejection
+
+MAX_NAME_CHARS: Final = 255
+"""Longest topic, event_id and source in characters (the length of a file name, a syslog tag, an SQL ``varchar``)."""
+
+MAX_BATCH_EVENTS: Final = 10_000
+"""Most events in one batch line: more than fit into a mebibyte. Judging them takes the loop about 40 ms."""
+
+MAX_KNOWN_TOPICS: Final = 4096
+"""Topics that are kept as one object each. Past this number the collection starts afresh."""
+
+# The longest ISO 8601 form accepted: 2026-11-22T10:00:00.123456789+00:00:00.123456, with room to spare.
+_MAX_TIMESTAMP_CHARS = 64
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_OPEN_BRACE = b"{"[0]
+_first = itemgetter(0)
+_separator = itemgetter(10)  # between a date and a time
+_fields = itemgetter("topic", "event_id", "source", "timestamp", "payload")
+_parse_iso = datetime.fromisoformat
+_too_deep = json_text.is_too_deep
+
+_topics: dict[str, str] = {}
+
+
+def parse_plain(lines: Sequence[bytes | None]) -> Events | None:
+    """Read lines that are all plain events. None if any line is not plain: the caller must ``parse`` each."""
+    try:
+        if set(map(_first, lines)) != {_OPEN_BRACE}:  # type: ignore[arg-type]
+            return None
+        return _plain(list(map(orjson.loads, lines)), lines)  # type: ignore[arg-type]
+    except (IndexError, TypeError, orjson.JSONDecodeError):  # an empty line, an over-long line, no JSON
+        return None
+
+
+def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
+    """The events that these values are, unless one of them is out of the ordinary, or is none."""
+    try:
+        topics, event_ids, sources, timestamps, payloads = zip(*map(_fields, values), strict=True)
+        names = topics + event_ids + sources
+        lengths = set(map(len, names))
+        moments = set(timestamps)
+        sizes = list(map(len, texts))
+        if (
+            not "".join(names).isprintable()  # and so, all are strings
+            or min(lengths) == 0
+            or max(lengths) > MAX_NAME_CHARS
+            or set(map(type, payloads)) != {dict}
+            or not set(map(_separator, moments)).issubset("Tt ")
+            or max(map(len, moments)) > _MAX_TIMESTAMP_CHARS
+            or (max(sizes) > json_text.SHALLOW_BYTES and any(map(_too_deep, texts)))
+        ):
+            return None
+        for moment in moments:
+            _parse_iso(moment)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+    return Events(_one_of_each(topics), list(event_ids), list(texts), digests(topics, event_ids), sum(sizes))
+
+
+def _one_of_each(topics: Iterable[str]) -> list[str]:
+    """The same topics, each the same object whenever it comes: little memory to touch, and its hash is known."""
+    if len(_topics) > MAX_KNOWN_TOPICS:
+        _topics.clear()
+    return list(map(_topics.setdefault, topics, topics))
+
+
+def parse(line: bytes) -> Event | list[Event | Rejection] | Rejection:
+    """Read a line that starts with ``{`` or ``[``: one event, or the batch it holds, each member judged by itself."""
+    try:
+        value = json_text.decode(line)
+        if type(value) is dict and ("topic" in value or "events" not in value):
+            return _judge(value, line)
+        return _parse_batch(value, line)
+    except NotJson as error:
+        return Rejection(Code.BAD_JSON, str(error))
+    except TooDeep as error:
+        return Rejection(Code.TOO_DEEP, str(error))
+
+
+def _parse_batch(value: Any, line: bytes) -> list[Event | Rejection] | Rejection:
+    text = line.decode()
+    start = 0
+    if type(value) is dict:
+        if len(value) > 1:
+            other = next(name for name in value if name != "events")
+            return Rejection(Code.BAD_EVENT, f"{_shorten(other)!r}: a batch object holds nothing but events")
+        value = value["events"]
+        start = json_text.last_member(text)
+    if type(value) is not list:
+        return Rejection(Code.BAD_EVENT, f"events: expected an array, got {_kind(value)}")
+    if len(value) > MAX_BATCH_EVENTS:
+        return Rejection(Code.BAD_EVENT, f"events: at most {MAX_BATCH_EVENTS} in a batch, got {len(value)}")
+    members = [member.encode() for member in json_text.elements(text, start)]
+    if members and (plain := _plain(value, members)):
+        return list(plain)
+    return [_judge(member, json) for member, json in zip(value, members, strict=True)]
+
+
+def _judge(fields: Any, json: bytes) -> Event | Rejection:
+    if type(fields) is not dict:
+        if _too_deep(json):
+            return Rejection(Code.TOO_DEEP, str(TooDeep()))
+        return Rejection(Code.BAD_EVENT, f"expected an object, got {_kind(fields)}")
+    topic, event_id = fields.get("topic"), fields.get("event_id")
+    if (
+        _is_name(topic)
+        and _is_name(event_id)
+        and _is_name(fields.get("source"))
+        and type(fields.get("payload")) is dict
+        and is_date_time(fields.get("timestamp"))
+        and not _too_deep(json)
+    ):
+        return Event.of(topic, event_id, json)  # type: ignore[arg-type]
+    return _find_fault(fields, topic, event_id)
+
+
+def _is_name(value: Any) -> bool:
+    # isprintable() is the cheap test; it also says no to some harmless characters, like a no-break space.
+    return (
+        type(value) is str
+        and 0 < len(value) <= MAX_NAME_CHARS
+        and (value.isprintable() or _CONTROL.search(value) is None)
+    )
+
+
+def _find_fault(fields: dict[str, Any], topic: Any, event_id: Any) -> Rejection:
+    """The first thing that is wrong with an event that is known to be invalid."""
+    detail = (
+        _name_fault(fields, "topic")
+        or _name_fault(fields, "event_id")
+        or _timestamp_fault(fields)
+        or _name_fault(fields, "source")
+        or _payload_fault(fields)
+    )
+    code = Code.BAD_EVENT if detail else Code.TOO_DEEP
+    return Rejection(code, detail or str(TooDeep()), _readable(topic), _readable(event_id))
+
+
+def _name_fault(fields: dict[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if _is_name(value):
+        return None
+    if type(value) is not str:
+        return _expected(fields, name, "a string")
+    if match := _CONTROL.search(value):
+        return f"{name}: control character U+{ord(match[0]):04X} at character {match.start() + 1}"
+    return f"{name}: expected 1 to {MAX_NAME_CHARS} characters, got {len(value)}"
+
+
+def _timestamp_fault(fields: dict[str, Any]) -> str | None:
+    value = fields.get("timestamp")
+    if is_date_time(value):
+        return None
+    if type(value) is not str:
+        return _expected(fields, "timestamp", "a string")
+    return f"timestamp: expected an ISO 8601 date and time, got {_shorten(value)!r}"
+
+
+def _payload_fault(fields: dict[str, Any]) -> str | None:
+    return None if type(fields.get("payload")) is dict else _expected(fields, "payload", "an object")
+
+
+def is_date_time(text: Any) -> bool:
+    """Whether a value is an ISO 8601 date and time: `T`, `t` or a space between, any zone or none, any fraction."""
+    # A date alone has at most 10 characters, and fromisoformat() takes any separator.
+    if type(text) is not str or not 10 < len(text) <= _MAX_TIMESTAMP_CHARS:
+        return False
+    if text[10] not in "Tt " and text[8] not in "Tt ":
+        return False
+    if _is_iso(text):
+        return True
+    # Two forms that RFC 3339 allows and fromisoformat() refuses: a lower-case zone, and a leap second.
+    respelt = text.upper()
+    if text[17:19] == "60":
+        respelt = respelt[:17] + "59" + respelt[19:]
+    return _is_iso(respelt)
+
+
+def _is_iso(text: str) -> bool:
+    try:
+        _parse_iso(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _expected(fields: dict[str, Any], name: str, what: str) -> str:
+    if name not in fields:
+        return f"{name}: missing, expected {what}"
+    return f"{name}: expected {what}, got {_kind(fields[name])}"
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"
+
+
+def _readable(value: Any) -> str | None:
+    """A name that may stand in a reply: a string of bounded length."""
+    return value if type(value) is str and len(value) <= MAX_NAME_CHARS else None
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "…"

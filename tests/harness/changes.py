@@ -1,0 +1,214 @@
+"""Changes to the product, made in a server's own process before it starts: ``ServerProcess(changes=[…])``.
+
+The product has no switch for defects, nor for limits that no administrator needs. So a server that has to have them
+runs a program that makes the changes named here, and then the product's own command line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import random
+import signal
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import aggregator.storage
+from aggregator import cli
+from aggregator.config import Config
+from aggregator.event import Event, Events
+from aggregator.server import connection, consumer, listeners, server
+from aggregator.storage.engine import AnyEngine, Commit
+from aggregator.storage.sqlite import database
+from aggregator.storage.sqlite.batch import Batch
+from aggregator.storage.sqlite.database import Database
+from aggregator.storage.sqlite.store import Store
+from aggregator.wire import Rejection, meaning, replies
+from tests.harness import storage
+from tests.harness.dict_engine import DictEngine
+
+Change = Callable[[], None]
+
+KILL_SEED: Final = "KILL_SEED"
+"""The variable of the environment that makes ``kills_itself_at_work`` do so."""
+
+
+def arguments(changes: Sequence[Change]) -> tuple[str, ...]:
+    """Python's arguments that make these changes, and run the product; without changes, the product as it is."""
+    if not changes:
+        return ("-m", "aggregator")
+    calls = "".join(f"changes.{change.__name__}()\n" for change in changes)
+    return (
+        "-c",
+        f"import sys\nfrom aggregator import cli\nfrom tests.harness import changes\n{calls}sys.exit(cli.main())",
+    )
+
+
+def _put(holder: Any, name: str, value: object) -> None:
+    assert hasattr(holder, name), f"{holder} has no {name} any more"
+    setattr(holder, name, value)
+
+
+# --- limits and loops
+
+
+def on_asyncio() -> None:
+    """The product always runs on uvloop; on asyncio's own loop a few things behave differently."""
+    _put(cli, "run_server", functools.partial(cli.run_server, new_loop=asyncio.new_event_loop))
+
+
+def small_ledger() -> None:
+    """Let a few hundred events pass through flushes, merges and checkpoints."""
+    storage.shrink_ledger(_put, keys=64, fanout=2, least=16, most=256)
+    storage.checkpoint_after(_put, 1 << 20)
+    _put(consumer, "IDLE_S", 0.01)
+
+
+def quick_keepalive() -> None:
+    """Notice a peer that has vanished after 1 + 3 x 1 s, instead of 60 + 4 x 15 s."""
+    _put(listeners, "KEEPALIVE_IDLE_S", 1)
+    _put(listeners, "KEEPALIVE_INTERVAL_S", 1)
+    _put(listeners, "KEEPALIVE_PROBES", 3)
+
+
+def gathering_for_a_minute() -> None:
+    """Read a client that has sent few lines a minute later, while many events wait."""
+    _put(connection, "GATHER_S", 60)
+
+
+def short_turns() -> None:
+    """Interpret no more than 50 lines of a client in one turn of the loop."""
+    _put(meaning, "TURN_LINES", 50)
+
+
+# --- another engine
+
+
+def dict_engine() -> None:
+    """Keep the events in a dict, which is gone when the server ends."""
+    _open_instead(DictEngine())
+
+
+def slow_dict_engine() -> None:
+    """The same, with commits that take long."""
+    _open_instead(DictEngine(write_s=[0.3]))
+
+
+def _open_instead(engine: DictEngine) -> None:
+    async def open_it(config: Config) -> AnyEngine:
+        return engine
+
+    _put(aggregator.storage, "open", open_it)
+
+
+# --- defects
+
+
+def consumer_dies() -> None:
+    """Raise at the 21st batch."""
+    append, calls = Store.append, 0
+
+    async def broken(self: Store, batch: Batch) -> Commit:
+        nonlocal calls
+        calls += 1
+        if calls > 20:
+            raise RuntimeError("a defect in the consumer")
+        return await append(self, batch)
+
+    _put(Store, "append", broken)
+
+
+def start_dies() -> None:
+    """Raise when the database is open."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a defect at the start")
+
+    _put(server.Server, "__init__", broken)
+
+
+def parsing_dies() -> None:
+    """Raise at a line that holds POISON."""
+    interpret = meaning.interpret
+
+    def broken(line: bytes) -> Event | list[Event | Rejection] | meaning.Command | Rejection:
+        if b"POISON" in line:
+            raise RuntimeError("a defect in the parser")
+        return interpret(line)
+
+    _put(meaning, "interpret", broken)
+
+
+def replying_dies() -> None:
+    """Raise when an event with the id POISON is acked."""
+    encode_acks = replies.encode_acks
+
+    def broken(events: Events, *rest: Any) -> bytes:
+        if "POISON" in events.event_ids:
+            raise RuntimeError("a defect in a reply")
+        return encode_acks(events, *rest)
+
+    _put(replies, "encode_acks", broken)
+
+
+# --- an SQLite that does not do what it is told
+
+
+def no_sync_at_commit() -> None:
+    """Leave each commit in the page cache; the engine believes that it is synced."""
+
+    class Careless(database.Connection):
+        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+            if sql.startswith("PRAGMA synchronous"):
+                sql = "PRAGMA synchronous = NORMAL" if "=" in sql else "SELECT 2"
+            return super().execute(sql, parameters)
+
+    _put(database, "Connection", Careless)
+
+
+def deaf_to_synchronous() -> None:
+    _be_deaf_to("synchronous", "NORMAL")
+
+
+def deaf_to_journal_mode() -> None:
+    _be_deaf_to("journal_mode", "DELETE")
+
+
+def _be_deaf_to(name: str, value: str) -> None:
+    """Set this pragma to this value, and ignore any other."""
+
+    class Deaf(database.Connection):
+        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+            told = sql.startswith(f"PRAGMA {name} =")
+            return super().execute(f"PRAGMA {name} = {value}" if told else sql, parameters)
+
+    _put(database, "Connection", Deaf)
+
+
+# --- death
+
+
+def kills_itself_at_work() -> None:
+    """With KILL_SEED: die at a random step of SQLite's virtual machine, somewhere in the ledger's work."""
+    if KILL_SEED not in os.environ:
+        return
+    moments = random.Random(int(os.environ[KILL_SEED]))
+    calls = moments.randrange(1, 80)
+    steps = int(10 ** moments.uniform(0, 4))
+
+    async def count_down(opened: Database) -> None:
+        nonlocal calls
+        calls -= 1
+        if calls == 0:
+            await storage.on_each_step(opened.writer, step)
+
+    def step() -> int:
+        nonlocal steps
+        steps -= 1
+        if steps == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    storage.before_each_work(_put, count_down)

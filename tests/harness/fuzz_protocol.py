@@ -1,0 +1,134 @@
+"""Coverage-guided fuzzing of the protocol without its sockets: bytes in, lines, their meanings, replies out.
+
+``python -m tests.harness.fuzz_protocol SECONDS [FOLDER]`` searches for so long and exits with 0 when it found nothing;
+ten minutes are a good number. It needs ``pip install -e '.[fuzz]'``, and keeps what it has learnt in FOLDER, if that is
+given. Each input that it finds is a file there, and belongs as a row into ``FOUND`` in test_fuzz.py.
+
+For any bytes, cut into any pieces, these hold:
+
+- the lines are those that a plain split gives, in order, each at most as long as allowed;
+- each non-empty line has one reply, one line long, that agrees with Python's own JSON parser;
+- nothing raises, and no more than one unfinished line is held;
+- the pieces make no difference.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from types import FunctionType
+
+from aggregator import json_text
+from aggregator.event import Event
+from aggregator.wire import Rejection, meaning, replies, rules
+from aggregator.wire import lines as splitting
+from aggregator.wire.lines import BOM, LineSplitter
+from aggregator.wire.meaning import Command, interpret
+from aggregator.wire.replies import Reply
+from tests.harness.mutated_lines import SEEDS, TOKENS, fault
+
+LIMIT = 1200
+"""Longest line here: enough for nesting past its limit, little enough that over-long lines are found soon."""
+
+
+def check(data: bytes) -> None:
+    """The first bytes say how the rest is cut. Raises AssertionError, or what a defect raises."""
+    head, stream = data[:4], data[4:]
+    lines, foreign = _split([stream])
+    assert (lines, foreign) == _split(_pieces(stream, head))
+    if foreign:
+        assert lines == []
+        return
+    assert lines == _plain_split(stream)
+    for number, line in enumerate(lines, 1):
+        if line == b"":
+            continue
+        reply = _reply(line, number)
+        wrong = fault(b"x" * (LIMIT + 1) if line is None else line, number, reply, LIMIT)
+        assert wrong is None, (wrong, line, reply)
+
+
+def _pieces(stream: bytes, head: bytes) -> list[bytes]:
+    """Cut at the distances that ``head`` gives, again and again; a short head or a zero: a byte at a time."""
+    pieces: list[bytes] = []
+    start = 0
+    while start < len(stream):
+        distance = (head[len(pieces) % len(head)] if head else 0) or 1
+        pieces.append(stream[start : start + distance])
+        start += distance
+    return pieces
+
+
+def _split(pieces: list[bytes]) -> tuple[list[bytes | None], bytes | None]:
+    splitter = LineSplitter(LIMIT)
+    lines: list[bytes | None] = []
+    for piece in pieces:
+        lines += splitter.feed(piece)
+        held = [value for value in vars(splitter).values() if isinstance(value, bytes | bytearray)]
+        assert sum(map(len, held)) <= LIMIT + len(b"\r") + len(splitting.HTTP_REPLY), "more than one line is held"
+    return lines + splitter.finish(), splitter.foreign_reply
+
+
+def _plain_split(stream: bytes) -> list[bytes | None]:
+    contents = [line.removesuffix(b"\r") for line in stream.split(b"\n")]
+    if not stream.rpartition(b"\n")[2]:
+        contents.pop()
+    lines = [None if len(content) > LIMIT else content for content in contents]
+    if lines and lines[0]:
+        lines[0] = lines[0].removeprefix(BOM)
+    return lines
+
+
+def _reply(line: bytes | None, number: int) -> Reply:
+    """The reply that the connection would give if every event were new, decoded from the bytes that are sent."""
+    found = replies.too_long(LIMIT) if line is None else interpret(line)
+    match found:
+        case Event():
+            reply = _to_event(found, number)
+        case Rejection():
+            reply = replies.rejected(found, number)
+        case Command():
+            reply = replies.ok({})
+        case _:
+            reply = replies.batch([_to_event(member, number) for member in found])
+    encoded = replies.encode(reply)
+    assert encoded.endswith(b"\n"), encoded
+    assert encoded.count(b"\n") == 1, encoded
+    return json.loads(encoded)  # type: ignore[no-any-return]
+
+
+def _to_event(member: Event | Rejection, number: int) -> Reply:
+    if isinstance(member, Rejection):
+        return replies.rejected(member, number)
+    assert json.loads(member.json)["event_id"] == member.event_id, "its bytes are an event of their own"
+    return replies.stored(member, 1)
+
+
+def main(seconds: int, folder: Path) -> None:
+    import atheris
+
+    modules = (json_text, splitting, meaning, replies, rules)
+    names = {module.__name__ for module in modules}
+    for holder in (*modules, LineSplitter):
+        for value in vars(holder).values():
+            if isinstance(value, FunctionType) and value.__module__ in names:
+                atheris.instrument_func(value)
+    corpus = folder / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate([*SEEDS, b"".join(SEEDS), BOM + SEEDS[0]]):
+        (corpus / f"seed{number}").write_bytes(b"\x07\x40\x01\xff" + seed)
+    dictionary = folder / "dictionary"
+    tokens = {*TOKENS, b'"topic"', b'"event_id"', b'"timestamp"', b'"source"', b'"payload"'}
+    dictionary.write_text(
+        "".join('"' + "".join(f"\\x{byte:02x}" for byte in token) + '"\n' for token in tokens if len(token) < 100)
+    )
+    options = [f"-max_total_time={seconds}", f"-dict={dictionary}", "-max_len=4096", f"-artifact_prefix={folder}/"]
+    atheris.Setup([sys.argv[0], *options, "-timeout=10", "-rss_limit_mb=1024", f"{corpus}"], check)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        main(int(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else scratch))

@@ -1,0 +1,26 @@
+"""Waiting for something to happen: a test looks again and again until a deadline; it never only sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+DEADLINE_S: Final = 30.0
+"""Many times longer than anything here takes on a busy machine: what is not there by then does not come."""
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = DEADLINE_S) -> None:
+    """Poll until the condition holds. Fails the test when it does not within the time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.005)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """The same, in an event loop."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.002)

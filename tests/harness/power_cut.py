@@ -1,0 +1,31 @@
+"""The plug of a disk is pulled while a loaded server writes to it."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from tests.harness.disk import Ext4Image
+from tests.harness.polling import wait_until
+from tests.harness.server_process import ServerProcess
+
+
+def wait_until_it_stands_still(server: ServerProcess) -> None:
+    """Wait until every thread stands still. A sync that has begun ends first: a copy must not see half of it."""
+    wait_until(lambda: all(_state(task) == "T" for task in Path(f"/proc/{server.pid}/task").iterdir()))
+
+
+def cut_power(server: ServerProcess, disk: Ext4Image, name: str) -> Ext4Image:
+    """End a server together with its disk; return what is left on the disk. The power is cut at the moment of the copy.
+
+    The server stands still during the copy, and every ack that it sent before that has been received.
+    """
+    server.signal(signal.SIGSTOP)
+    wait_until_it_stands_still(server)
+    left = disk.copy(name)
+    server.kill()
+    return left
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(") ")[2][0]

@@ -1,0 +1,148 @@
+"""A real server in a process of its own, for tests that look at it from the outside."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.harness import ROOT, wire
+from tests.harness import changes as product_changes
+from tests.harness.changes import Change
+from tests.harness.polling import wait_until
+
+
+class ServerProcess:
+    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
+
+    ``prefix`` are words before the command, such as a tracer; ``changes`` are made to the product before it starts.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        db: Path | None = None,
+        loop: str = "uvloop",
+        prefix: tuple[str, ...] = (),
+        changes: Sequence[Change] = (),
+    ) -> None:
+        self.folder = folder
+        self.db = db or folder / "data" / "events.db"
+        self.log_path = folder / "server.log"
+        self._options = options
+        self.prefix = prefix
+        loops = [product_changes.on_asyncio] if loop == "asyncio" else []
+        self._arguments = product_changes.arguments([*loops, *changes])
+        self.process: subprocess.Popen[bytes]
+        self.port = 0
+        self.silent_port = 0
+
+    def start(self, port: int = 0, silent_port: int = 0) -> ServerProcess:
+        """Start it and wait until it is ready."""
+        seen = len(self.log)
+        assert self.try_to_start(port, silent_port), f"it ended with {self.process.returncode}: {self.log[seen:]}"
+        return self
+
+    def try_to_start(self, port: int = 0, silent_port: int = 0) -> bool:
+        """Start it and wait until it is ready, or has ended; return whether it is ready."""
+        seen = len(self.log)
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *self.prefix, sys.executable, *self._arguments, "serve", "--db", str(self.db),
+                    "--port", str(port), "--silent-port", str(silent_port), *self._options,
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT,
+            )  # fmt: skip
+        ready = re.compile(r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^ ]*:(\d+))")
+        wait_until(lambda: ready.search(self.log, seen) or self.process.poll() is not None)
+        match = ready.search(self.log, seen)
+        if match:
+            self.port = int(match[1])
+            self.silent_port = int(match[2] or 0)
+        return bool(match)
+
+    @property
+    def log(self) -> str:
+        """All that it has written to standard error, in every run."""
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """Wait for its end; return the exit code."""
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.wait()
+
+    def restart(self) -> None:
+        """Start it again on the same ports and database."""
+        self.start(self.port, self.silent_port)
+
+    def end(self) -> None:
+        """Kill it if the test has left it running: nothing may survive a test."""
+        if hasattr(self, "process") and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def ask(self, command: str) -> wire.Json:
+        """The answer to one admin command, on a connection of its own."""
+        return wire.exchange(self.port, command.encode() + b"\n")[0]
+
+    def has_checkpointed_since(self, moment: float) -> bool:
+        """Whether a checkpoint has ended after this moment of ``time.monotonic()``, well or not."""
+        asked = time.monotonic()
+        return bool(asked - self.ask("HEALTH")["checks"]["checkpoint_age_s"] > moment)
+
+    def listed(self, topic: str) -> list[wire.Json]:
+        """Every stored event of a topic in order of seq, read page by page."""
+        events: list[wire.Json] = []
+        after = 0
+        while page := self.ask(f"EVENTS {topic} 1000 AFTER {after}")["events"]:
+            events += page
+            after = page[-1]["seq"]
+        return events
+
+    def stored(self, topic: str) -> dict[str, wire.Json]:
+        """The stored events of a topic by event_id."""
+        listed = self.listed(topic)
+        events = {event["event_id"]: event for event in listed}
+        assert len(events) == len(listed), "stored twice"
+        return events
+
+    @property
+    def rss_bytes(self) -> int:
+        fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time that it has used so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+StartServer = Callable[..., ServerProcess]
+"""The type of the fixtures ``new_server`` and ``start_server``; they take ServerProcess's arguments but the folder."""

@@ -1,0 +1,275 @@
+"""Hooks into the SQLite engine: the only file of the tests that knows its constants and its private parts.
+
+A constant is replaced by ``put``: ``monkeypatch.setattr`` in a test, ``setattr`` in a server's process (``changes``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import aiosqlite
+
+from aggregator import event
+from aggregator.event import Event, Events
+from aggregator.storage.engine import StorageFailed
+from aggregator.storage.sqlite import block, database, key_filter, ledger, memtable, postings, upkeep, wal, writer
+from aggregator.storage.sqlite.database import Database, storage_error
+from aggregator.storage.sqlite.key_filter import KeyFilter
+from aggregator.storage.sqlite.ledger import Ledger
+from aggregator.storage.sqlite.store import Store
+
+Put = Callable[[Any, str, object], None]
+
+OpenStore = Callable[[], Awaitable[Store]]
+"""What a fixture is that opens the same store again and again."""
+
+WAL_LIMIT_BYTES: Final = 1 << 30
+
+NO_LIMIT: Final = 1 << 30
+"""More pages than any database here has."""
+
+
+async def open_store(path: Path) -> Store:
+    """Open the engine itself, without a server."""
+    return await Store.open(path, WAL_LIMIT_BYTES)
+
+
+async def append(store: Store, events: Iterable[Event]) -> tuple[int, dict[int, int]]:
+    """Store events as one batch; return the seq of the first, and the older seq of each duplicate by its position."""
+    batch = store.new_batch()
+    batch.add(Events.of(events))
+    commit = await store.append(batch)
+    return commit.seqs[0], dict(commit.duplicates)
+
+
+# --- constants
+
+
+def shrink_ledger(put: Put, keys: int = 4, fanout: int = 2, least: int = 2, most: int = 4) -> None:
+    """Let a memtable become a run at so many keys, and merges copy ``least`` to ``most`` keys at a time."""
+    put(memtable, "MEMTABLE_KEYS", keys)
+    put(ledger, "FANOUT", fanout)
+    put(ledger, "SLICE_KEYS", least)
+    put(ledger, "MAX_SLICE_KEYS", most)
+    put(ledger, "FILL_KEYS", most)
+    put(ledger, "_REFILL_BLOCKS", 3)
+
+
+def set_memtable(put: Put, keys: int | None = None, event_bytes: int | None = None) -> None:
+    """Let a memtable become a run at so many keys, or at so many bytes of events."""
+    if keys is not None:
+        put(memtable, "MEMTABLE_KEYS", keys)
+    if event_bytes is not None:
+        put(memtable, "MEMTABLE_EVENT_BYTES", event_bytes)
+
+
+def set_fanout(put: Put, runs: int) -> None:
+    """Merge so many runs of a level into one of the next."""
+    put(ledger, "FANOUT", runs)
+
+
+def set_filter_slice(put: Put, keys: int) -> None:
+    """Tell the filter so many keys at a time after a start."""
+    put(ledger, "FILL_KEYS", keys)
+
+
+def shrink_filter(put: Put, byte_bits: int) -> None:
+    """Give the filter 2^``byte_bits`` bytes: with one or two it is soon full, and every key is looked up."""
+    put(key_filter, "FILTER_BYTES", 1 << byte_bits)
+    put(key_filter, "_BYTE_SHIFT", 32 - byte_bits)
+    put(key_filter, "_MASK_SHIFT", 26 - byte_bits)
+
+
+def shrink_blocks(put: Put, events: int, size_bytes: int) -> None:
+    """Cut blocks at so many events, or so many bytes."""
+    put(block, "BLOCK_EVENTS", events)
+    put(block, "BLOCK_BYTES", size_bytes)
+
+
+def set_postings_due(put: Put, count: int) -> None:
+    """Write postings when so many wait."""
+    put(postings, "DUE", count)
+
+
+def remember_topics(put: Put, count: int) -> None:
+    """Remember so many topics as not new."""
+    put(writer, "SEEN_TOPICS", count)
+
+
+def never_wait(put: Put) -> None:
+    """Do not wait for a lock that another program holds, nor before work that failed is tried again."""
+    put(database, "BUSY_TIMEOUT_S", 0.0)
+    put(upkeep, "RETRY_S", 0.0)
+    put(wal, "RETRY_S", 0.0)
+
+
+def pause_after_failures(put: Put, seconds: float) -> None:
+    """Try a checkpoint that failed, or work that found no space, again only after this time."""
+    put(upkeep, "RETRY_S", seconds)
+    put(wal, "RETRY_S", seconds)
+
+
+def checkpoint_after(put: Put, size_bytes: int) -> None:
+    """Run a checkpoint when there is so much to copy."""
+    put(wal, "CHECKPOINT_BYTES", size_bytes)
+
+
+def crowd_digests(put: Put, heads: Sequence[bytes]) -> None:
+    """Let every digest begin with one of ``heads``; none: leave them as they are."""
+
+    def crowded(data: bytes) -> SimpleNamespace:
+        digest = hashlib.blake2s(data).digest()
+        return SimpleNamespace(digest=lambda: heads[digest[-1] % len(heads)] + digest[4:])
+
+    if heads:
+        put(event, "_blake2s", crowded)
+
+
+# --- upkeep, a piece at a time
+
+
+async def work(store: Store, quiet: bool) -> None:
+    """Do the upkeep of the tables alone: no checkpoint and no pause. Raises as ``append`` does."""
+    try:
+        await store._upkeep._work(quiet)
+    except sqlite3.Error as error:
+        raise storage_error(error) from error
+
+
+async def flush(store: Store) -> None:
+    """Let a full memtable become a run; what that lets be merged is left."""
+    while len(store.ledger._memtables) > 1 or any("memtable" in statement for statement in store.ledger._garbage):
+        await work(store, quiet=True)
+
+
+async def merge(store: Store) -> None:
+    """Finish the merges; the tables that they leave behind are still there."""
+    while store.ledger._merges:
+        await work(store, quiet=True)
+
+
+async def finish_work(store: Store) -> None:
+    """Do all that is left."""
+    while store.ledger.work_left:
+        await work(store, quiet=True)
+
+
+# --- looking inside
+
+
+def runs(store: Store) -> list[tuple[int, int]]:
+    """Level and number of keys of each run, the unfinished among them."""
+    return [(run.level, run.keys) for run in store.ledger._runs]
+
+
+def runs_in_use(store: Store) -> list[tuple[int, int]]:
+    """Level and number of keys of each run that keys are looked up in."""
+    return [(run.level, run.keys) for run in store.ledger._complete()]
+
+
+def tables_to_drop(store: Store) -> int:
+    """How many tables that were merged wait to be dropped."""
+    return len(store.ledger._garbage)
+
+
+def topics_remembered(store: Store) -> int:
+    return len(store._writer._seen_topics)
+
+
+def rows_changed(store: Store) -> int:
+    """Rows that the connection that writes has changed so far."""
+    return store.database.writer.total_changes
+
+
+async def empty_wal(store: Store) -> int:
+    """Copy the WAL into the database, and cut its file; return how many pages it had."""
+    ((_, pages, _),) = await store.database.write("PRAGMA wal_checkpoint(PASSIVE)")
+    await store.database.write("PRAGMA wal_checkpoint(TRUNCATE)")  # says that there are none
+    return int(pages)
+
+
+async def steps(connection: aiosqlite.Connection, work: Callable[[], Awaitable[object]]) -> int:
+    """How many instructions of SQLite's virtual machine some work takes: exact, whatever else the machine does."""
+    count = 0
+
+    def one_more() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    await on_each_step(connection, one_more)
+    await work()
+    await on_each_step(connection, None)
+    return count
+
+
+async def on_each_step(connection: aiosqlite.Connection, call: Callable[[], int] | None) -> None:
+    """Call back at each instruction of SQLite's virtual machine."""
+    await connection.set_progress_handler(call, 1 if call else 0)  # type: ignore[arg-type]
+
+
+# --- faults
+
+
+async def limit_size(store: Store, pages: int) -> None:
+    """Let the disk be full when the database has so many pages (or as many as it has now), but not for its memory."""
+    await store.database.write(f"PRAGMA main.max_page_count = {pages}")
+
+
+async def interrupted(store: Store, step: int, work: Callable[[], Awaitable[object]]) -> StorageFailed | None:
+    """Let SQLite fail after so many steps of its virtual machine; return what became of the work."""
+    writing = store.database.writer
+    count = 0
+
+    def stop() -> int:
+        nonlocal count
+        count += 1
+        if count == step:
+            writing._conn.interrupt()
+        return 0  # another answer would fail a statement that is complete, too
+
+    await on_each_step(writing, stop)
+    try:
+        await work()
+    except StorageFailed as error:
+        return error
+    else:
+        return None
+    finally:
+        await on_each_step(writing, None)
+
+
+def hide_runs(put: Put, store: Store) -> None:
+    """Let the look-up of keys in runs fail."""
+    put(store.ledger, "_run_tables", ("nowhere",))
+
+
+def filter_bits(keys: KeyFilter) -> bytes:
+    """All that a filter remembers."""
+    return bytes(keys._bits)
+
+
+def set_filter_bits(keys: KeyFilter, bits: bytes) -> None:
+    """Let a filter remember nothing but this, which the product never does."""
+    keys._bits[:] = bits
+
+
+def forget_keys(store: Store) -> None:
+    """Let the store's filter forget every key."""
+    set_filter_bits(store.ledger.filter, bytes(len(filter_bits(store.ledger.filter))))
+
+
+def before_each_work(put: Put, call: Callable[[Database], Awaitable[None]]) -> None:
+    """Call back before the ledger does a piece of its work."""
+    do_work = Ledger.work
+
+    async def work(self: Ledger, quiet: bool) -> None:
+        await call(self._database)
+        await do_work(self, quiet)
+
+    put(Ledger, "work", work)

@@ -1,0 +1,53 @@
+"""strace: it breaks system calls, and it witnesses their order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.polling import wait_until
+from tests.harness.server_process import ServerProcess
+
+has_strace = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("strace"), reason="needs root and strace (Debian package strace)"
+)
+
+
+@contextlib.contextmanager
+def traced(server: ServerProcess, *options: str) -> Iterator[None]:
+    """Attach to all threads of a running server, until the end of the block or of the server."""
+    tracer = subprocess.Popen(["strace", "-f", "-qq", "-p", str(server.pid), *options], stderr=subprocess.DEVNULL)
+    tasks = Path(f"/proc/{server.pid}/task")
+    try:
+        wait_until(
+            lambda: all(f"TracerPid:\t{tracer.pid}" in (task / "status").read_text() for task in tasks.iterdir())
+        )
+        yield
+    finally:
+        tracer.terminate()
+        try:
+            tracer.wait(2)
+        except subprocess.TimeoutExpired:  # it does not see the end of a process while it holds up one of its calls
+            tracer.kill()
+            tracer.wait(10)
+
+
+def inject(server: ServerProcess, fault: str, *paths: Path) -> contextlib.AbstractContextManager[None]:
+    """Let system calls of a running server fail; with paths, only those on these files.
+
+    ``when=`` counts the calls of each thread for itself.
+    """
+    on_paths = [word for path in paths for word in ("-P", str(path))]
+    return traced(server, *on_paths, "-o", "/dev/null", "-e", f"inject={fault}")
+
+
+def injecting(fault: str, *paths: Path, trace: Path = Path(os.devnull)) -> tuple[str, ...]:
+    """The same for a server from its start, as words before its command. The tracer is not the parent of the server."""
+    on_paths = [word for path in paths for word in ("-P", str(path))]
+    return ("strace", "-D", "-f", "-qq", *on_paths, "-o", str(trace), "-e", f"inject={fault}")

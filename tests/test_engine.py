@@ -1,0 +1,207 @@
+"""What the server may expect of an engine, whichever it is."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from aggregator.event import Event, Events
+from aggregator.storage.engine import AnyEngine, Commit, StoredEvent
+from tests.harness.dict_engine import DictEngine
+from tests.harness.engines import ENGINES, opened
+
+HUGE = 1 << 40
+
+
+@pytest.fixture(params=ENGINES)
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AnyEngine]:
+    async with opened(request.param, tmp_path) as engine:
+        yield engine
+
+
+def made(*ids: str, topic: str = "t") -> list[Event]:
+    return [Event.of(topic, one, b'{"event_id":"%s"}' % one.encode()) for one in ids]
+
+
+async def append(engine: AnyEngine, *parts: list[Event]) -> Commit:
+    """Store one batch, which is filled in these parts."""
+    batch = engine.new_batch()
+    for part in parts:
+        batch.add(Events.of(part))
+    assert len(batch) == sum(map(len, parts))
+    assert batch.size_bytes == sum(len(event.json) for part in parts for event in part)
+    commit = await engine.append(batch)
+    assert len(commit.seqs) == len(batch)
+    return commit
+
+
+async def seq_of(engine: AnyEngine, event_id: str, topic: str = "t") -> int | None:
+    found: StoredEvent | None = await engine.event(topic, event_id)
+    return found.seq if found else None
+
+
+async def test_each_event_is_stored_under_the_seq_that_the_commit_says(engine: AnyEngine) -> None:
+    commit = await append(engine, made("a", "b"), made("c", topic="u"))
+
+    assert not commit.duplicates
+    assert [commit.seq(position) for position in range(3)] == [
+        await seq_of(engine, "a"),
+        await seq_of(engine, "b"),
+        await seq_of(engine, "c", "u"),
+    ]
+    assert len(set(commit.seqs)) == 3
+
+
+async def test_a_duplicate_has_the_seq_of_the_first_whose_bytes_are_kept(engine: AnyEngine) -> None:
+    first = await append(engine, made("a"))
+    again = await append(engine, [Event.of("t", "a", b'{"other":1}')], made("b", "b"), made("a", topic="u"))
+
+    assert set(again.duplicates) == {0, 2}
+    assert again.seq(0) == first.seq(0)
+    assert again.seq(2) == again.seq(1)
+    assert again.seq(3) not in (again.seq(0), again.seq(1)), "the same id in another topic is another key"
+    kept = await engine.event("t", "a")
+    assert kept
+    assert kept.json == b'{"event_id":"a"}'
+    assert (engine.stored_total, engine.topics_total) == (3, 2)
+
+
+async def test_a_part_of_a_commit_says_the_same_of_its_events(engine: AnyEngine) -> None:
+    await append(engine, made("b", "d"))
+    commit = await append(engine, made("a", "b", "c", "d", "e", "c"))
+    whole = [commit.seq(position) for position in range(6)]
+
+    for start, end in itertools.combinations(range(7), 2):
+        part = commit.part(start, end - start)
+        assert [part.seq(position) for position in range(end - start)] == whole[start:end]
+
+
+async def test_seqs_grow_within_a_topic_and_are_not_used_twice(engine: AnyEngine) -> None:
+    used: list[int] = []
+    for number in range(10):
+        commit = await append(engine, made("first", f"new-{number}"), made(f"new-{number}", topic="u"))
+        used += [commit.seqs[1], commit.seqs[2]]
+
+    assert len(set(used)) == len(used)
+    for topic in ("t", "u"):
+        found, _ = await engine.events(topic, 100, 0, HUGE)
+        assert [one.seq for one in found] == sorted(one.seq for one in found)
+        assert [one.json for one in found][-1] == b'{"event_id":"new-9"}'
+
+
+async def test_events_are_read_newest_first_or_from_a_seq_on(engine: AnyEngine) -> None:
+    await append(engine, made(*"abcde"), made("other", topic="u"))
+    everything, cut = await engine.events("t", 100, None, HUGE)
+    seqs = [one.seq for one in everything]
+
+    assert [one.json[-3:-2] for one in everything] == [b"e", b"d", b"c", b"b", b"a"]
+    assert not cut
+    assert await engine.events("t", 2, None, HUGE) == (everything[:2], False)
+    assert await engine.events("t", 2, seqs[3], HUGE) == ([everything[2], everything[1]], False)
+    assert await engine.events("t", 2, seqs[0], HUGE) == ([], False)
+    assert await engine.events("nowhere", 2, None, HUGE) == ([], False)
+
+
+async def test_an_answer_is_cut_short_by_bytes_but_never_to_none(engine: AnyEngine) -> None:
+    await append(engine, made(*"abc"))
+    each = len(made("a")[0].json)
+
+    for after in (None, 0):
+        for most, count in ((0, 1), (each, 1), (2 * each, 2), (3 * each - 1, 2), (3 * each, 3)):
+            found, cut = await engine.events("t", 100, after, most)
+            assert (len(found), cut) == (count, count < 3)
+
+
+async def test_topics_are_listed_in_order_of_code_points(engine: AnyEngine) -> None:
+    names = ["B", "a", "b", "é", "日", "🙂"]
+    commits = {name: await append(engine, made("x", "y", topic=name)) for name in random.Random(1).sample(names, 6)}
+    listed = await engine.topics(10, "")
+
+    assert [one.name for one in listed] == names
+    assert [(one.stored, one.last_seq) for one in listed] == [(2, commits[name].seq(1)) for name in names]
+    assert await engine.topics(2, "a") == listed[2:4]
+    assert engine.topics_total == 6
+
+
+async def test_a_prepared_batch_is_stored_as_any_other(engine: AnyEngine) -> None:
+    one, two = engine.new_batch(), engine.new_batch()
+    one.add(Events.of(made("a", "b")))
+    two.add(Events.of(made("b", "c")))
+    first, _ = await asyncio.gather(engine.append(one), engine.prepare(two))
+    second = await engine.append(two)
+
+    assert second.seq(0) == first.seq(1)
+    assert set(second.duplicates) == {0}
+
+
+async def test_it_says_what_it_is_in_its_own_words(engine: AnyEngine) -> None:
+    names = [metric.name for metric in engine.gauges()]
+
+    assert names
+    assert len(set(names)) == len(names)
+    assert all(metric.help for metric in engine.gauges())
+    assert engine.name
+    assert engine.version
+    assert engine.location
+    assert engine.appends_at_once >= 1
+    assert not any(engine.troubles().values())
+
+
+async def test_a_probe_and_upkeep_change_nothing(engine: AnyEngine) -> None:
+    await append(engine, made(*"abc"))
+    before = await engine.events("t", 10, None, HUGE)
+    await engine.probe()
+    await engine.upkeep(quiet=False)
+    while engine.upkeep_left and await engine.upkeep(quiet=True):
+        pass
+
+    assert await engine.events("t", 10, None, HUGE) == before
+    assert not engine.upkeep_left
+    assert engine.stored_total == 3
+
+
+# --- the engine that takes two batches at a time
+
+
+async def test_of_two_batches_with_one_key_one_stores_it_and_the_other_is_told_of_it() -> None:
+    engine = DictEngine(write_s=(0.002, 0.0))
+    one, two = await asyncio.gather(append(engine, made("a", "b")), append(engine, made("b", "c")))
+
+    assert not one.duplicates
+    assert two.duplicates == {0: one.seq(1)}
+
+
+async def test_a_key_whose_batch_was_not_stored_is_no_duplicate() -> None:
+    engine = DictEngine(limit_bytes=100)
+    huge = Event.of("t", "huge", b"x" * 1000)
+    one, two = await asyncio.gather(
+        append(engine, [*made("a"), huge]), append(engine, made("a", "b")), return_exceptions=True
+    )
+
+    assert isinstance(one, Exception)
+    assert isinstance(two, Commit)
+    assert not two.duplicates
+    assert await seq_of(engine, "a") == two.seq(0)
+
+
+async def test_an_append_that_is_cancelled_holds_up_nobody() -> None:
+    engine = DictEngine(write_s=(60.0, 0.0))
+    first = asyncio.create_task(append(engine, made("a")))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(append(engine, made("a")))
+    await asyncio.sleep(0)
+    first.cancel()
+
+    assert not (await second).duplicates
+
+
+async def test_the_later_of_two_batches_may_be_the_first_to_be_stored() -> None:
+    engine = DictEngine(write_s=(0.01, 0.0))
+    one, two = await asyncio.gather(append(engine, made("a")), append(engine, made("b")))
+
+    assert two.seq(0) < one.seq(0), "seqs grow in the order of commits, so a reader that pages misses none"
