@@ -1,14 +1,21 @@
-"""Measurements: ``python -m bench``. Every figure in README.md and report.md comes from ``bench/results/``.
+"""Measurements: ``python -m bench``.
 
-Commands, each of which writes one result file:
+Commands that measure. Each writes one result file, ``bench/results/<machine>/<command>.json``, in place of the old one:
 
 - ``load``      throughput against what the disk and SQLite alone can do with the same rows (``ceiling``)
 - ``latency``   ack latency: one event in flight, at an offered rate, at half of peak
 - ``growth``    all of this again while the database grows
 - ``stages``    what an event costs at each stage, one after another
 - ``peers``     other systems with the same events
+
+The fault tests write ``faults.json`` and ``soak.json`` beside them. Commands that show:
+
 - ``plot``      draws result files
+- ``tables``    writes the tables of figures in README.md and report.md (``documents``, ``tables``)
 
 What they are made of: ``workload`` (the events that are sent), ``process`` (a real server, watched from outside),
-``command`` (options, repetition, medians), ``result`` (machine, versions, commit, settings, figures).
+``offered`` (the open-loop sender, over ``channel``), ``asker`` (commands beside the load), ``command`` (options,
+repetition, medians), ``percentiles``, ``result`` (machine, versions, commit, settings, figures).
+
+``notebook.md`` is what was tried, with figures.
 """

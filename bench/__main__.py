@@ -1,18 +1,18 @@
-"""``python -m bench load``, ``latency``, ``growth``, ``stages``, ``peers``: write a result file; ``plot`` draws it."""
+"""Measurements: each writes a result file, which ``plot`` draws and ``tables`` writes into the documents."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from bench import growth, latency, load, plot, stages
+from bench import documents, growth, latency, load, plot, stages
 from bench.peers import compare
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (load, latency, growth, stages, compare, plot):
+    for module in (load, latency, growth, stages, compare, plot, documents):
         module.add_command(commands)
     options = parser.parse_args()
     sys.setswitchinterval(0.0005)  # a thread that takes times must not wait for one that sends

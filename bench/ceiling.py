@@ -12,6 +12,9 @@ from typing import Final
 import orjson
 
 BATCH: Final = 10_000
+BAR: Final = 0.45
+"""The part of the ceiling that throughput is meant to reach."""
+
 CHECKPOINT_BYTES: Final = 64 << 20
 FSYNCS: Final = 500
 MAX_LINES: Final = 300_000

@@ -23,8 +23,15 @@ def add_common(parser: argparse.ArgumentParser, runs: int) -> None:
     parser.add_argument(
         "--runs", type=int, default=runs, help="each with an empty database; medians count (%(default)s)"
     )
+    add_paths(parser)
+
+
+def add_paths(parser: argparse.ArgumentParser) -> None:
+    """Where a measuring command works, and where it writes its result file."""
     parser.add_argument("--folder", type=Path, help="where databases go: the disk that is measured (a temporary one)")
-    parser.add_argument("--output", type=Path, help="result file (standard output)")
+    parser.add_argument(
+        "--output", type=Path, help="result file, - is standard output (this machine's record in bench/results)"
+    )
 
 
 def repeat(name: str, options: argparse.Namespace, one_run: Callable[[int, Path], dict[str, Any]]) -> int:

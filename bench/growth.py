@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from bench import command, latency, load, workload
+from bench import command, latency, load, offered, workload
+from bench.asker import Asker
 from bench.process import Server
 
 PIECE: Final = 500_000
@@ -36,7 +37,6 @@ ROUNDS: Final = 3
 
 OFFERED_S: Final = 5.0
 RATE: Final = 5000.0
-CONNECTIONS: Final = 8
 
 RECENT: Final = 100_000
 """A sender that repeats itself mostly repeats what it sent last: duplicates among so many newest events."""
@@ -54,8 +54,7 @@ def add_command(commands: command.Commands) -> None:
         "--ids", nargs="+", choices=("random", "ordered"), default=["random", "ordered"],
         help="UUIDv4, UUIDv7 (both)",
     )  # fmt: skip
-    one.add_argument("--folder", type=Path, help="where the database goes: the disk that is measured (a temporary one)")
-    one.add_argument("--output", type=Path, help="result file (standard output)")
+    command.add_paths(one)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -146,18 +145,18 @@ class _History:
 
     def offer_half_of_peak(self) -> None:
         """Latency at half of that."""
-        self._again("at_half_of_peak", self._offer(_rate(self.points[-1]) / 2))
+        self._again("at_half_of_peak", self._offer_half_of_peak())
 
     def others(self) -> None:
         """What is measured once for each size."""
         point = self.points[-1]
         point["load_old_duplicates"] = self._load(0)
-        point["at_rate"] = self._offer(RATE)
+        point["at_rate"] = self._offer(RATE, offered.CONNECTIONS)
         asked = self._commands()
-        asker = latency.Asker(self._server.port, asked, pause_s=0.01)
-        point["at_half_of_peak_with_commands"] = self._offer(_rate(point) / 2)
+        asker = Asker(self._server.port, asked, pause_s=0.01)
+        point["at_half_of_peak_with_commands"] = self._offer_half_of_peak()
         point["commands_at_half_of_peak"] = asker.stop()
-        asker = latency.Asker(self._server.port, {name: asked[name] for name in ("STATS", "HEALTH")}, pause_s=0.01)
+        asker = Asker(self._server.port, {name: asked[name] for name in ("STATS", "HEALTH")}, pause_s=0.01)
         point["load_with_commands"] = self._load(self._next - RECENT)
         point["commands_at_full_load"] = asker.stop()
 
@@ -196,11 +195,13 @@ class _History:
         done["rss_mb"] = round(self._server.rss_bytes / 1e6, 1)
         return done
 
-    def _offer(self, rate: float) -> dict[str, Any]:
+    def _offer_half_of_peak(self) -> dict[str, Any]:
+        return self._offer(_rate(self.points[-1]) / 2, latency.PEAK_CONNECTIONS)
+
+    def _offer(self, rate: float, connections: int) -> dict[str, Any]:
         count = int(rate * OFFERED_S)
-        work = workload.generate(
-            count, self._duplicates, CONNECTIONS, self.ids, self._next, max(0, self._next - RECENT)
-        )
+        oldest = max(0, self._next - RECENT)
+        work = workload.generate(count, self._duplicates, connections, self.ids, self._next, oldest)
         self._next += work.unique
         self._progress.update(work.unique)
         return latency.at_rate(self._server.port, work, rate)

@@ -1,34 +1,27 @@
-"""Ack latency: one event in flight, and at an offered rate, with coordinated omission avoided.
-
-At an offered rate every event has a moment at which it is due, whatever the server does, and its latency counts from
-that moment: a server that stalls is charged for every event that would have been sent meanwhile. It is offered from one
-thread that waits in ``select``, for an event loop's timers have a resolution of a millisecond.
-"""
+"""Ack latency: one event in flight, at an offered rate, and at half of peak."""
 
 from __future__ import annotations
 
 import argparse
-import select
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any, Final
 
-from bench import ceiling, command, load, workload
+from bench import ceiling, command, load, offered, workload
+from bench.channel import SocketChannel
+from bench.percentiles import percentiles
 from bench.process import Server
 from bench.workload import Workload
 
 STALL_S: Final = 60.0
 """No ack for so long: the server hangs, and the run has failed."""
 
-WARM_UP: Final = 0.05
-"""This part of the events is sent first and not counted."""
+PEAK_CONNECTIONS: Final = 8
+"""Half of peak comes over so many, each of which brings many events at a time."""
 
-STEP_S: Final = 0.001
-"""At rates above one event in this time, events go out in steps of this length, as from a sender with a buffer."""
-
-PARTS: Final = (50, 90, 99, 99.9, 100)
+ACK: Final = b'"seq":'
+"""What each ack of ours has exactly once, and a rejection or an error never has."""
 
 
 def in_turn(port: int, lines: list[bytes]) -> dict[str, Any]:
@@ -41,138 +34,20 @@ def in_turn(port: int, lines: list[bytes]) -> dict[str, Any]:
             connection.sendall(line)
             reply = connection.recv(4096)
             latencies_s.append(time.perf_counter() - started)
-            if not reply.startswith((b'{"status":"stored"', b'{"status":"duplicate"')) or not reply.endswith(b"\n"):
+            if ACK not in reply or not reply.endswith(b"\n"):
                 raise SystemExit(f"not an ack: {reply.decode()}")
-    counted = latencies_s[int(len(lines) * WARM_UP) :]
+    counted = latencies_s[int(len(lines) * offered.WARM_UP) :]
     return {"events": len(counted), **percentiles(counted)}
 
 
 def at_rate(port: int, workload: Workload, rate: float) -> dict[str, Any]:
     """Offer ``rate`` events a second over all connections of the workload, in turn."""
-    connections = [_Connection(port, lines) for lines in workload.lines]
-    sockets = {connection.socket: connection for connection in connections}
-    count, width = workload.count, len(connections)
-    step = max(1, int(rate * STEP_S))
-    started = time.perf_counter() + 0.01
-    last_progress = started
-    due = 0
-    while any(connection.missing for connection in connections):
-        wait_s = STALL_S if due == count else max(0.0, started + due / rate - time.perf_counter())
-        pending = [connection.socket for connection in connections if connection.unsent]
-        readable, writable, _ = select.select(sockets, pending, [], wait_s)
-        now = time.perf_counter()
-        for one in readable:
-            sockets[one].receive(now)
-            last_progress = now
-        if due < count and now >= started + due / rate:
-            due = min(count, max(due + step, int((now - started) * rate) + 1))
-            for which, connection in enumerate(connections):
-                connection.send_until((due - which + width - 1) // width)
-        for one in writable:
-            sockets[one].send_more()
-        if now - last_progress > STALL_S:
-            break
-    seconds = time.perf_counter() - started
-    for connection in connections:
-        connection.socket.close()
-    latencies_s = [
-        moment - (started + (place * width + which) / rate)
-        for which, connection in enumerate(connections)
-        for place, moment in enumerate(connection.arrived)
-        if place * width + which >= count * WARM_UP
-    ]
-    return {
-        "events": len(latencies_s),
-        "offered_per_s": rate,
-        "achieved_per_s": round(count / seconds),
-        "errors": sum(connection.errors + connection.missing for connection in connections),
-        **percentiles(latencies_s),
-    }
+    return offered.offer([channel(port, lines) for lines in workload.lines], rate)
 
 
-class _Connection:
-    """Sends its lines when told to, never waiting for the server, and keeps when each ack arrived."""
-
-    def __init__(self, port: int, lines: list[bytes]) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), STALL_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)
-        self.arrived: list[float] = []
-        self.errors = 0
-        self.unsent = b""
-        self._lines = lines
-        self._sent = 0
-        self._rest = b""
-
-    @property
-    def missing(self) -> int:
-        return len(self._lines) - len(self.arrived)
-
-    def send_until(self, place: int) -> None:
-        if place > self._sent:
-            self.unsent += b"".join(self._lines[self._sent : place])
-            self._sent = place
-            self.send_more()
-
-    def send_more(self) -> None:
-        try:
-            self.unsent = self.unsent[self.socket.send(self.unsent) :]
-        except BlockingIOError:
-            return
-
-    def receive(self, now: float) -> None:
-        data = self.socket.recv(1 << 18)
-        if not data:
-            raise SystemExit("the server closed a connection")
-        complete, _, self._rest = (self._rest + data).rpartition(b"\n")
-        count = complete.count(b"\n") + 1 if complete else 0
-        self.arrived += [now] * count
-        self.errors += count - complete.count(b'{"status":"stored"') - complete.count(b'{"status":"duplicate"')
-
-
-def percentiles(latencies_s: list[float]) -> dict[str, float]:
-    """In milliseconds: ``p50_ms`` and so on, ``p100_ms`` being the longest."""
-    ordered = sorted(latencies_s)
-    return {
-        f"p{part:g}_ms": round(ordered[min(len(ordered) - 1, int(len(ordered) * part / 100))] * 1000, 3)
-        for part in PARTS
-    }
-
-
-class Asker:
-    """Asks commands one after another, each on its turn, while something else goes on; ``stop`` gives latencies."""
-
-    def __init__(self, port: int, commands: dict[str, bytes], pause_s: float) -> None:
-        self._port = port
-        self._commands = commands
-        self._pause_s = pause_s
-        self._stop = threading.Event()
-        self._latencies_s: dict[str, list[float]] = {name: [] for name in commands}
-        self._thread = threading.Thread(target=self._ask)
-        self._thread.start()
-
-    def stop(self) -> dict[str, dict[str, float]]:
-        """The latencies of each command, by its name."""
-        self._stop.set()
-        self._thread.join()
-        return {name: {"count": len(found), **percentiles(found)} for name, found in self._latencies_s.items() if found}
-
-    def _ask(self) -> None:
-        with socket.create_connection(("127.0.0.1", self._port), STALL_S) as connection:
-            while not self._stop.is_set():
-                for name, command in self._commands.items():
-                    started = time.perf_counter()
-                    connection.sendall(command)
-                    reply = b""
-                    while not reply.endswith(b"\n"):
-                        data = connection.recv(1 << 18)
-                        if not data:
-                            return
-                        reply += data
-                    self._latencies_s[name].append(time.perf_counter() - started)
-                    if not reply.startswith(b'{"status":"ok"'):
-                        raise SystemExit(f"{command!r} was answered by {reply[:200]!r}")
-                    self._stop.wait(self._pause_s)
+def channel(port: int, lines: list[bytes]) -> SocketChannel:
+    """A connection to our server for these lines."""
+    return SocketChannel(socket.create_connection(("127.0.0.1", port), STALL_S), lines, ACK)
 
 
 def add_command(commands: command.Commands) -> None:
@@ -180,7 +55,9 @@ def add_command(commands: command.Commands) -> None:
     one = commands.add_parser("latency", help="ack latency: one event in flight, at a rate, and at half of peak")
     one.set_defaults(run=_run)
     one.add_argument("--rate", type=float, default=5000, help="offered, events/s (%(default)s)")
-    one.add_argument("--connections", type=int, default=8, help="(%(default)s)")
+    one.add_argument(
+        "--connections", type=int, default=offered.CONNECTIONS, help="for single events at the rate (%(default)s)"
+    )
     one.add_argument("--seconds", type=float, default=10, help="how long each rate is offered (%(default)s)")
     one.add_argument("--events", type=int, default=500_000, help="sent to find the peak (%(default)s)")
     one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
@@ -207,12 +84,12 @@ def _one_run(options: argparse.Namespace, number: int, folder: Path) -> dict[str
         fsyncs_ms = [ceiling.fdatasync_ms(folder)]
         figures["one_in_flight"] = in_turn(server.port, made(5000, 1, 10_000_000).lines[0])
         fsyncs_ms.append(ceiling.fdatasync_ms(folder))
-        offered = made(int(options.rate * options.seconds), options.connections, 20_000_000)
-        figures["at_rate"] = at_rate(server.port, offered, options.rate)
+        work = made(int(options.rate * options.seconds), options.connections, 20_000_000)
+        figures["at_rate"] = at_rate(server.port, work, options.rate)
         fsyncs_ms.append(ceiling.fdatasync_ms(folder))
         half = peak["events_per_s"] / 2
-        offered = made(int(half * options.seconds), options.connections, 30_000_000)
-        figures["at_half_of_peak"] = at_rate(server.port, offered, half)
+        work = made(int(half * options.seconds), PEAK_CONNECTIONS, 30_000_000)
+        figures["at_half_of_peak"] = at_rate(server.port, work, half)
     fsync_ms = sorted(fsyncs_ms)[1]
     figures["fdatasync_p50_ms"] = round(fsync_ms, 4)
     figures["in_fdatasyncs"] = {

@@ -17,8 +17,8 @@ from typing import Any, Final, cast
 import orjson
 import uvloop
 
-from aggregator import client
 from aggregator.cli import address
+from aggregator.client import ask
 from bench import ceiling, command, workload
 from bench.process import Server
 from bench.workload import Workload
@@ -183,7 +183,7 @@ def _one_run(options: argparse.Namespace, ids: workload.IdKind, number: int, fol
     if options.to:
         host, port = options.to
         figures = measure(host, port, work)
-        stats = asyncio.run(client.ask(host, port, "STATS", STALL_S))
+        stats = asyncio.run(ask(host, port, "STATS", STALL_S))
     else:
         own = folder / f"{number}-{ids}"
         own.mkdir()
@@ -192,7 +192,7 @@ def _one_run(options: argparse.Namespace, ids: workload.IdKind, number: int, fol
             figures = measure("127.0.0.1", server.port, work)
             figures["server_cpu_us_per_event"] = round((server.cpu_s - cpu_s) / work.count * 1e6, 2)
             figures["server_rss_mb"] = round(server.rss_bytes / 1e6, 1)
-            stats = asyncio.run(client.ask("127.0.0.1", server.port, "STATS", STALL_S))
+            stats = asyncio.run(ask("127.0.0.1", server.port, "STATS", STALL_S))
     figures["stats"] = orjson.loads(stats)
     ceilings = [before, ceiling.append_rate(folder, lines)]
     figures["ceilings_per_s"] = [round(one) for one in ceilings]

@@ -1,4 +1,4 @@
-"""Draws the plots of report.md from result files alone: what is drawn is what was measured."""
+"""Draws result files: what is drawn is what was measured."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ import json
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from bench import command
+from bench import ceiling, command
+from bench.result import RESULTS
 
 Result: TypeAlias = dict[str, Any]
-BAR: Final = 0.45
-"""The part of the append ceiling that is aimed at."""
-
 PERCENTILES: Final = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "p100_ms")
 
 
 def add_command(commands: command.Commands) -> None:
     """Add ``plot`` to the commands of the bench."""
-    one = commands.add_parser("plot", help="draw result files of one kind again")
+    one = commands.add_parser("plot", help="draw result files, each into an .svg file beside it")
     one.set_defaults(run=_run)
-    one.add_argument("results", nargs="+", type=Path, metavar="RESULT", help="one file, or several of peers")
-    one.add_argument("--output", type=Path, required=True, help="an .svg file")
+    one.add_argument(
+        "results", nargs="*", type=Path, metavar="RESULT", help="of load, latency, growth or peers (all records)"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
-    results = [json.loads(path.read_text()) for path in options.results]
-    if len(results) > 1 and {result["bench"] for result in results} != {"peers"}:
-        raise SystemExit("only results of peers are drawn together")
-    {"load": draw_load, "latency": draw_latency, "growth": draw_growth, "peers": draw_peers}[results[0]["bench"]](
-        results, options.output
-    )
+    drawn = {"load": draw_load, "latency": draw_latency, "growth": draw_growth, "peers": draw_peers}
+    paths = options.results or [path for name in drawn for path in sorted(RESULTS.glob(f"*/{name}.json"))]
+    for path in paths:
+        found = json.loads(path.read_text())
+        if found["bench"] not in drawn:
+            raise SystemExit(f"{path}: there is no plot of {found['bench']}")
+        drawn[found["bench"]](found, path.with_suffix(".svg"))
     return 0
 
 
-def draw_load(results: list[Result], output: Path) -> None:
+def draw_load(result: Result, output: Path) -> None:
     """Each run's events/s as a part of the append ceiling of the same run, for each kind of ids; a line for medians."""
     figure, axes = _subplots(1, 6)
-    figures = results[0]["figures"]
+    figures = result["figures"]
     for place, kind in enumerate(figures["medians"]):
         shares = [run[kind]["of_ceiling"] for run in figures["runs"]]
         axes.plot([place] * len(shares), shares, "o", color=f"C{place}", alpha=0.5)
         median = figures["medians"][kind]
         axes.plot([place - 0.2, place + 0.2], [median["of_ceiling"]] * 2, color=f"C{place}")
         axes.annotate(f"{median['events_per_s']:,.0f}/s", (place + 0.22, median["of_ceiling"]))
-    axes.axhline(BAR, color="grey", linestyle="--", label=f"bar: {BAR}")
+    axes.axhline(ceiling.BAR, color="grey", linestyle="--", label=f"bar: {ceiling.BAR}")
     axes.set(xticks=range(len(figures["medians"])), xlim=(-0.5, len(figures["medians"]) - 0.3), ylim=(0, None))
     axes.set_xticklabels([f"{kind} ids" for kind in figures["medians"]])
     axes.set_title("acked events/s, as a part of the append ceiling")
@@ -52,14 +52,14 @@ def draw_load(results: list[Result], output: Path) -> None:
     _save(figure, output)
 
 
-def draw_latency(results: list[Result], output: Path) -> None:
+def draw_latency(result: Result, output: Path) -> None:
     """The percentiles of ack latency, every run, for each way of sending."""
     figure, axes = _subplots(1, 8)
-    figures = results[0]["figures"]
+    figures = result["figures"]
     for place, (name, label) in enumerate(
         {
             "one_in_flight": "one event in flight",
-            "at_rate": f"{results[0]['settings']['rate']} events/s offered",
+            "at_rate": f"{float(result['settings']['rate']):,g} events/s offered",
             "at_half_of_peak": "half of peak offered",
         }.items()
     ):
@@ -74,10 +74,10 @@ def draw_latency(results: list[Result], output: Path) -> None:
     _save(figure, output)
 
 
-def draw_growth(results: list[Result], output: Path) -> None:
+def draw_growth(result: Result, output: Path) -> None:
     """Rate, latency, memory and disk over the number of stored events, for each kind of ids."""
     figure, ((rate, late), (memory, disk)) = _subplots(2, 11, rows=2)
-    histories = {name: figures for name, figures in results[0]["figures"].items() if name in ("random", "ordered")}
+    histories = {name: figures for name, figures in result["figures"].items() if name in ("random", "ordered")}
     for number, (name, history) in enumerate(histories.items()):
         points = history["points"]
         sizes = [point["events"] / 1e6 for point in points]
@@ -110,11 +110,9 @@ def draw_growth(results: list[Result], output: Path) -> None:
     _save(figure, output)
 
 
-def draw_peers(results: list[Result], output: Path) -> None:
+def draw_peers(result: Result, output: Path) -> None:
     """A bar for the median of each peer, a dot for each of its runs; blue where an ack means what it means with us."""
-    measured: dict[str, dict[str, Any]] = {
-        name: figure for result in results for name, figure in result["figures"].items() if figure["runs"]
-    }
+    measured = {name: figure for name, figure in result["figures"].items() if figure["runs"]}
     figure, axes = _subplots(1, 11, height=1.2 + 0.32 * len(measured))
     for strong, color, meaning in (
         (True, "C0", "ack after fsync, exact deduplication for ever"),

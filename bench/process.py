@@ -15,7 +15,7 @@ from typing import Final
 
 import orjson
 
-from aggregator import client
+from aggregator.client import ask
 
 START_S: Final = 30.0
 FILL_S: Final = 300.0
@@ -70,7 +70,7 @@ class Server:
     def wait_until_filled(self) -> float:
         """Wait until the filter knows all keys again after a start; seconds it took."""
         started = time.monotonic()
-        while orjson.loads(asyncio.run(client.ask("127.0.0.1", self.port, "STATS", START_S)))["ledger"]["filter"] < 1:
+        while orjson.loads(asyncio.run(ask("127.0.0.1", self.port, "STATS", START_S)))["ledger"]["filter"] < 1:
             if time.monotonic() - started > FILL_S:
                 raise SystemExit(f"the filter is not filled after {FILL_S} s")
             time.sleep(0.1)

@@ -1,17 +1,26 @@
-"""A result file: one JSON object that says on what machine, with which versions and commit, and every figure."""
+"""A result file: one JSON object that says on what machine, with which versions and commit, and every figure.
+
+``results/<machine>/<what>.json`` is the record of that machine. A new record replaces the old one, which git keeps.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+RESULTS: Final = Path(__file__).parent / "results"
+
+# What a processor's name has besides its family and model: makers, marks, counts of cores, frequencies.
+_NOT_A_MODEL: Final = re.compile(r"\((?:r|tm)\)|\b(?:intel|amd|cpu|processor|\d+-core)\b|@.*", re.IGNORECASE)
 
 
 def describe(what: str, settings: dict[str, Any], figures: dict[str, Any]) -> dict[str, Any]:
@@ -19,7 +28,7 @@ def describe(what: str, settings: dict[str, Any], figures: dict[str, Any]) -> di
     return {
         "bench": what,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "--short=12", "HEAD") + ("+changes" if _git("status", "--porcelain") else ""),
+        "commit": _git("rev-parse", "--short=12", "HEAD") + ("+changes" if _changed() else ""),
         "machine": {
             "cpu": _cpu(),
             "cores": os.cpu_count(),
@@ -38,13 +47,19 @@ def describe(what: str, settings: dict[str, Any], figures: dict[str, Any]) -> di
 
 
 def write(result: dict[str, Any], path: Path | None) -> None:
-    """Write it to a file, and to standard output where there is none."""
+    """Write it to a file, by default as the record of this machine; ``-`` is standard output."""
     text = json.dumps(result, indent=2) + "\n"
-    if path is None:
+    path = path or RESULTS / machine_name(_cpu()) / f"{result['bench']}.json"
+    if path == Path("-"):
         sys.stdout.write(text)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def machine_name(cpu: str) -> str:
+    """The name of a machine's folder: what tells its processor from others, such as ``xeon`` or ``epyc-7763``."""
+    return "-".join(re.findall(r"[a-z0-9]+", _NOT_A_MODEL.sub(" ", cpu).lower())) or "unknown"
 
 
 def _cpu() -> str:
@@ -52,6 +67,11 @@ def _cpu() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.machine()
+
+
+def _changed() -> bool:
+    """Whether the commit does not say what is measured. Results that other benches have just written do not count."""
+    return bool(_git("status", "--porcelain", "--", ":(top)", ":(top,exclude)bench/results"))
 
 
 def _git(*arguments: str) -> str:

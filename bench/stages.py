@@ -17,12 +17,15 @@ from typing import Any, Final
 
 import uvloop
 
-from aggregator import protocol
 from aggregator.cli import GC_THRESHOLDS, SWITCH_INTERVAL_S
-from aggregator.config import PIECE_LINES
-from aggregator.event import Events, parse_plain
-from aggregator.protocol import LineSplitter
-from aggregator.store import Store
+from aggregator.config import Config
+from aggregator.event import Events
+from aggregator.storage.sqlite.batch import pack
+from aggregator.storage.sqlite.store import Store
+from aggregator.wire.lines import LineSplitter
+from aggregator.wire.meaning import PIECE_LINES
+from aggregator.wire.replies import encode_acks
+from aggregator.wire.rules import parse_plain
 from bench import command, workload
 
 BATCH: Final = 7_000
@@ -59,8 +62,9 @@ async def _one_run(options: argparse.Namespace, number: int, folder: Path) -> di
         stages[name] = stages.get(name, 0.0) + now - started
         return now
 
-    splitter = LineSplitter(1 << 20)
-    store = await Store.open(folder / f"{number}.db")
+    config = Config()
+    splitter = LineSplitter(config.max_line_bytes)
+    store = await Store.open(folder / f"{number}.db", config.wal_limit_bytes)
     waiting = Events()
     try:
         for start in range(0, len(stream), CHUNK_BYTES):
@@ -97,18 +101,18 @@ async def _store(
     batch = store.new_batch()
     batch.add(events)
     now = taken(loop_s, "pack, ask the filter", now)
-    await store.decide(batch)
+    await store.prepare(batch)
     now = taken(writer_s, "look up", now)
-    batch.number()
-    batch.parameters(1)
+    assert batch.decision
+    pack(batch.events, batch.decision.first_seq, batch.decision.duplicates, received_at=1)
     bound = taken(loop_s, "bind", now)
-    first_seq = await store.append(batch)
+    commit = await store.append(batch)
     now = taken(writer_s, "append, commit", 2 * bound - now)  # it binds again, which is the loop's
-    await store.work(quiet=False)
-    now = taken(writer_s, "flush and merge keys", now)
-    if store.checkpoint_due:
-        await store.checkpoint()
+    if store.wal.due:
+        await store.wal.checkpoint()
         now = taken(writer_s, "checkpoint", now)
-    protocol.encode_acks(events, first_seq, batch.duplicates, 0)
+    await store.upkeep(quiet=False)
+    now = taken(writer_s, "flush and merge keys", now)
+    encode_acks(events, commit.seqs, commit.duplicates, commit.offset)
     taken(loop_s, "encode replies", now)
     await asyncio.sleep(0)

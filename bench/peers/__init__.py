@@ -12,6 +12,5 @@ cores the client takes as little as it can. What a peer holds at the end is coun
 - ``reference``        the system it descends from; ``reference_app`` is that system
 - ``obvious``          the server that comes to mind first; ``obvious_server`` is that server
 - ``postgres``, ``redis``, ``nats``, ``syslog``
-- ``offered``          ack latency of single events at an offered rate
 - ``compare``          all of them in turn, and the command
 """

@@ -7,7 +7,6 @@ import gc
 import os
 import shutil
 import signal
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from bench import result, workload
-from bench.peers import nats, obvious, offered, ours, postgres, redis, reference, syslog
+from bench import command, offered, result, workload
+from bench.peers import nats, obvious, ours, postgres, redis, reference, syslog
 from bench.peers.peer import Peer, Running, Work
 
 RATE: Final = 5000.0
@@ -64,7 +63,7 @@ def run(peers: list[Peer], work: Work, offer: Work, runs: int, folder: Path) -> 
             os.sync()  # what this peer left to write must not slow the next
     for figure in figures.values():
         if figure["runs"]:
-            figure["medians"] = _medians(figure["runs"])
+            figure["medians"] = command.medians(figure["runs"])
     return figures, versions
 
 
@@ -80,17 +79,12 @@ def _one_run(peer: Peer, running: Running, work: Work, offer: Work) -> dict[str,
         "expected": expected,
         "exact": stored == expected,
     }
-    sends = [send for _ in range(offered.CONNECTIONS) if (send := running.connect())]
-    if sends:
-        figures["latency"] = offered.latency(sends, offer, RATE)
+    channels = [channel for part in offer.dealt(offered.CONNECTIONS) if (channel := running.channel(part))]
+    if channels:
+        figures["latency"] = offered.offer(channels, RATE)
+        if missing := figures["latency"]["errors"]:
+            raise RuntimeError(f"{missing} of {offer.count} single events were not acked")
     return figures
-
-
-def _medians(runs: list[dict[str, Any]]) -> dict[str, float]:
-    medians = {"events_per_s": statistics.median(one["events_per_s"] for one in runs)}
-    if "latency" in runs[0]:
-        medians |= {name: statistics.median(one["latency"][name] for one in runs) for name in ("p50_ms", "p99_ms")}
-    return medians
 
 
 def _summary(one: dict[str, Any]) -> str:
@@ -102,7 +96,9 @@ def _summary(one: dict[str, Any]) -> str:
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``peers`` to the commands of the bench."""
-    one = commands.add_parser("peers", help="the same events sent to other systems")
+    one = commands.add_parser(
+        "peers", help="the same events sent to other systems (first bench/peers/install and the extra peers)"
+    )
     one.set_defaults(run=_peers)
     one.add_argument("--events", type=int, default=1_000_000, help="events a run (%(default)s)")
     one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
@@ -114,8 +110,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="rows in the second variants of PostgreSQL and ours; 0: none (%(default)s)",
     )
     one.add_argument("--only", type=lambda text: tuple(text.split(",")), help="peers whose names begin so: NAME,NAME…")
-    one.add_argument("--folder", type=Path, help="where they store: the disk that is measured (a temporary one)")
-    one.add_argument("--output", type=Path, help="result file (standard output)")
+    command.add_paths(one)
 
 
 def _peers(options: argparse.Namespace) -> int:

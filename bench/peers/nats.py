@@ -12,13 +12,17 @@ from typing import Any, Final
 
 import orjson
 
+from bench.channel import Channel, SocketChannel
 from bench.peers.daemon import free_port, installed, running
-from bench.peers.peer import Event, NotRun, Peer, Running, Send, Work
+from bench.peers.peer import Event, NotRun, Peer, Running, Work
 from bench.peers.wire import Connection
 
 CHUNK: Final = 500
 WINDOW: Final = 10_000
 """Messages unanswered at a time: the server has no limit of its own, and would hold them all in memory."""
+
+ACK: Final = b'{"stream":"events"'
+"""What each ack has exactly once; what tells an error does not begin so."""
 
 STREAM: Final = {
     "name": "events",
@@ -74,20 +78,14 @@ class _Nats(Running):
         connection, inbox = self._connection()
         chunks = [b"".join([_publish(event, inbox) for event in batch]) for batch in work.batches(CHUNK)]
         replies = [len(batch) for batch in work.batches(CHUNK)]
-        return connection.pipeline(chunks, replies, b'{"stream":"events"', WINDOW)
+        return connection.pipeline(chunks, replies, ACK, WINDOW)
 
     def stored(self) -> int:
         return int(self._ask("STREAM.INFO.events", {})["state"]["messages"])
 
-    def connect(self) -> Send:
+    def channel(self, work: Work) -> Channel:
         connection, inbox = self._connection()
-
-        def send(event: Event) -> None:
-            connection.socket.sendall(_publish(event, inbox))
-            if "seq" not in (reply := _message(connection)):
-                raise RuntimeError(str(reply))
-
-        return send
+        return SocketChannel(connection.socket, [_publish(event, inbox) for event in work.events], ACK)
 
     def versions(self) -> dict[str, str]:
         connection = Connection(self._port)

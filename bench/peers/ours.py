@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bench import load
+from bench import latency, load
+from bench.channel import Channel
 from bench.peers import rows
-from bench.peers.peer import Event, Peer, Running, Send, Work
-from bench.peers.wire import Connection
+from bench.peers.peer import Peer, Running, Work
 from bench.process import Server
 from bench.workload import Workload, generate
 
@@ -81,14 +81,7 @@ class _Ours(Running):
     def stored(self) -> int:
         return rows.count(self._database) - self._rows
 
-    def connect(self) -> Send | None:
+    def channel(self, work: Work) -> Channel | None:
         if self._connections == 1:
-            return None  # single events are the same over one
-        connection = Connection(self._port)
-
-        def send(event: Event) -> None:
-            connection.socket.sendall(event.line)
-            if not (reply := connection.line()).startswith((b'{"status":"stored"', b'{"status":"duplicate"')):
-                raise RuntimeError(reply.decode())
-
-        return send
+            return None  # single events are the same in both variants
+        return latency.channel(self._port, [event.line for event in work.events])

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import orjson
 
+from bench.channel import Channel
+
 
 class Event(NamedTuple):
     """A line, with its LF, and the key that a client which makes events knows without parsing them."""
@@ -56,10 +58,6 @@ class Work:
             yield self.events[first : first + size]
 
 
-Send = Callable[[Event], None]
-"""Sends one event and returns when it is acked."""
-
-
 class Running(ABC):
     """A peer that has been started."""
 
@@ -75,8 +73,8 @@ class Running(ABC):
     def stored(self) -> int:
         """Count what it really holds of what was sent."""
 
-    def connect(self) -> Send | None:
-        """One more connection for single events; None where latency is not measured."""
+    def channel(self, work: Work) -> Channel | None:
+        """One more connection, over which these events go one by one; None where latency is not measured."""
         return None
 
     def versions(self) -> dict[str, str]:

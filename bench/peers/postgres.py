@@ -19,8 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from bench.channel import Channel
 from bench.peers.daemon import START_S, free_port, installed, libraries, running, unpacked
-from bench.peers.peer import Event, NotRun, Peer, Running, Send, Work
+from bench.peers.peer import Event, NotRun, Peer, Running, Work
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn
@@ -138,15 +139,10 @@ class _Postgres(Running):
     def stored(self) -> int:
         return int(self.execute("SELECT count(*) FROM events").get_value(0, 0)) - self._loaded
 
-    def connect(self) -> Send | None:
+    def channel(self, work: Work) -> Channel | None:
         if (self._batch, self._connections) != (BATCHES[0], CONNECTIONS[0]):
             return None  # single events are the same in each variant
-        connection = self._prepared(TEXT, JSON, INSERT_ONE)
-
-        def send(event: Event) -> None:
-            self._check(connection.exec_prepared(b"insert", [event.topic, event.event_id, event.line[:-1]], [0] * 3))
-
-        return send
+        return _Channel(self._prepared(TEXT, JSON, INSERT_ONE), work)
 
     def versions(self) -> dict[str, str]:
         return {"postgresql": self.execute("SHOW server_version").get_value(0, 0).decode(), **installed("psycopg")}
@@ -160,6 +156,53 @@ class _Postgres(Running):
         if result.error_message:
             raise RuntimeError(result.error_message.decode())
         return result
+
+
+class _Channel(Channel):
+    """Each event is a statement, and a transaction, of its own; libpq's pipeline mode lets them follow each other."""
+
+    def __init__(self, connection: PGconn, work: Work) -> None:
+        from psycopg import pq
+
+        super().__init__(work.count)
+        connection.nonblocking = 1
+        connection.enter_pipeline_mode()
+        self._connection = connection
+        self._rows = [[event.topic, event.event_id, event.line[:-1]] for event in work.events]
+        self._unacked = 0
+        self._end_of_transaction = pq.ExecStatus.PIPELINE_SYNC
+        self.flush()
+
+    def fileno(self) -> int:
+        return int(self._connection.socket)
+
+    @property
+    def unsent(self) -> bool:
+        return self._unsent
+
+    def send(self, start: int, end: int) -> None:
+        for row in self._rows[start:end]:
+            self._connection.send_query_prepared(b"insert", row, [0] * 3)
+            self._connection.pipeline_sync()
+        self._unacked += end - start
+        self.flush()
+
+    def flush(self) -> None:
+        self._unsent = bool(self._connection.flush())
+
+    def receive(self) -> int:
+        self._connection.consume_input()
+        acks = 0
+        while self._unacked > acks and not self._connection.is_busy():
+            result = self._connection.get_result()  # None between a statement's result and the end of its transaction
+            if result and result.error_message:
+                raise RuntimeError(result.error_message.decode())
+            acks += bool(result) and result.status == self._end_of_transaction
+        self._unacked -= acks
+        return acks
+
+    def close(self) -> None:
+        self._connection.finish()
 
 
 def _arrays(batch: list[Event]) -> list[bytes]:

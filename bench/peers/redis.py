@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from bench.channel import Channel, SocketChannel
 from bench.peers.daemon import free_port, libraries, running, unpacked
-from bench.peers.peer import Event, Peer, Running, Send, Work
+from bench.peers.peer import Event, Peer, Running, Work
 from bench.peers.wire import Connection
 
 BATCH: Final = 1000
@@ -76,15 +77,9 @@ class _Redis(Running):
         self._control.socket.sendall(_command([b"XLEN", b"events"]))
         return int(self._control.line().removeprefix(b":"))
 
-    def connect(self) -> Send:
-        connection = Connection(self._port)
-
-        def send(event: Event) -> None:
-            connection.socket.sendall(self._call([event]))
-            if not (reply := connection.line()).startswith(b":"):
-                raise RuntimeError(reply.decode())
-
-        return send
+    def channel(self, work: Work) -> Channel:
+        # The reply is an integer, which a colon begins; an error has none.
+        return SocketChannel(Connection(self._port).socket, [self._call([event]) for event in work.events], b":")
 
     def versions(self) -> dict[str, str]:
         self._control.socket.sendall(_command([b"INFO", b"server"]))

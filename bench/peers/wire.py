@@ -8,25 +8,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from bench.channel import READ_BYTES, Marks
+
 STALL_S: Final = 60.0
 """No progress for so long: the peer hangs, and its run has failed."""
-
-READ_BYTES: Final = 1 << 18
-
-
-class Marks:
-    """Counts how often a mark comes in a stream of bytes, however it is cut."""
-
-    def __init__(self, mark: bytes) -> None:
-        self._mark = mark
-        self._rest = b""
-
-    def count(self, data: bytes) -> int:
-        data = self._rest + data
-        # The end may be the first part of a mark; what belongs to one that was counted is not looked at again.
-        counted = data.rfind(self._mark) + len(self._mark) if self._mark in data else 0
-        self._rest = data[max(counted, len(data) - len(self._mark) + 1) :]
-        return data.count(self._mark)
 
 
 class Connection:

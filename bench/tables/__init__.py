@@ -1,0 +1,17 @@
+"""The tables of figures in documents: each makes Markdown from one result file."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from bench.tables import faults, growth, latency, load, peers, stages
+
+TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
+    "load": load.table,
+    "stages": stages.table,
+    "latency": latency.table,
+    "growth": growth.table,
+    "peers": peers.table,
+    "faults": faults.table,
+    "soak": faults.soak_table,
+}
+"""By the name of the result file."""
