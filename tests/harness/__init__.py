@@ -5,7 +5,7 @@
 - Clients: ``load_client``, ``polite_client``, ``flooder``
 - What must be true at the end: ``account``, ``database_check``
 - The engine without a server: ``storage``, ``keys``, ``engines``, ``dict_engine``
-- Faults from outside: ``disk``, ``power_cut``, ``network``, ``strace``
+- Faults from outside: ``disk``, ``power_cut``, ``network``, ``strace``, ``other_program``
 - Doing two things at once, and waiting: ``background``, ``polling``
 - How large the tests are, and what they measured: ``sizes``, ``record``
 """

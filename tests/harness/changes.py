@@ -195,7 +195,7 @@ def kills_itself_at_work() -> None:
     if KILL_SEED not in os.environ:
         return
     moments = random.Random(int(os.environ[KILL_SEED]))
-    calls = moments.randrange(1, 80)
+    calls = moments.randrange(1, 40)
     steps = int(10 ** moments.uniform(0, 4))
 
     async def count_down(opened: Database) -> None:
