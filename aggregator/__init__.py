@@ -11,6 +11,8 @@ Ground: what everything else speaks of.
 - ``json_text``                  JSON as text: decode it, where its values end, how deep it is
 - ``metric``                     a number that the server shows, and its declaration
 - ``config``                     what an administrator may set
+- ``address``                    network addresses as text
+- ``streams``                    standard input, output and error, whatever the caller made of them
 
 Wire: the language of the socket, without any input or output.
 
@@ -43,12 +45,17 @@ Storage: the promise on disk.
 Server: one process.
 
 - ``server``                     the way of an event through it
-- ``server.server``              starting, stopping, signals
+- ``server.server``              starting and stopping
+- ``server.signals``             what each signal does
+- ``server.log``                 the log, for which nobody waits
 - ``server.listeners``           accepting clients, and refusing them
+- ``server.sockets``             a host and a port as bound sockets
 - ``server.port``                the kinds of port
-- ``server.connection``          one client: lines in, replies out, the phases of its end
+- ``server.connection``          one client: its transport, pressure, the phases of its end
+- ``server.inbox``               what comes in: bytes to lines to what they mean
 - ``server.gate``                why reading from a client is paused
-- ``server.outbox``              replies in order, and pushes between them
+- ``server.slow_turns``          clients whose lines take long, one at a time
+- ``server.outbox``              what goes out: replies in order, and pushes between them
 - ``server.intake``              the bounded queue to the consumer
 - ``server.consumer``            queue to batches, batches to the engine, outcomes to connections
 - ``server.commands``            the commands: name, usage, help, function
@@ -57,16 +64,50 @@ Server: one process.
 - ``server.health``              what is wrong
 - ``server.peer_log``            what the log says of clients, limited
 
-Client: the wire from the other side.
+Client: the wire from the other side. What programs may import:
 
-- ``client``                     what programs may import
+- ``client``                     its names
 - ``client.sender``              a window of events in flight, each sent again until acked
-- ``client.ask``                 one command, one answer
+- ``client.connection``          one connection: replies in, and why it ended
+- ``client.connect``             a name to a connected socket, whichever of its addresses answers
+- ``client.backoff``             pauses between attempts
 - ``client.reply``               what a server answers, as a client reads it
-- ``client.follow``              files and standard input as lines that know where they stand
-- ``client.send``                such lines as events to a server: ``aggregator send``
+- ``client.match``               whether that answers a line
+- ``client.ask``                 one command, one answer
+- ``client.terminal``            text as a terminal may see it
 
-- ``cli``                        argv and environment to options, outcomes to exit codes
+and what ``aggregator send`` is made of:
+
+- ``client.send``                options to an exit code
+- ``client.send.options``       what it was told
+- ``client.send.run``           one run: files to events, events to a server
+- ``client.send.follow``        files and standard input, read to the end or followed
+- ``client.send.track``         one file, as far as it is read and as far as it is acked
+- ``client.send.in_order``      what ends in any order and counts in order
+- ``client.send.lines``         bytes of a file to lines that know where they end
+- ``client.send.sparse``        files with holes
+- ``client.send.content``       text, compressed text, or what has no lines
+- ``client.send.compressed``    compressed bytes to plain ones
+- ``client.send.identity``      which file a file is, whatever its name
+- ``client.send.line_ids``      ids for its lines
+- ``client.send.rotated``       where the rest of a file is that was renamed or emptied
+- ``client.send.positions``     how far every file has got
+- ``client.send.state``         the file of ``--state``
+- ``client.send.wrap``          lines to events
+- ``client.send.stamp``         the date and time in front of a line
+- ``client.send.tally``         what became of the events
+- ``client.send.rejects``       rejected lines: said, and kept
+- ``client.send.progress``      the bar, and what is said beside it
+- ``client.send.screen``        standard error, written by a thread
+- ``client.send.descriptors``   enough of them, and the standard three
+
+Command line: argv and environment to options, outcomes to exit codes.
+
+- ``cli``                        the commands, and what the exit codes mean
+- ``cli.parser``                 options, their values, the environment
+- ``cli.serve``                  ``aggregator serve``
+- ``cli.send``                   ``aggregator send``
+- ``cli.admin``                  ``aggregator admin``
 - ``__main__``                   ``python -m aggregator``
 """
 

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import orjson
 import uvloop
 
-from aggregator.cli import address
+from aggregator.cli.parser import address
 from aggregator.client import ask
 from bench import ceiling, command, workload
 from bench.process import Server

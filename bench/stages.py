@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import uvloop
 
-from aggregator.cli import GC_THRESHOLDS, SWITCH_INTERVAL_S
+from aggregator.cli.serve import GC_THRESHOLDS, SWITCH_INTERVAL_S
 from aggregator.config import Config
 from aggregator.event import Events
 from aggregator.storage.sqlite.batch import pack

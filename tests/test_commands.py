@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 
@@ -55,7 +56,7 @@ def test_stats_count_what_happened(any_server: ServerProcess) -> None:
 
     expected = {
         "received": 4, "unique_processed": 2, "duplicate_dropped": 1, "rejected": 1, "errors": 0, "queue_events": 0,
-        "queue_limit": 30_000, "connections": 1, "muted": 0,
+        "queue_limit": 30_000, "connections": 1, "muted": 0, "skipped_bytes": 0, "rejected_by_code": {"bad_line": 1},
     }  # fmt: skip
     assert {name: stats[name] for name in expected} == expected
     assert stats["uptime_s"] > 0
@@ -164,6 +165,23 @@ def test_an_answer_is_cut_short_at_the_reply_buffer_and_says_so(start_any: Start
     assert ids(server.ask("EVENTS t 1")) == ["huge"], "an answer always holds at least one event if there is any"
 
 
+@pytest.mark.parametrize(
+    "topic", ["after", "AFTER", "5", "-x", "--to", "limit", "a b", '"', "'", "EVENTS", "3 AFTER 2", "#"]
+)
+def test_a_topic_may_be_called_anything(any_server: ServerProcess, topic: str) -> None:
+    exchange(any_server.port, b"".join(event(f"e{i}", topic=topic) for i in range(5)))
+    quoted = shlex.quote(topic)
+    seqs = [one["seq"] for one in any_server.ask(f"EVENTS {quoted} AFTER 0")["events"]]
+
+    assert ids(any_server.ask(f"EVENTS {quoted}")) == ["e4", "e3", "e2", "e1", "e0"]
+    assert ids(any_server.ask(f"EVENTS {quoted} 3")) == ["e4", "e3", "e2"]
+    assert ids(any_server.ask(f"EVENTS {quoted} AFTER {seqs[2]}")) == ["e3", "e4"]
+    assert ids(any_server.ask(f"EVENTS {quoted} 1 AFTER {seqs[2]}")) == ["e3"]
+    assert any_server.ask(f"EVENT {quoted} e2")["event"]["seq"] == seqs[2]
+    assert [one["topic"] for one in any_server.ask("TOPICS")["topics"]] == [topic]
+    assert any_server.ask(f"TOPICS AFTER {quoted}")["topics"] == []
+
+
 def test_topics_are_paged_by_name(any_server: ServerProcess) -> None:
     exchange(any_server.port, b"".join(event("e", topic=f"topic {i:02}") for i in range(12)))
 
@@ -205,7 +223,11 @@ def test_a_command_sees_all_that_was_sent_before_it(any_server: ServerProcess) -
     [
         ("FOO", "unknown command FOO; HELP lists them"),
         ("PING x", "too many arguments; usage: PING"),
-        ("QUIT now", "too many arguments; usage: QUIT"),
+        ("QUIT now", "QUIT stands alone, in upper case"),
+        ("TOPICS AFTER", "limit: expected a number from 1 to 1000, got 'AFTER'"),
+        ("TOPICS t", "limit: expected a number from 1 to 1000, got 't'"),
+        ("EVENTS t AFTER", "limit: expected a number from 1 to 1000, got 'AFTER'"),
+        ("EVENTS AFTER AFTER 3 4", "limit: expected a number from 1 to 1000, got 'AFTER'"),
         ("EVENTS", "a topic is missing; usage: EVENTS <topic> [limit] [AFTER seq]"),
         ("EVENTS t 0", "limit: expected a number from 1 to 1000, got '0'"),
         ("EVENTS t 1001", "limit: expected a number from 1 to 1000, got '1001'"),

@@ -40,6 +40,7 @@ def test_every_rejection_says_what_is_wrong_and_on_which_line(server: ServerProc
         event("e", payload='"text"'),
         b"EVENTS\n",
         b"NONSENSE\n",
+        b"nonsense\n",
         b'{"topic":"t","event_id":"deep","payload":' + b"[" * 2000 + b"\n",
         b"x" * (1 << 20) + b"x\n",
         b"\r\n",
@@ -53,8 +54,9 @@ def test_every_rejection_says_what_is_wrong_and_on_which_line(server: ServerProc
         ("rejected", "bad_event", 4),
         ("rejected", "bad_command", 5),
         ("rejected", "bad_command", 6),
-        ("rejected", "too_deep", 7),
-        ("rejected", "too_long", 8),
+        ("rejected", "bad_line", 7),
+        ("rejected", "too_deep", 8),
+        ("rejected", "too_long", 9),
     ]
     assert rejections[2]["detail"] == "payload: expected an object, got a string"
     assert (rejections[2]["topic"], rejections[2]["event_id"]) == ("t", "e")
@@ -68,6 +70,9 @@ def test_every_rejection_says_what_is_wrong_and_on_which_line(server: ServerProc
         (event("a").replace(b"\n", b"\r\n") + event("b"), ["a", "b"]),
         (b"\xef\xbb\xbf" + event("a"), ["a"]),
         (b"\n\r\n" + event("a") + b"\n", ["a"]),
+        (b" \t" + event("a") + b"  \n \r\n\t\n" + b" " * 10 + event("b"), ["a", "b"]),
+        (b"\xef\xbb\xbf  " + event("a") + b"  ", ["a"]),
+        (b"".join(b" " + one for one in events("e", 20)), [f"e-{i}" for i in range(20)]),
         (event("a") + event("last")[:-1], ["a", "last"]),
     ],
 )
@@ -234,10 +239,12 @@ def test_what_such_a_client_sends_is_read_soon_whatever_it_does_then(server: Ser
 
 def test_quit_says_bye_after_everything_before_it_and_reads_no_further(server: ServerProcess) -> None:
     with Peer(server.port) as peer:
-        peer.send(event("before") + b"quit\n" + event("after"))
-        assert statuses(peer.rest()) == ["stored", "ok"]
+        peer.send(
+            event("before") + b"quit\nQUIT now\nQuit by signal\nquit: x\n" + event("text") + b"QUIT\n" + event("after")
+        )
+        assert statuses(peer.rest()) == ["stored", *["bad_command"] * 3, "bad_line", "stored", "ok"]
 
-    assert list(server.stored("t")) == ["before"]
+    assert list(server.stored("t")) == ["before", "text"]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +254,7 @@ def test_quit_says_bye_after_everything_before_it_and_reads_no_further(server: S
         (b"\x16\x03\x01\x00\xf4\x01\x00\x00\xf0\x03\x03\n\n", b"\x15\x03"),
     ],
 )
-def test_http_and_tls_get_an_answer_they_understand_and_store_nothing(
+def test_other_protocols_get_an_answer_they_understand_and_store_nothing(
     server: ServerProcess, hello: bytes, answer: bytes
 ) -> None:
     with Peer(server.port) as peer:
@@ -271,8 +278,12 @@ def test_the_silent_port_stores_and_never_writes_a_byte(server: ServerProcess) -
 
     wait_until(lambda: server.ask("STATS")["stored_total"] == 102)
     assert server.ask("STATS")["rejected"] == 6
-    assert "silent port: refused line 101 of 127.0.0.1" in server.log
-    assert server.log.count("silent port: refused") == 1, "the log is rate-limited"
+    assert server.ask("STATS")["rejected_by_code"] == {
+        "bad_line": 1, "bad_json": 1, "not_allowed": 1, "bad_event": 2, "too_long": 1,
+    }  # fmt: skip
+    assert server.ask("STATS")["skipped_bytes"] == 2 << 20
+    assert "silent port: rejected line 101 of 127.0.0.1" in server.log
+    assert server.log.count("silent port: rejected") == 5, "the log is rate-limited, each code by itself"
 
 
 def test_commands_are_refused_on_the_silent_port_and_that_is_logged(server: ServerProcess) -> None:

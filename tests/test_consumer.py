@@ -48,6 +48,7 @@ class Scripted:
         self.upkeep_left = False
         self.upkeeps: list[bool] = []
         self.upkeep_error: BaseException | None = None
+        self.verify_error: BaseException | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
@@ -86,6 +87,11 @@ class Scripted:
         else:
             self.upkeep_due = False
         return self.upkeep_left
+
+    async def verify(self) -> None:
+        if self.verify_error:
+            raise self.verify_error
+        await self.engine.verify()
 
     async def _wait(self, holds: dict[str, asyncio.Future[None]], batch: Any) -> None:
         for event_id in ids(batch):
@@ -197,6 +203,12 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again, or done in quiet times, is so at once."""
     monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
     monkeypatch.setattr(consumer_module, "IDLE_S", 0.001)
+
+
+@pytest.fixture
+def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine verifies again and again that what it has stored is still there."""
+    monkeypatch.setattr(consumer_module, "WATCH_S", 0.001)
 
 
 # --- batches
@@ -447,6 +459,57 @@ async def test_cancelled_it_tells_nobody_and_leaves_nothing_running(bench: Bench
 
     assert bench.told == {"a": [], "b": []}
     assert bench.health.failure is None
+
+
+# --- what is stored is no longer there
+
+
+@pytest.mark.usefixtures("watched_closely")
+async def test_what_is_gone_ends_an_idle_consumer(bench: Bench) -> None:
+    bench.put("a")
+    await bench.until_told("a")
+    bench.engine.verify_error = FAILED
+    await bench.fail()
+    bench.put("late")
+
+    assert bench.acked("a")
+    assert bench.refused("late").code == Code.STORAGE
+    assert bench.health.failure == "EIO"
+
+
+@pytest.mark.usefixtures("watched_closely")
+async def test_what_is_gone_ends_a_consumer_whose_batches_do_not_end(engine: AnyEngine) -> None:
+    async with at_work(engine, max_batch=1) as bench:
+        bench.engine.hold("a")
+        for name in "abcd":
+            bench.put(name)
+        await bench.until_handed_over("a")
+        bench.engine.verify_error = FAILED
+        await bench.fail()
+        bench.put("late")
+
+        assert bench.refused("a").code == bench.refused("late").code == Code.STORAGE
+
+
+@pytest.mark.usefixtures("no_pause", "watched_closely")
+async def test_what_is_gone_ends_a_consumer_that_waits_for_a_busy_store(engine: AnyEngine) -> None:
+    async with at_work(engine, *[BUSY] * 10_000) as bench:
+        bench.put("a")
+        await until(lambda: bench.health.trouble)
+        bench.engine.verify_error = FAILED
+        await bench.fail()
+
+        assert bench.refused("a").code == Code.STORAGE
+
+
+async def test_what_is_gone_when_it_is_closed_is_said(bench: Bench) -> None:
+    bench.put("a")
+    await bench.until_told("a")
+    bench.engine.verify_error = FAILED
+    bench.intake.close()
+    await bench.fail()
+
+    assert bench.health.failure == "EIO"
 
 
 # --- upkeep

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aggregator.event import Event, Events
-from aggregator.wire import Code, Rejection, meaning, replies
+from aggregator.wire import Code, Rejection, Word, meaning, replies
 from aggregator.wire.meaning import Batch, Command, Interpreter, Meaning, interpret
 from tests.harness.wire import event
 
@@ -19,16 +19,23 @@ MAX_LINE_BYTES = 1000
 @pytest.mark.parametrize(
     ("line", "command"),
     [
-        (b"STATS", Command("STATS", [])),
-        (b"stats", Command("STATS", [])),
-        (b"EVENTS a 3 AFTER 7", Command("EVENTS", ["a", "3", "AFTER", "7"])),
-        (b"event 'a topic' \"an id\"", Command("EVENT", ["a topic", "an id"])),
-        (b"EVENT a\\ b ''", Command("EVENT", ["a b", ""])),
-        ("EVENTS größe".encode(), Command("EVENTS", ["größe"])),
+        (b"STATS", Command(Word.STATS, [])),
+        (b"stats", Command(Word.STATS, [])),
+        (b"  Stats \t", Command(Word.STATS, [])),
+        (b"EVENTS a 3 AFTER 7", Command(Word.EVENTS, ["a", "3", "AFTER", "7"])),
+        (b"EVENTS\ta", Command(Word.EVENTS, ["a"])),
+        (b"event 'a topic' \"an id\"", Command(Word.EVENT, ["a topic", "an id"])),
+        (b"EVENT a\\ b ''", Command(Word.EVENT, ["a b", ""])),
+        ("EVENTS größe".encode(), Command(Word.EVENTS, ["größe"])),
+        (b"QUIT", Command(Word.QUIT, [])),
+        (b" QUIT ", Command(Word.QUIT, [])),
     ],
 )
-def test_a_letter_starts_a_command(line: bytes, command: Command) -> None:
+def test_a_command(line: bytes, command: Command) -> None:
     assert interpret(line) == command
+
+
+NOT_AN_EVENT = "not an event: events begin with {, this line with %s; HELP lists commands"
 
 
 @pytest.mark.parametrize(
@@ -37,24 +44,74 @@ def test_a_letter_starts_a_command(line: bytes, command: Command) -> None:
         (b"EVENTS 'open", Code.BAD_COMMAND, "no closing quotation: quote arguments as in a shell"),
         (b"EVENTS \\", Code.BAD_COMMAND, "no escaped character: quote arguments as in a shell"),
         (b"EVENTS \xff", Code.BAD_COMMAND, "not valid UTF-8 at byte 8"),
-        (b"x" * 5000, Code.BAD_COMMAND, "a command has at most 4096 bytes, this one 5000"),
-        (b"<13>text", Code.BAD_LINE, "expected {, [ or a command, got '<'"),
-        (b' {"topic":"t"}', Code.BAD_LINE, "expected {, [ or a command, got ' '"),
-        (b"\x00", Code.BAD_LINE, "expected {, [ or a command, got byte 0x00"),
-        (b"\xff\xfe", Code.BAD_LINE, "expected {, [ or a command, got byte 0xFF"),
-        ("é".encode(), Code.BAD_LINE, "expected {, [ or a command, got 'é'"),
-        (b'"text"', Code.BAD_LINE, "expected {, [ or a command, got '\"'"),
-        (b"42", Code.BAD_LINE, "expected {, [ or a command, got '4'"),
+        (b"STATS " + b"x" * 5000, Code.BAD_COMMAND, "a command has at most 4096 bytes, this one 5006"),
+        # One word alone, in upper case, was meant as a command.
+        (b"FOO", Code.BAD_COMMAND, "unknown command FOO; HELP lists them"),
+        (b" FOO\t", Code.BAD_COMMAND, "unknown command FOO; HELP lists them"),
+        (b"COMMIT", Code.BAD_COMMAND, "unknown command COMMIT; HELP lists them"),
+        # No text ends a stream.
+        (b"quit", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
+        (b"Quit", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
+        (b"QUIT now", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
+        (b"quit: the user has left", Code.BAD_LINE, NOT_AN_EVENT % "'q'"),
+        (b"Quit by signal 15", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
+        (b"QUIT ''", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
+        (b"'QUIT'", Code.BAD_LINE, NOT_AN_EVENT % '"\'"'),
+        # Text.
+        (b"INFO the server is up", Code.BAD_LINE, NOT_AN_EVENT % "'I'"),
+        (b"INFO: up", Code.BAD_LINE, NOT_AN_EVENT % "'I'"),
+        (b"INFO:", Code.BAD_LINE, NOT_AN_EVENT % "'I'"),
+        (b"info", Code.BAD_LINE, NOT_AN_EVENT % "'i'"),
+        (b"Info", Code.BAD_LINE, NOT_AN_EVENT % "'I'"),
+        (b"X", Code.BAD_LINE, NOT_AN_EVENT % "'X'"),
+        (b"null", Code.BAD_LINE, NOT_AN_EVENT % "'n'"),
+        (b"STATS!", Code.BAD_LINE, NOT_AN_EVENT % "'S'"),
+        (b"PING\x00", Code.BAD_LINE, NOT_AN_EVENT % "'P'"),
+        (b"PING\x0b", Code.BAD_LINE, NOT_AN_EVENT % "'P'"),
+        ("PINGé".encode(), Code.BAD_LINE, NOT_AN_EVENT % "'P'"),
+        (b"EVENTS_TOTAL 5", Code.BAD_LINE, NOT_AN_EVENT % "'E'"),
+        (b"X" * 5000, Code.BAD_LINE, NOT_AN_EVENT % "'X'"),
+        (b"x" * 5000, Code.BAD_LINE, NOT_AN_EVENT % "'x'"),
+        (b"<13>text", Code.BAD_LINE, NOT_AN_EVENT % "'<'"),
+        (b"\x00", Code.BAD_LINE, NOT_AN_EVENT % "byte 0x00"),
+        (b"\x1e{}", Code.BAD_LINE, NOT_AN_EVENT % "byte 0x1E"),
+        (b"\x0b{}", Code.BAD_LINE, NOT_AN_EVENT % "byte 0x0B"),
+        (b"\xff\xfe", Code.BAD_LINE, NOT_AN_EVENT % "byte 0xFF"),
+        ("é".encode(), Code.BAD_LINE, NOT_AN_EVENT % "'é'"),
+        ("\u202etext".encode(), Code.BAD_LINE, NOT_AN_EVENT % "byte 0xE2"),
+        (b'"text"', Code.BAD_LINE, NOT_AN_EVENT % "'\"'"),
+        (b"42", Code.BAD_LINE, NOT_AN_EVENT % "'4'"),
+        (b'57 {"topic":"t"}', Code.BAD_LINE, NOT_AN_EVENT % "'5'"),
         (b"{", Code.BAD_JSON, "unexpected end of data at character 2"),
+        (b"  {", Code.BAD_JSON, "unexpected end of data at character 2"),
     ],
 )
 def test_a_line_that_is_nothing_is_rejected(line: bytes, code: Code, detail: str) -> None:
     assert interpret(line) == Rejection(code, detail)
 
 
+@pytest.mark.parametrize("blanks", [b" ", b"\t", b"\r", b" \t\r ", b" " * 500])
+def test_the_white_space_of_json_is_skipped(blanks: bytes) -> None:
+    assert interpret(blanks) is None
+    assert interpret(blanks + PLAIN) == interpret(PLAIN)
+    assert interpret(blanks + BATCH_OF_3) == interpret(BATCH_OF_3)
+
+
 @given(st.binary(min_size=1, max_size=60).filter(lambda line: b"\n" not in line))
 def test_every_line_is_something(line: bytes) -> None:
-    assert isinstance(interpret(line), Event | list | Command | Rejection)
+    found = interpret(line)
+    assert isinstance(found, Event | list | Command | Rejection) or (found is None and not line.strip(b" \t\r"))
+
+
+words = st.sampled_from([b"PING", b"quit", b"QUIT", b"Events", b"INFO", b"x", b"{", b"[", b'"'])
+
+
+@given(words, st.binary(max_size=8).filter(lambda rest: b"\n" not in rest))
+def test_only_the_word_alone_ends_a_stream(word: bytes, rest: bytes) -> None:
+    found = interpret(word + rest)
+
+    ends = isinstance(found, Command) and found.word is Word.QUIT
+    assert ends is ((word + rest).strip(b" \t\r") == b"QUIT")
 
 
 # --- turns
@@ -127,6 +184,27 @@ def test_the_members_of_batches_count_for_the_turn() -> None:
     list(interpreter.turn())
 
     assert len(interpreter) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "taken"), [(b" " * 1000, 4), (b"{" + b"x" * 999, 4), (b"x" * 1000, 4), (b"x" * 3999, 2), (b"x" * 9999, 1)]
+)
+def test_a_turn_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, line: bytes, taken: int) -> None:
+    """A line that is longer is a turn by itself."""
+    monkeypatch.setattr(meaning, "TURN_BYTES", 4000)
+    interpreter = interpreter_with(*[line] * 10)
+    list(interpreter.turn())
+
+    assert interpreter.line_number == taken
+
+
+@pytest.mark.parametrize("odd", [PLAIN, OTHER, BAD, b" "])
+def test_a_piece_of_plain_events_is_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch, odd: bytes) -> None:
+    monkeypatch.setattr(meaning, "TURN_BYTES", 10 * len(PLAIN))
+    interpreter = interpreter_with(*[PLAIN] * 9, odd, *[PLAIN] * 90)
+    list(interpreter.turn())
+
+    assert interpreter.line_number in (10, 11)
 
 
 def test_lines_that_are_dropped_are_not_interpreted() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aggregator.event import Event, Events
 from aggregator.wire import Code, Failure, Rejection, replies
+from aggregator.wire.lines import Foreign, Framing
 from aggregator.wire.replies import Reply
 
 EVENT = Event.of("user.login", 'evt "1"', b"{}")
@@ -79,7 +80,17 @@ def test_the_last_reply_to_quit() -> None:
     ("rejection", "code", "detail"),
     [
         (replies.too_long(100), Code.TOO_LONG, "longer than 100 bytes; skipped to the end of the line"),
-        (replies.bad_line(b"<13>text"), Code.BAD_LINE, "expected {, [ or a command, got '<'"),
+        (
+            replies.no_event(b"<13>text"),
+            Code.BAD_LINE,
+            "not an event: events begin with {, this line with '<'; HELP lists commands",
+        ),
+        (
+            replies.no_event(b"\x1b[31m"),
+            Code.BAD_LINE,
+            "not an event: events begin with {, this line with byte 0x1B; HELP lists commands",
+        ),
+        (replies.bad_quit(), Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
         (replies.no_commands_here(), Code.NOT_ALLOWED, "the silent port answers no commands"),
         (replies.long_command(10, 12), Code.BAD_COMMAND, "a command has at most 10 bytes, this one 12"),
         (replies.bad_utf8_in_command(8), Code.BAD_COMMAND, "not valid UTF-8 at byte 8"),
@@ -107,9 +118,27 @@ def test_why_a_line_is_rejected(rejection: Rejection, code: Code, detail: str) -
     ("failure", "code", "detail"),
     [
         (
-            replies.unfinished_line(3, 120.0),
+            replies.unfinished_line(3, 120.0, Framing.NONE),
             Code.UNFINISHED_LINE,
             "line 3 is still unfinished after 120 s; send it again",
+        ),
+        (
+            replies.unfinished_line(1, 0.5, Framing.NUL),
+            Code.UNFINISHED_LINE,
+            "line 1 is still unfinished after 0.5 s"
+            " (its events seem to end with NUL bytes; this port wants line feeds); send it again",
+        ),
+        (
+            replies.unfinished_line(1, 2, Framing.OCTETS),
+            Code.UNFINISHED_LINE,
+            "line 1 is still unfinished after 2 s (it seems to count octets (RFC 6587); this port wants line feeds);"
+            " send it again",
+        ),
+        (
+            replies.unfinished_line(1, 2, Framing.ARRAY),
+            Code.UNFINISHED_LINE,
+            "line 1 is still unfinished after 2 s (it seems to be one endless JSON array; this port wants line feeds);"
+            " send it again",
         ),
         (replies.storage_full("no space"), Code.STORAGE_FULL, "no space"),
         (replies.cannot_read("cannot read: EIO"), Code.STORAGE, "cannot read: EIO"),
@@ -127,9 +156,16 @@ def test_why_it_is_unknown_whether_something_is_stored(failure: Failure, code: C
     assert failure == Failure(code, detail)
 
 
+def test_what_a_client_of_another_protocol_is_told() -> None:
+    assert replies.to_foreign(Foreign.PROXY, 1) == (
+        b'{"status":"rejected","code":"bad_line","detail":"this port takes no PROXY header: switch it off","line":1}\n'
+    )
+
+
 @pytest.mark.parametrize(
     "rejection",
     [
+        replies.no_event(b"x" * 4000),
         replies.unknown_command("X" * 4000),
         replies.unexpected_argument("X" * 4000, "PING"),
         replies.bad_number("limit", "9" * 4000, 1, 10),

@@ -4,7 +4,6 @@
 - ``ask``      one command, one answer
 - ``reply``    what a server answers, as a client reads it
 - ``send``     files and standard input as events: ``aggregator send``
-- ``follow``   files and standard input as lines that know where they stand
 """
 
 from aggregator.client.ask import ask

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+from aggregator.client.connect import connect
 from aggregator.client.reply import MAX_REPLY_BYTES, NotOurProtocol, reason, shorten
 
 
@@ -19,7 +21,7 @@ async def ask(host: str, port: int, command: str, timeout_s: float) -> bytes:
             reply = await _exchange(host, port, command.encode() + b"\n")
     except TimeoutError:
         raise TimeoutError(f"no reply within {timeout_s:g} s") from None
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
         raise ConnectionError(reason(error)) from error
     if not reply.startswith(b'{"status":"'):
         raise NotOurProtocol(f"expected an aggregator's reply, got {shorten(reply)}")
@@ -27,10 +29,12 @@ async def ask(host: str, port: int, command: str, timeout_s: float) -> bytes:
 
 
 async def _exchange(host: str, port: int, line: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection(host, port, limit=MAX_REPLY_BYTES)
+    reached = await connect(host, port)
+    reader, writer = await asyncio.open_connection(sock=reached.socket, limit=MAX_REPLY_BYTES)
     try:
         writer.write(line)
-        writer.write_eof()
+        with contextlib.suppress(OSError):  # whoever has closed already may have said why
+            writer.write_eof()
         reply = await reader.readline()
     except ValueError:
         raise NotOurProtocol(f"a reply longer than {MAX_REPLY_BYTES} bytes") from None

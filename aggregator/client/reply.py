@@ -8,13 +8,16 @@ from typing import Any, Final
 
 import orjson
 
+from aggregator.client import match
 from aggregator.wire import Code, Status
 
 MAX_REPLY_BYTES: Final = 64 << 20
 """The longest reply: what a server with default limits answers to a mebibyte of the smallest batch members."""
 
-_STORED: Final = b'{"status":"stored",'
-_DUPLICATE: Final = b'{"status":"duplicate",'
+_ACKS: Final = (
+    (b'{"status":"stored",', Status.STORED),
+    (b'{"status":"duplicate",', Status.DUPLICATE),
+)
 
 
 class NotOurProtocol(Exception):
@@ -24,29 +27,53 @@ class NotOurProtocol(Exception):
 class Unknown(Exception):
     """An ``error`` reply: its line, stored or not, has to be sent again; or all lines, on another connection."""
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, *, ends_connection: bool = False) -> None:
         super().__init__(f"{code}: {detail}")
-        self.ends_connection = code in (Code.BUSY, Code.SHUTTING_DOWN)
+        self.ends_connection = ends_connection or code in (Code.BUSY, Code.SHUTTING_DOWN)
 
 
-def final_status(reply: bytes | None) -> Status:
-    """The status of a final reply; raises Unknown for one that is not final, NotOurProtocol for anything else."""
+class LostCount(Unknown):
+    """A reply to something else than the line whose turn it is."""
+
+    def __init__(self, reply: bytes) -> None:
+        self.detail = f"a reply to something else than was sent (a PROXY header before it?): {shorten(reply)}"
+        super().__init__("lost count", self.detail, ends_connection=True)
+
+
+def final_status(reply: bytes | None, line: bytes | None, number: int) -> Status:
+    """The status of a final reply to ``line``, the ``number``-th on its connection; None if no line waits for one.
+
+    Raises Unknown for a reply that is not final, LostCount for one that is not to this line, and NotOurProtocol for
+    anything else.
+    """
     if reply is None:
         raise NotOurProtocol(f"a reply longer than {MAX_REPLY_BYTES} bytes")
-    if reply.startswith(_STORED):  # nearly all: not worth decoding
-        return Status.STORED
-    if reply.startswith(_DUPLICATE):
-        return Status.DUPLICATE
+    for beginning, status in _ACKS:
+        if reply.startswith(beginning):  # nearly all: not worth decoding
+            if line is None or not match.acks(reply, line):
+                raise LostCount(reply)
+            return status
     fields = _decode(reply)
     status = fields["status"]
-    if status == Status.BATCH and fields.get("error"):
-        fields = next((one for one in fields.get("results", ()) if one.get("status") == Status.ERROR), fields)
-        status = Status.ERROR
-    if status == Status.ERROR:
-        raise Unknown(str(fields.get("code")), str(fields.get("detail")))
-    if status not in (Status.REJECTED, Status.BATCH):
+    if status not in (Status.ERROR, Status.REJECTED, Status.BATCH):
         raise NotOurProtocol(f"unexpected reply {shorten(reply)}")
+    failure = _failure(fields)
+    if failure is not None and (failure.ends_connection or line is None):
+        raise failure
+    if line is None or not match.answers(fields, line, number):
+        raise LostCount(reply)
+    if failure is not None:
+        raise failure
     return Status(status)
+
+
+def _failure(fields: dict[str, Any]) -> Unknown | None:
+    """What an ``error`` reply says, or the first of a batch that has one in it."""
+    if fields["status"] == Status.BATCH and fields.get("error"):
+        fields = next((one for one in fields.get("results", ()) if one.get("status") == Status.ERROR), fields)
+    elif fields["status"] != Status.ERROR:
+        return None
+    return Unknown(str(fields.get("code")), str(fields.get("detail")))
 
 
 def _decode(reply: bytes) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Rules that hold here:
 
-- Replies come one a line and in order, so the window is one FIFO: its head gets each reply.
+- Replies come one a line and in order, so the window is one FIFO: its head gets each reply. A reply that is not to
+  the head means that count is lost: everything unanswered goes out again, on another connection.
 - A line leaves the window only with a final reply. An ``error`` reply and a lost connection mean "unknown": the line
   goes out again, byte for byte, which is always safe.
 - Nothing is awaited between writing and reading: a sender that waits for its writes before it reads replies can wait
@@ -14,13 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from aggregator.client.reply import MAX_REPLY_BYTES, Unknown, final_status, reason
-from aggregator.wire.lines import LineSplitter
+from aggregator.client.backoff import Backoff
+from aggregator.client.connect import SocketAddress, connect, shown
+from aggregator.client.connection import Connection
+from aggregator.client.reply import LostCount, NotOurProtocol, Unknown, final_status, reason
 
 log = logging.getLogger("aggregator.client.sender")
 
@@ -31,20 +33,19 @@ the next commit's lines are at hand when it asks for them."""
 WINDOW_BYTES: Final = 8 << 20
 """The same bound for large lines; a single line may be larger."""
 
-FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 5.0
-"""Pauses before a reconnect or a resend double from the first to the longest, until a line is acked: a restart is
-hardly noticed, and a server that is down for hours is not hammered."""
-
 SILENCE_S: Final = 10.0
 """Acks take milliseconds. This long without one, while lines wait, is worth telling: it may be the silent port."""
 
 DEAF_S: Final = 60.0
 """A connection that brings nothing for this long, while lines wait, is given up: the peer may have vanished without a
-word, or have stopped replying to a client that was suspended. Longer than a mebibyte takes at 20 KiB/s."""
+word, or have stopped replying to a client that was suspended. Longer than a mebibyte takes at 20 KiB/s. Where the
+server's name has other addresses it is given up after SILENCE_S, because one of them may do better."""
 
-CONNECT_TIMEOUT_S: Final = 10.0
-"""A packet filter that drops packets would make the kernel try for two minutes."""
+MAX_LOST_COUNTS: Final = 5
+"""Connections in succession of which the first reply was to something else than was sent: there is no use in more."""
+
+NOTABLE_S: Final = 2.0
+"""This long without an ack is worth showing where progress is shown."""
 
 _WATCH_S: Final = 0.25
 
@@ -54,42 +55,6 @@ OnReply = Callable[[Any, str, bytes], None]
 
 class GaveUp(Exception):
     """No line got a final reply for as long as the sender was told to wait."""
-
-
-class _Connection(asyncio.Protocol):
-    """One connection: hands on whole replies as they arrive; ``over`` gets the reason why it ended."""
-
-    transport: asyncio.Transport
-
-    def __init__(self, on_replies: Callable[[list[bytes | None]], None]) -> None:
-        self._on_replies = on_replies
-        self._splitter = LineSplitter(MAX_REPLY_BYTES)
-        self._loop = asyncio.get_running_loop()
-        self.over: asyncio.Future[str] = self._loop.create_future()
-        self.heard_at = self._loop.time()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
-        replies = self._splitter.feed(data)
-        try:
-            self._on_replies([data] if self._splitter.foreign_reply else replies)
-        except Unknown as why:
-            self.end(str(why))
-
-    def eof_received(self) -> None:
-        self.end("lost the connection: closed by the server")  # it replies to nothing any more
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.end(f"lost the connection: {reason(error) if isinstance(error, OSError) else error}")
-
-    def end(self, why: str) -> None:
-        if not self.over.done():
-            self.over.set_result(why)
-            self.transport.abort()
 
 
 class Sender:
@@ -113,6 +78,7 @@ class Sender:
     ) -> None:
         self.errors = 0
         """How many replies had status ``error``; each such line was sent again."""
+        self.address = shown(host, port)
         self._host, self._port = host, port
         self._on_reply = on_reply
         self._on_trouble = on_trouble
@@ -124,10 +90,15 @@ class Sender:
         self._written: deque[tuple[bytes, object]] = deque()
         self._unwritten: deque[tuple[bytes, object]] = deque()
         self._lines = self._bytes = 0
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
+        self._lost_counts = 0  # since the last final reply
+        self._replies = 0  # on this connection: the number of the line that was answered last
+        self._has_alternatives = False  # other addresses of the same name
+        self._disappointing: SocketAddress | None = None  # tried last, where the name has several
+        self._next_try_at = 0.0
         self._write_scheduled = False
         self._resend: asyncio.TimerHandle | None = None  # nothing is written while it runs
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff()
         self._in_trouble = False
         self._final_at = 0.0  # the last final reply, or the first line after a time with nothing to wait for
         self._something_waits = asyncio.Event()
@@ -142,6 +113,18 @@ class Sender:
     def unanswered(self) -> int:
         """Lines in the window: sent or not, stored or not."""
         return self._lines
+
+    @property
+    def waits_for(self) -> str:
+        """What lines that have no final reply wait for, in words; empty while acks come."""
+        if not self._lines:
+            return ""
+        now = self._loop.time()
+        if not self._connection:
+            pause_s = self._next_try_at - now
+            return f"waiting for {self.address}, " + (f"next try in {pause_s:.0f} s" if pause_s > 0 else "connecting")
+        silence_s = now - self._final_at
+        return f"waiting for {self.address}, no ack for {silence_s:.0f} s" if silence_s >= NOTABLE_S else ""
 
     async def send(self, line: bytes, tag: object = None) -> None:
         """Put an event or batch line (without its LF) into the window; wait while that is full."""
@@ -199,24 +182,28 @@ class Sender:
             why = await self._connect_once()
             if self._lines:
                 self._report(f"{why}; trying again")
-            await asyncio.sleep(self._next_pause_s())
+            pause_s = self._backoff.next_s()
+            self._next_try_at = self._loop.time() + pause_s
+            await asyncio.sleep(pause_s)
 
     async def _connect_once(self) -> str:
         """Connect, and stay until the connection is over; return why it is."""
+        self._next_try_at = self._loop.time()
+        self._replies = 0
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await self._loop.create_connection(
-                    lambda: _Connection(self._take), self._host, self._port
-                )
-        except (OSError, UnicodeError) as error:  # the latter: no host can have this name
+            reached = await connect(self._host, self._port, self._disappointing)
+            _, connection = await self._loop.create_connection(lambda: Connection(self._take), sock=reached.socket)
+        except OSError as error:
             return f"cannot connect: {reason(error)}"
         self._connection = connection
+        self._has_alternatives = reached.alternatives
         try:
             self._write()
             return await connection.over
         finally:
             connection.transport.abort()
             self._connection = None
+            self._disappointing = None if connection.has_spoken else reached.address
             self._unwritten = self._unknown + self._written + self._unwritten
             self._unknown.clear()
             self._written.clear()
@@ -227,24 +214,22 @@ class Sender:
             await asyncio.sleep(_WATCH_S)
             if not self._lines:
                 continue
-            now = self._loop.time()
+            connection, now = self._connection, self._loop.time()
             overdue_s = now - self._final_at
             if self._give_up_after_s is not None and overdue_s >= self._give_up_after_s:
                 self._stop(GaveUp(f"no ack for {self._give_up_after_s:g} s; {self._lines} lines are unanswered"))
-            elif self._connection and now - max(self._connection.heard_at, self._final_at) >= DEAF_S:
-                self._connection.end(f"nothing heard for {DEAF_S:g} s")
+            elif connection and now - max(connection.heard_at, self._final_at) >= self._patience_s(connection):
+                connection.end(f"nothing heard for {self._patience_s(connection):g} s")
             elif overdue_s >= SILENCE_S:
                 self._report(f"no ack for {SILENCE_S:g} s; is this the acked port? Waiting")
+
+    def _patience_s(self, connection: Connection) -> float:
+        return SILENCE_S if self._has_alternatives and not connection.has_spoken else DEAF_S
 
     def _report(self, trouble: str) -> None:
         if not self._in_trouble:
             self._in_trouble = True
-            self._on_trouble(f"{self._host}:{self._port}: {trouble}")
-
-    def _next_pause_s(self) -> float:
-        pause_s = self._pause_s
-        self._pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-        return pause_s * random.uniform(0.5, 1)  # noqa: S311 (keeps clients from coming back all at once)
+            self._on_trouble(f"{self.address}: {trouble}")
 
     # --- lines out
 
@@ -278,8 +263,15 @@ class Sender:
                 self._made_progress()
 
     def _take_one(self, reply: bytes | None) -> None:
+        self._replies += 1
+        line = self._written[0][0] if self._written else None
         try:
-            status = final_status(reply)
+            status = final_status(reply, line, self._replies)
+        except LostCount as lost:
+            self._lost_counts += 1
+            if self._lost_counts >= MAX_LOST_COUNTS:
+                raise NotOurProtocol(lost.detail) from None
+            raise
         except Unknown as unknown:
             self.errors += 1
             if unknown.ends_connection or not self._written:
@@ -287,11 +279,10 @@ class Sender:
             self._unknown.append(self._written.popleft())
             self._report(f"{unknown}; trying again")
             if not self._resend:
-                self._resend = self._loop.call_later(self._next_pause_s(), self._write_again)
+                self._resend = self._loop.call_later(self._backoff.next_s(), self._write_again)
             return
-        if not self._written:
-            raise Unknown("lost count", "a reply to nothing that was sent")
         line, tag = self._written.popleft()
+        self._lost_counts = 0
         self._lines -= 1
         self._bytes -= len(line)
         assert reply
@@ -301,7 +292,7 @@ class Sender:
         self._final_at = self._loop.time()
         self._progress.set()
         if not self._unknown:
-            self._pause_s = FIRST_PAUSE_S
+            self._backoff.reset()
             self._in_trouble = False
         if not self._lines:
             self._something_waits.clear()

@@ -19,7 +19,7 @@ from aggregator import __version__
 from aggregator.metric import Metric
 from aggregator.server.state import State
 from aggregator.storage.engine import StoredEvent
-from aggregator.wire import Rejection, replies
+from aggregator.wire import Rejection, Word, replies
 
 EVENTS_DEFAULT: Final = 10
 EVENTS_MAX: Final = 1000
@@ -50,17 +50,15 @@ Answer = dict[str, Any]
 class _Command:
     """A command's name, how it is typed, what HELP says of it, and the function that answers it."""
 
-    name: str
+    word: Word
     usage: str
     help: str
     function: Callable[[list[str], State], Awaitable[Answer]]
 
 
-async def answer(word: str, arguments: list[str], state: State) -> Answer:
+async def answer(word: Word, arguments: list[str], state: State) -> Answer:
     """Carry out a command. Raises BadCommand; StorageUnreadable when the store cannot be read."""
-    command = COMMANDS.get(word)
-    if command is None:
-        raise BadCommand(replies.unknown_command(word))
+    command = COMMANDS[word]
     if len(arguments) > len(command.usage.split()) - 1:
         raise BadCommand(replies.too_many_arguments(command.usage))
     return await command.function(arguments, state)
@@ -96,7 +94,7 @@ async def _health(arguments: list[str], state: State) -> Answer:
 async def _topics(arguments: list[str], state: State) -> Answer:
     rest, after = _take_after(arguments)
     limit = _number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_MAX
-    _nothing_left(rest, "TOPICS")
+    _nothing_left(rest, Word.TOPICS)
     topics = await state.engine.topics(limit, after or "")
     return {
         "total": state.engine.topics_total,
@@ -105,12 +103,12 @@ async def _topics(arguments: list[str], state: State) -> Answer:
 
 
 async def _events(arguments: list[str], state: State) -> Answer:
-    rest, after = _take_after(arguments)
-    if not rest:
-        raise BadCommand(replies.missing_argument("a topic is missing", COMMANDS["EVENTS"].usage))
-    topic = rest.pop(0)
+    if not arguments:
+        raise BadCommand(replies.missing_argument("a topic is missing", COMMANDS[Word.EVENTS].usage))
+    topic, *options = arguments  # whatever it is called
+    rest, after = _take_after(options)
     limit = _number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_DEFAULT
-    _nothing_left(rest, "EVENTS")
+    _nothing_left(rest, Word.EVENTS)
     seq = None if after is None else _number("seq", after, 0, MAX_SEQ)
     events, cut = await state.engine.events(topic, limit, seq, state.config.reply_buffer_bytes)
     listed: Answer = {"topic": topic, "events": [_as_sent(event) for event in events]}
@@ -119,7 +117,7 @@ async def _events(arguments: list[str], state: State) -> Answer:
 
 async def _event(arguments: list[str], state: State) -> Answer:
     if len(arguments) != 2:
-        raise BadCommand(replies.missing_argument("a topic and an event_id are needed", COMMANDS["EVENT"].usage))
+        raise BadCommand(replies.missing_argument("a topic and an event_id are needed", COMMANDS[Word.EVENT].usage))
     event = await state.engine.event(*arguments)
     return {"event": _as_sent(event) if event else None}
 
@@ -138,7 +136,7 @@ def _number(name: str, text: str, lowest: int, highest: int) -> int:
     raise BadCommand(replies.bad_number(name, text, lowest, highest))
 
 
-def _nothing_left(rest: list[str], word: str) -> None:
+def _nothing_left(rest: list[str], word: Word) -> None:
     if rest:
         raise BadCommand(replies.unexpected_argument(rest[0], COMMANDS[word].usage))
 
@@ -151,20 +149,20 @@ def _as_sent(event: StoredEvent) -> orjson.Fragment:
 
 
 COMMANDS: Final = {
-    command.name: command
+    command.word: command
     for command in (
-        _Command("PING", "PING", "answer at once", _ping),
-        _Command("HELP", "HELP", "this list", _help),
-        _Command("STATS", "STATS", "counters since the start, sizes, versions", _stats),
-        _Command("HEALTH", "HEALTH", "healthy, degraded or failed, and why", _health),
-        _Command("TOPICS", "TOPICS [limit] [AFTER topic]", "topics by name, with their counts", _topics),
+        _Command(Word.PING, "PING", "answer at once", _ping),
+        _Command(Word.HELP, "HELP", "this list", _help),
+        _Command(Word.STATS, "STATS", "counters since the start, sizes, versions", _stats),
+        _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health),
+        _Command(Word.TOPICS, "TOPICS [limit] [AFTER topic]", "topics by name, with their counts", _topics),
         _Command(
-            "EVENTS",
+            Word.EVENTS,
             "EVENTS <topic> [limit] [AFTER seq]",
             "the newest events; AFTER: the oldest past that seq",
             _events,
         ),
-        _Command("EVENT", "EVENT <topic> <event_id>", "one event by its key", _event),
-        _Command("QUIT", "QUIT", "answer what came before, say bye and close", _ping),
+        _Command(Word.EVENT, "EVENT <topic> <event_id>", "one event by its key", _event),
+        _Command(Word.QUIT, "QUIT", "answer what came before, say bye and close", _ping),
     )
 }

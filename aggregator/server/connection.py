@@ -19,22 +19,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from enum import IntEnum, auto
 from functools import partial
 from typing import Final, cast
 
+from aggregator import address
 from aggregator.event import Event, Events
 from aggregator.server import commands
 from aggregator.server.gate import Gate, Reason
+from aggregator.server.inbox import Inbox
 from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome, Submission
 from aggregator.server.outbox import Outbox, Place
 from aggregator.server.port import Port
+from aggregator.server.slow_turns import SLOW_TURN_S
 from aggregator.server.state import State
 from aggregator.storage.engine import Commit, StorageUnreadable
-from aggregator.wire import Failure, Rejection, replies
-from aggregator.wire.lines import LineSplitter
-from aggregator.wire.meaning import PIECE_LINES, Command, Interpreter
+from aggregator.wire import Failure, Rejection, Word, replies
+from aggregator.wire.meaning import PIECE_LINES, Command
 from aggregator.wire.replies import Reply
 
 log = logging.getLogger("aggregator")
@@ -55,8 +58,7 @@ REPLY_DEADLINE_S: Final = 5.0
 short enough that a fire-and-forget sender on the wrong port is held up only once."""
 
 TICK_S: Final = 1.0
-"""How often unfinished lines are looked at. Their age is counted in these looks, not by the clock: if the server stood
-still, no client is to blame."""
+"""How often unfinished lines are looked at."""
 
 LINGER_S: Final = 1.0
 """How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the
@@ -88,9 +90,7 @@ class Connection(asyncio.Protocol):
         self._port = port
         self._on_end = on_end
         self._transport: asyncio.Transport
-        self._peer = ""
-        self._splitter = LineSplitter(state.config.max_line_bytes)
-        self._interpreter = Interpreter(state.config.max_line_bytes)
+        self._inbox = Inbox(state, port)
         self._outbox = Outbox(muted=not port.replies)
         self._gate = Gate(self._on_gate_open)
         self._phase = Phase.SERVING
@@ -98,7 +98,6 @@ class Connection(asyncio.Protocol):
         self._eof = False  # the peer has closed its half
         self._share = max(1, state.config.queue_events // IN_FLIGHT_DIVISOR)
         self._reads = 0
-        self._unfinished_ticks = 0  # for how many ticks the same line has been unfinished
         self._flush_scheduled = False
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
         self._linger_s = LINGER_S
@@ -110,7 +109,9 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop has a class of its own
         self._gate.attach(self._transport)
         name = self._transport.get_extra_info("peername")
-        self._peer = f"{name[0]}:{name[1]}" if name else "a client"
+        if name:
+            self._inbox.peer = address.join(address.unmapped(name[0]), name[1])
+        log.debug("%s: connected to the %s", self._inbox.peer, self._port.name)
         high_water = self._state.config.reply_buffer_bytes
         self._transport.set_write_buffer_limits(high=high_water, low=high_water // LOW_WATER_DIVISOR)
 
@@ -118,16 +119,10 @@ class Connection(asyncio.Protocol):
         self._reads += 1
         if self._phase >= Phase.ENDING:
             return
-        lines = self._splitter.feed(data)
-        if lines:
-            self._interpreter.add(lines)
-            self._unfinished_ticks = 0
-        if self._splitter.foreign_reply:
-            self._state.stats.connections_refused += 1
-            self._state.peer_log.say(logging.INFO, "%s speaks HTTP or TLS: closed", self._peer)
-            self._end(self._splitter.foreign_reply)
-        elif self._interpreter and self._gate.open:
-            few = len(self._interpreter) < PIECE_LINES
+        if last_reply := self._inbox.feed(data):
+            self._end(last_reply)
+        elif self._inbox and self._gate.open:
+            few = len(self._inbox) < PIECE_LINES
             if self._take_lines() and few:
                 self._let_more_come()
 
@@ -135,15 +130,14 @@ class Connection(asyncio.Protocol):
         self._eof = True
         self._gate.end()
         if self._phase < Phase.ENDING:
-            self._interpreter.add(self._splitter.finish())
+            self._inbox.finish()
         if self._gate.open:
             self._take_lines()
         self._close_when_done()
         return True  # keep our half open until everything is answered
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:
-            log.debug("%s: %s", self._peer, exc)
+        log.debug("%s: %s", self._inbox.peer, exc or "the connection has ended")
         self._phase = Phase.LOST
         self._stop_watch()
         self._mute()
@@ -167,22 +161,10 @@ class Connection(asyncio.Protocol):
 
     def tick(self) -> None:
         """TICK_S have passed: end a client that leaves a line unfinished for too long, because it is held in memory."""
-        if not self._splitter.unfinished or not self._gate.open or self._eof or self._phase >= Phase.ENDING:
-            self._unfinished_ticks = 0
-            return
-        self._unfinished_ticks += 1
-        timeout_s = self._state.config.line_timeout_s
-        if self._unfinished_ticks * TICK_S > timeout_s:  # the first tick came sooner than TICK_S after its first byte
-            self._unfinished(timeout_s)
-
-    def _unfinished(self, timeout_s: float) -> None:
-        line_number = self._interpreter.line_number + 1
-        self._state.stats.received += 1
-        self._state.stats.errors += 1
-        self._state.peer_log.say(
-            logging.WARNING, "%s left its line %d unfinished for %g s: closed", self._peer, line_number, timeout_s
-        )
-        self._end(replies.encode(replies.error(replies.unfinished_line(line_number, timeout_s))))
+        if not self._gate.open or self._eof or self._phase >= Phase.ENDING:
+            self._inbox.forgive()
+        elif last_reply := self._inbox.wait(TICK_S):
+            self._end(last_reply)
 
     def shut_down(self, failure: Failure) -> None:
         """Answer what was read, then close our half; events that arrive until then are answered with ``failure``.
@@ -195,7 +177,7 @@ class Connection(asyncio.Protocol):
                 self._close_our_half()
                 self._abort_when_quiet(reads_before=-1)
             return
-        while self._interpreter:
+        while self._inbox:
             self._take_lines()
         self._refusal = failure
         self._phase = max(self._phase, Phase.REFUSING)
@@ -217,7 +199,8 @@ class Connection(asyncio.Protocol):
         """Interpret what was read, up to a turn's worth; return whether an event among it was queued."""
         intake = self._state.intake
         waiting_before = intake.waiting_events
-        for found in self._interpreter.turn():
+        started = time.thread_time()
+        for found in self._inbox.turn():
             if isinstance(found, Events):
                 self._submit(found)
             elif isinstance(found, Rejection):
@@ -227,7 +210,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._submit_batch(found)
         queued = intake.waiting_events > waiting_before
-        self._push_back(queued)
+        self._push_back(queued, time.thread_time() - started)
         return queued
 
     def _submit(self, events: Events) -> None:
@@ -240,9 +223,9 @@ class Connection(asyncio.Protocol):
         events = Events.of(member for member in members if isinstance(member, Event))
         for member in members:
             if isinstance(member, Rejection):
-                self._count_rejection(member)
+                self._inbox.count_rejection(member, self._inbox.line_number)
         place = self._outbox.reserve(len(members))
-        settle = partial(self._batch_settled, place, members, self._interpreter.line_number)
+        settle = partial(self._batch_settled, place, members, self._inbox.line_number)
         if events:
             self._queue(events, settle)
         else:
@@ -257,21 +240,16 @@ class Connection(asyncio.Protocol):
 
     def _reject(self, rejection: Rejection) -> None:
         self._state.stats.received += 1
-        self._count_rejection(rejection)
-        self._answer(replies.rejected(rejection, self._interpreter.line_number))
-
-    def _count_rejection(self, rejection: Rejection) -> None:
-        self._state.stats.rejected += 1
-        if not self._port.replies:
-            self._state.peer_log.refused(self._peer, self._interpreter.line_number, rejection)
+        self._inbox.count_rejection(rejection, self._inbox.line_number)
+        self._answer(replies.rejected(rejection, self._inbox.line_number))
 
     def _take_command(self, command: Command) -> None:
         if not self._port.replies:
             self._reject(replies.no_commands_here())
-        elif command.word == "QUIT" and not command.arguments:
+        elif command.word is Word.QUIT:
             self._end(replies.BYE)
         elif not self._outbox.muted:
-            self._outbox.reserve(1, partial(self._carry_out, command, self._interpreter.line_number))
+            self._outbox.reserve(1, partial(self._carry_out, command, self._inbox.line_number))
             self._flush_soon()
 
     # --- replies out
@@ -284,7 +262,7 @@ class Connection(asyncio.Protocol):
         try:
             settle(outcome)
         except Exception:  # a defect of ours: this client must not wait for ever, nor those who are told after it
-            log.exception("%s: a reply failed", self._peer)
+            log.exception("%s: a reply failed", self._inbox.peer)
             self.abort()
 
     def _settled(self, place: Place, events: Events, outcome: Outcome) -> None:
@@ -332,13 +310,13 @@ class Connection(asyncio.Protocol):
             reply = replies.ok(await commands.answer(command.word, command.arguments, self._state))
         except commands.BadCommand as error:
             self._state.stats.received += 1
-            self._state.stats.rejected += 1
+            self._inbox.count_rejection(error.rejection, line_number)
             reply = replies.rejected(error.rejection, line_number)
         except StorageUnreadable as error:
             reply = replies.error(replies.cannot_read(str(error)))
         except Exception:  # a defect of ours: this client must not wait for ever, and nobody else is harmed
             if self._phase < Phase.LOST:  # else the server is stopping, and its database is closed
-                log.exception("%s: %s failed", self._peer, command.word)
+                log.exception("%s: %s failed", self._inbox.peer, command.word)
             self.abort()
             return
         self._running = None
@@ -352,15 +330,20 @@ class Connection(asyncio.Protocol):
 
     # --- pressure
 
-    def _push_back(self, queued: bool) -> None:
+    def _push_back(self, queued: bool, took_s: float) -> None:
         # A client that only asks is not held up: the end of its stream would not be seen until its turn comes.
         intake = self._state.intake
         if queued and intake.full and self._gate.shut(Reason.INTAKE):
             intake.when_room(partial(self._gate.lift, Reason.INTAKE))
         if self._outbox.unanswered >= self._share:
             self._gate.shut(Reason.SHARE)
-        if self._interpreter and self._gate.shut(Reason.TURN):
-            asyncio.get_running_loop().call_soon(self._gate.lift, Reason.TURN)
+        slow = took_s > SLOW_TURN_S
+        if (slow or self._inbox) and self._gate.shut(Reason.TURN):
+            lift = partial(self._gate.lift, Reason.TURN)
+            if slow:
+                self._state.slow_turns.rest(took_s, lift)
+            else:
+                asyncio.get_running_loop().call_later(0, lift)
 
     def _let_more_come(self) -> None:
         """Events that come in small pieces would only wait for a commit: read the next few together."""
@@ -381,14 +364,14 @@ class Connection(asyncio.Protocol):
     def _end(self, last_reply: bytes) -> None:
         """Answer what came before, write ``last_reply``, close our half; drop what the peer still sends."""
         self._phase = max(self._phase, Phase.ENDING)
-        self._interpreter.clear()
+        self._inbox.clear()
         if not self._outbox.muted:
             self._fill(self._outbox.reserve(0), last_reply)
         self._close_when_done()
 
     def _close_when_done(self) -> None:
         """Take the next step towards the end, once all lines are interpreted and all replies are out."""
-        if self._interpreter or not self._outbox.empty:
+        if self._inbox or not self._outbox.empty:
             return
         over = self._eof or self._phase >= Phase.REFUSING
         if self._phase == Phase.LOST:
@@ -432,7 +415,7 @@ class Connection(asyncio.Protocol):
             self._state.peer_log.say(
                 logging.WARNING,
                 "%s does not read its replies: muted; its events are stored. The silent port is for such senders",
-                self._peer,
+                self._inbox.peer,
             )
             self._mute()
 

@@ -33,6 +33,9 @@ RETRY_S: Final = 0.5
 """Pause before a busy or full store is tried again: acks are to resume within 2 s of space returning, and a probe costs
 one fsync."""
 
+WATCH_S: Final = 1.0
+"""How often the engine verifies that what it has stored is still there."""
+
 IDLE_S: Final = 1.0
 """After so long without events, upkeep that is not due yet is done too."""
 
@@ -85,16 +88,19 @@ class Consumer:
         self._wake = asyncio.Event()  # something arrived, or ended
         self._room = asyncio.Event()
         self._upkeep: asyncio.Task[bool] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Return when the intake is closed and empty. Raises StorageFailed, or whatever a defect raises."""
         filler = self._start(self._fill())
+        self._watching = self._start(self._watch())
         try:
             while batch := await self._next(filler):
                 self._hand_over(batch)
             while self._under_way:
                 await self._one_ended()
             await self._end_upkeep()
+            await self._engine.verify()
         except asyncio.CancelledError:
             raise  # the process ends, and its connections with it
         except BaseException as error:
@@ -102,7 +108,7 @@ class Consumer:
             raise
         finally:
             batches = [*self._under_way.values(), *([self._full] if self._full else [])]
-            tasks = [filler, *self._under_way, self._upkeep, *(batch.preparing for batch in batches)]
+            tasks = [filler, self._watching, *self._under_way, self._upkeep, *(batch.preparing for batch in batches)]
             running = [task for task in tasks if task]
             for task in running:
                 task.cancel()
@@ -224,11 +230,14 @@ class Consumer:
 
     async def _one_ended(self) -> None:
         """Wait until a batch is stored, or is not."""
-        await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        watching = [self._watching] if self._watching else []
+        await asyncio.wait([*self._under_way, *watching], return_when=asyncio.FIRST_COMPLETED)
         self._note_ended()
 
     def _note_ended(self) -> None:
-        """Take note of batches that were stored; raise what one has raised."""
+        """Take note of batches that were stored; raise what one has raised, or the watch."""
+        if self._watching and self._watching.done():
+            self._watching.result()
         for task in [task for task in self._under_way if task.done()]:
             if task.cancelled():  # not by us
                 raise StorageFailed("the engine has given up an append")
@@ -257,6 +266,12 @@ class Consumer:
             self._in_trouble(str(error))
         else:
             self._out_of_trouble()
+
+    async def _watch(self) -> None:
+        """Once a second see whether what is stored is still there. Never returns."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self._engine.verify()
 
     # --- telling
 

@@ -15,7 +15,7 @@ OK: Final = "ok"
 
 @dataclass(slots=True)
 class Health:
-    """What is wrong at this moment. The consumer alone writes it."""
+    """What is wrong at this moment. The consumer writes it, and the start sets ``trouble`` once."""
 
     trouble: str | None = None
     """Why nothing is being stored at the moment."""

@@ -6,17 +6,21 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import os
 import select
 import socket
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from aggregator import address
 from aggregator.server.connection import Connection
 from aggregator.server.port import Port
+from aggregator.server.sockets import CannotListen
 from aggregator.server.state import State
 from aggregator.wire import Failure, replies
+
+log = logging.getLogger("aggregator")
 
 SPARE_DESCRIPTORS: Final = 32
 """Descriptors needed besides the connections: database, WAL, shared memory, lock, listeners, event loop, logs."""
@@ -38,10 +42,6 @@ KEEPALIVE_PROBES: Final = 4
 timeout."""
 
 
-class CannotListen(Exception):
-    """An address cannot be listened on; the text says why in one line, for an administrator."""
-
-
 class Listeners:
     """The listeners of one server and the connections that they have accepted."""
 
@@ -54,17 +54,15 @@ class Listeners:
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
 
-    async def listen(self, port: Port, host: str, number: int) -> str:
-        """Open a listener; return the addresses it is bound to, as ``host:port``. Raises CannotListen."""
-        try:
-            listener = await asyncio.start_server(partial(self._accept, port), host, number, backlog=BACKLOG)
-        except (OSError, UnicodeError) as error:  # a host's name that is unknown or none, a port in use, forbidden …
-            reason = None
-            if isinstance(error, OSError):
-                reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-            raise CannotListen(f"cannot listen on {host}:{number}: {reason or error}") from error
-        self._listeners.append(listener)
-        return " and ".join("{}:{}".format(*one.getsockname()[:2]) for one in listener.sockets)
+    async def listen(self, port: Port, sockets: Sequence[socket.socket]) -> None:
+        """Accept clients at sockets that are bound. Raises CannotListen."""
+        for one in sockets:
+            try:
+                one.listen(BACKLOG)  # uvloop would log an error, and go on
+            except OSError as error:  # another process has begun to listen since the socket was bound
+                host, number = one.getsockname()[:2]
+                raise CannotListen(host, number, port.option, error) from error
+            self._listeners.append(await asyncio.start_server(partial(self._accept, port), sock=one, backlog=BACKLOG))
 
     def tick(self) -> None:
         """``connection.TICK_S`` have passed."""
@@ -82,6 +80,7 @@ class Listeners:
         late = self._stopping and not port.replies  # accepted as the listener closed: its events count like the others'
         origin = _origin(transport.get_extra_info("peername"))
         if (failure := self._why_not(origin)) and not late:
+            log.debug("a client from %s was refused: %s", origin, failure.detail)
             self._refuse(connection, port, failure)
             return
         self._connections[connection] = origin
@@ -171,10 +170,10 @@ class Listeners:
 def _origin(peername: tuple[str, int] | None) -> str:
     """What counts as one address: an IPv4 address, or the half of an IPv6 address that names a network, because each
     host has 2^64 of the other half."""
-    address = peername[0] if peername else "an unknown address"  # it may be gone already
-    if ":" not in address:
-        return address
-    network = ipaddress.IPv6Address(address.partition("%")[0]).packed[:8]
+    host = address.unmapped(peername[0]) if peername else "an unknown address"  # it may be gone already
+    if ":" not in host:
+        return host
+    network = ipaddress.IPv6Address(host.partition("%")[0]).packed[:8]
     return f"{ipaddress.IPv6Address(network + bytes(8))}/64"
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from typing import Final
 
+from aggregator.server.port import Port
 from aggregator.wire import Rejection
+
+_DETAIL = re.compile("%[sdg]")
 
 log = logging.getLogger("aggregator")
 
@@ -31,8 +35,16 @@ class PeerLog:
         log.log(level, kind + "%s", *details, since)
         self._kinds[kind] = now + PEER_LOG_INTERVAL_S, 0
 
-    def refused(self, peer: str, line: int, rejection: Rejection) -> None:
-        """The silent port's only way to answer."""
-        self.say(
-            logging.WARNING, "silent port: refused line %d of %s: %s: %s", line, peer, rejection.code, rejection.detail
-        )
+    def rejected(self, port: Port, peer: str, line: int, rejection: Rejection) -> None:
+        """Say what a client sent that is not stored. On a port without replies nobody else is told."""
+        level = logging.INFO if port.replies else logging.WARNING
+        kind = f"{port.name}: rejected line %d of %s: {rejection.code}: %s"
+        self.say(level, kind, line, peer, rejection.detail)
+
+    def close(self) -> None:
+        """Say how much was left out, before the server ends."""
+        for kind, (_, left_out) in self._kinds.items():
+            if left_out:
+                what = _DETAIL.sub("…", kind)
+                log.info("%d more lines like this were left out: %s", left_out, what)
+        self._kinds.clear()

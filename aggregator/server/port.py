@@ -12,9 +12,11 @@ class Port:
 
     name: str
     """As in the log."""
+    option: str
+    """What sets its number."""
     replies: bool
     """Whether each line is answered. Otherwise not a byte is written: a client that does not read would be harmed."""
 
 
-ACKED: Final = Port("acked port", replies=True)
-SILENT: Final = Port("silent port", replies=False)
+ACKED: Final = Port("acked port", "--port", replies=True)
+SILENT: Final = Port("silent port", "--silent-port", replies=False)

@@ -1,25 +1,28 @@
-"""One server from its start to its end: the order of starting and stopping, and signals."""
+"""One server from its start to its end: the order of starting and stopping."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
 import logging
-import os
 import resource
-import signal
+import socket
 import sys
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
+from itertools import chain
 from typing import Any, Final
 
 from aggregator import __version__, storage
 from aggregator.config import Config
+from aggregator.server import signals, sockets
 from aggregator.server.connection import TICK_S
 from aggregator.server.consumer import Consumer
 from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
-from aggregator.server.port import ACKED, SILENT
+from aggregator.server.port import ACKED, SILENT, Port
 from aggregator.server.state import State
-from aggregator.storage.engine import AnyEngine, StorageError
+from aggregator.storage.engine import AnyEngine, StorageBusy, StorageError, StorageFailed, StorageFull
 from aggregator.wire import replies
 
 log = logging.getLogger("aggregator")
@@ -35,29 +38,46 @@ class CannotStart(Exception):
     """The server cannot start; the text says why in one line, for an administrator."""
 
 
+class End(Enum):
+    """How a server has ended."""
+
+    WELL = auto()
+    EARLY = auto()  # told to stop before it had a port
+    BADLY = auto()  # not all that was read is stored
+
+
 class Server:
     """One store, its consumer, and the listeners."""
 
-    def __init__(self, config: Config, engine: AnyEngine) -> None:
+    def __init__(self, config: Config, engine: AnyEngine, bound: Mapping[Port, Sequence[socket.socket]]) -> None:
         self._state = state = State(config, engine, Intake(config.queue_events, config.queue_bytes))
         self._consumer = Consumer(state.intake, engine, state.stats, state.health, config.max_batch)
         self._listeners = Listeners(state)
+        self._bound = bound
+
+    async def prove(self) -> None:
+        """Commit once what changes nothing, before anybody relies on it. Raises CannotStart.
+
+        A full disk and another program's lock are no reason not to start: the consumer knows how to wait for their end.
+        """
+        engine = self._state.engine
+        try:
+            await engine.probe()
+        except StorageFailed as error:
+            raise CannotStart(f"cannot use {engine.location}: {error}") from error
+        except (StorageFull, StorageBusy) as error:
+            self._state.health.trouble = str(error)
+            log.error("events are not being stored: %s", error)
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Serve until ``stop`` is set, or until the store fails. Return whether all that was read is stored."""
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
-        # 1. Listen, so that a port in use is found before anything else happens.
-        config, engine = self._state.config, self._state.engine
-        acked = await self._listeners.listen(ACKED, config.host, config.port)
-        silent = "off"
-        if config.silent_port is not None:
-            silent = await self._listeners.listen(SILENT, config.host, config.silent_port)
+        # 1. Accept clients.
+        for port, bound in self._bound.items():
+            await self._listeners.listen(port, bound)
         # 2. Store what arrives, until told to stop.
         consumer = asyncio.create_task(self._consumer.run())
-        log.info(
-            "aggregator %s ready: acked port %s, silent port %s, %d events in %s",
-            __version__, acked, silent, engine.stored_total, engine.location,
-        )  # fmt: skip
+        self._say_ready()
         self._tick()
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({consumer, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -67,6 +87,18 @@ class Server:
             await self._fail(consumer)
             return False
         return await self._drain(consumer)
+
+    def _say_ready(self) -> None:
+        names = {port: list(map(sockets.name, bound)) for port, bound in self._bound.items()}
+        if open_to_others := [sockets.name(one) for one in chain(*self._bound.values()) if sockets.is_reachable(one)]:
+            log.warning(
+                "no authentication: whoever reaches %s can write events and read them", " or ".join(open_to_others)
+            )
+        log.info(
+            "aggregator %s ready: acked port %s, silent port %s, %d events in %s",
+            __version__, " and ".join(names[ACKED]), " and ".join(names.get(SILENT, ["off"])),
+            self._state.engine.stored_total, self._state.engine.location,
+        )  # fmt: skip
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -105,6 +137,7 @@ class Server:
             log.error("stopped: not all that was read could be stored, and none of that was acked: %s", reason)
             return False
         # 5. Close the store.
+        self._state.peer_log.close()
         engine = self._state.engine
         await engine.close()
         log.info("stopped: %d events in %s", engine.stored_total, engine.location)
@@ -120,35 +153,40 @@ class Server:
         await self._listeners.all_gone(FAILURE_REPLIES_S)
 
 
-async def serve(config: Config) -> bool:
-    """Run a server; return whether it ended well. Raises CannotStart, CannotListen and StorageUnusable.
+async def serve(config: Config) -> End:
+    """Run a server; return how it ended. Raises CannotStart, CannotListen and StorageUnusable.
 
-    After False the store may still be stuck in a commit: the process has to end by ``os._exit``, because the database's
-    threads would keep it alive.
+    After any end but WELL, threads may be stuck for ever, in a commit or in a question to a name server: the process
+    has to end by ``os._exit``, because they would keep it alive.
     """
     stop = asyncio.Event()
-    _handle_signals(stop)  # before anything else: a process 1 without a handler is not ended by SIGTERM at all
+    signals.handle(stop)  # before anything else: a process 1 without a handler is not ended by SIGTERM at all
     _allow_descriptors(config.max_connections)
+    # 1. Bind, so that whatever is wrong with an address is found before there is a file.
+    binding = asyncio.create_task(_bind(config))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({binding, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not binding.done():
+        log.info("stopped while looking for %s", config.host)
+        return End.EARLY
+    stopped.cancel()
+    bound = binding.result()
+    # 2. Open the store, prove it, and serve.
     engine = await storage.open(config)
     try:
-        return await Server(config, engine).run(stop)
+        server = Server(config, engine, bound)
+        await server.prove()
+        return End.WELL if await server.run(stop) else End.BADLY
     except BaseException:
         await engine.close()
         raise
 
 
-def _handle_signals(stop: asyncio.Event) -> None:
-    def on_signal(name: str) -> None:
-        if stop.is_set():
-            log.warning("stopped at once by a second signal; what was not acked may not be stored")
-            logging.shutdown()
-            os._exit(1)
-        log.info("%s: stopping", name)
-        stop.set()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)
+async def _bind(config: Config) -> dict[Port, list[socket.socket]]:
+    bound = {ACKED: await sockets.bind(ACKED, config.host, config.port)}
+    if config.silent_port is not None:
+        bound[SILENT] = await sockets.bind(SILENT, config.host, config.silent_port)
+    return bound
 
 
 def _allow_descriptors(connections: int) -> None:

@@ -8,6 +8,7 @@ from aggregator.config import Config
 from aggregator.server.health import Health
 from aggregator.server.intake import Intake
 from aggregator.server.peer_log import PeerLog
+from aggregator.server.slow_turns import SlowTurns
 from aggregator.server.stats import Stats
 from aggregator.storage.engine import AnyEngine
 
@@ -22,3 +23,4 @@ class State:
     stats: Stats = field(default_factory=Stats)
     health: Health = field(default_factory=Health)
     peer_log: PeerLog = field(default_factory=PeerLog)
+    slow_turns: SlowTurns = field(default_factory=SlowTurns)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from aggregator.metric import Metric, counter, declared, gauge
+from aggregator.metric import Kind, Metric, counter, declared, gauge
+from aggregator.wire import Code
 
 _COMMITS_KEPT: Final = 1024
 """Commit times kept for the percentiles: the last few seconds under load, and exact when idle."""
@@ -25,15 +26,22 @@ class Stats:
     stored: int = counter("unique_processed", "events stored")
     duplicate: int = counter("duplicate_dropped", "events whose key was stored before")
     rejected: int = counter("rejected", "events, lines and commands answered with rejected")
+    skipped_bytes: int = counter("skipped_bytes", "bytes of lines that were too long")
     errors: int = counter("errors", "events and lines answered with error")
     connections: int = gauge("connections", "connections that are open")
     connections_total: int = counter("connections_total", "connections accepted")
-    connections_refused: int = counter("connections_refused", "connections over a limit, or speaking HTTP or TLS")
+    connections_refused: int = counter("connections_refused", "connections over a limit, or speaking another protocol")
     muted: int = counter("muted", "connections whose replies were given up, because they were not read")
     batches: int = counter("batches", "transactions that stored events")
+    _rejected_by_code: Counter[str] = field(default_factory=Counter)
     _started: float = field(default_factory=time.monotonic)
     _commit_s: deque[float] = field(default_factory=lambda: deque(maxlen=_COMMITS_KEPT))
     _per_second: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW_S + 1))
+
+    def reject(self, code: Code) -> None:
+        """Count one event, line or command that was answered with rejected."""
+        self.rejected += 1
+        self._rejected_by_code[code.value] += 1
 
     def committed(self, stored: int, duplicate: int, commit_s: float) -> None:
         """Count one batch that was committed in ``commit_s`` seconds."""
@@ -50,6 +58,7 @@ class Stats:
     def metrics(self) -> Iterator[Metric]:
         """All of it, with the values of this moment."""
         yield from declared(self)
+        yield Metric("rejected_by_code", dict(self._rejected_by_code), "rejected, by code", Kind.COUNTER)
         yield Metric("uptime_s", round(self._uptime_s, 3), "time since the start")
         yield Metric("events_per_s", self._events_per_s(), f"events acked a second, over the last {_RATE_WINDOW_S} s")
         yield Metric("commit_ms", self._commit_ms(), f"duration of the last {_COMMITS_KEPT} transactions: percentiles")

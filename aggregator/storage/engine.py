@@ -145,6 +145,9 @@ class Engine(Protocol[B]):
     async def probe(self) -> None:
         """Commit something that changes nothing. Raises as ``append`` does, so it tells whether space is back."""
 
+    async def verify(self) -> None:
+        """Check that what is stored is still where a start will find it. Raises StorageFailed. Called once a second."""
+
     @property
     def upkeep_due(self) -> bool:
         """Whether ``upkeep(quiet=False)`` has something to do."""

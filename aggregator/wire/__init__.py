@@ -3,15 +3,15 @@ r"""The language of the socket: its grammar and its words. Pure: no asyncio, no 
 The grammar (README.md, "Protocol", says the same to client authors, with every reply literal)::
 
     stream   = [BOM] *( line LF ) [ line ]         the unterminated rest counts at an orderly end of the stream
-    line     = content [CR]                        UTF-8; content at most max_line_bytes long; empty: skipped
+    line     = [blanks] content [CR]               UTF-8; content at most max_line_bytes long; empty: skipped
     content  = "{" event or batch                  a JSON object; a batch has "events" and no "topic"
              | "[" batch                           a JSON array of events
-             | letter command                      one word in any case, then arguments quoted as in a shell
+             | Word arguments                      a command; its arguments are quoted as in a shell
              | anything else                       rejected, code bad_line
 
 Each complete non-empty line is answered by one reply line, in order. A line longer than max_line_bytes is answered
 once (code too_long) and skipped up to its LF: its tail is never taken for a line. A first line that looks like an
-HTTP request, or a TLS ClientHello, belongs to another protocol: nothing that follows it is read as lines.
+HTTP request, a TLS ClientHello or a PROXY header belongs to another protocol: nothing after it is read as lines.
 
 On its way a line passes the modules in this order: ``lines`` (bytes to lines), ``meaning`` (lines to what they mean),
 ``rules`` (JSON to events, or what is wrong with it), ``replies`` (answers to bytes).
@@ -67,6 +67,19 @@ class Code(StrEnum):
     """Too many connections are open."""
     SHUTTING_DOWN = "shutting_down"
     """The server is stopping."""
+
+
+class Word(StrEnum):
+    """The first word of a command, typed in any case; QUIT in upper case only, because text must not end a stream."""
+
+    PING = "PING"
+    HELP = "HELP"
+    STATS = "STATS"
+    HEALTH = "HEALTH"
+    TOPICS = "TOPICS"
+    EVENTS = "EVENTS"
+    EVENT = "EVENT"
+    QUIT = "QUIT"
 
 
 @dataclass(slots=True)

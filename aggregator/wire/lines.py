@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
 from typing import Final
 
 BOM: Final = b"\xef\xbb\xbf"
@@ -15,15 +16,31 @@ _CR = b"\r"[0]
 # A request line, or what is enough to know a request line that is cut short by a limit. A web page can make a browser
 # send only GET, HEAD and POST unasked; the second form covers every other HTTP client. An event may hold such a text.
 _HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PRI) |[A-Za-z][!-~]* [!-~]+ HTTP/[0-9]")
-HTTP_REPLY: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 66\r\nConnection: close\r\n\r\n"
-    b"This port takes newline-delimited JSON over plain TCP, not HTTP.\r\n"
-)
-
 # RFC 8446, section 5.1: a handshake record starts with type 22 and the legacy version's high byte, 3.
 TLS_HELLO: Final = b"\x16\x03"
-TLS_REPLY: Final = b"\x15\x03\x01\x00\x02\x02\x46"
-"""A fatal protocol_version alert (RFC 8446, section 6): TLS clients print it instead of waiting."""
+# A frame of RFC 6587, section 3.4.1: its length, a space, and what syslog or an event begins with.
+_OCTETS = re.compile(rb"[1-9][0-9]{0,8} [<{]")
+
+# The header with which a forwarder names its client (haproxy.org, proxy-protocol.txt, section 2).
+_PROXY_V1 = re.compile(rb"PROXY (?:TCP[46] |UNKNOWN[ \r])")
+_PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+class Foreign(Enum):
+    """A protocol that is not ours, with its name for the log."""
+
+    HTTP = "HTTP"
+    TLS = "TLS"
+    PROXY = "the PROXY protocol"
+
+
+class Framing(Enum):
+    """How a stream without line feeds seems to be framed, for the log."""
+
+    NUL = "its events seem to end with NUL bytes"
+    OCTETS = "it seems to count octets (RFC 6587)"
+    ARRAY = "it seems to be one endless JSON array"
+    NONE = "it holds no line feed"
 
 
 class LineSplitter:
@@ -34,32 +51,39 @@ class LineSplitter:
     that many bytes (and a CR) are held back. Each byte is searched once.
     """
 
-    foreign_reply: bytes | None = None
-    """Set once the stream turns out to speak HTTP or TLS: what to answer. No line is returned from then on."""
+    foreign: Foreign | None = None
+    """Set once the stream turns out to speak another protocol. No line is returned from then on."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max = max_line_bytes
         self._rest = bytearray()  # an unterminated line so far
-        self._skipping = False  # inside an over-long line already reported
+        self.skipping = False
+        """Whether the stream is inside an over-long line that was reported already."""
         self._in_first_line = True
+        self._start = b""  # of the stream, as long as it may still be a header of PROXY's second version
+        self.skipped_bytes = 0
+        """The length of the over-long lines, as far as they have arrived."""
+        self.framing = Framing.NONE
+        """Of the last over-long line, or of the unfinished line when ``look_at_framing`` was called."""
 
     @property
     def unfinished(self) -> bool:
-        """Whether a line is held that has not ended yet; the tail of an over-long one is not held."""
-        return bool(self._rest)
+        """Whether a line has begun that has not ended yet."""
+        return bool(self._rest or self.skipping)
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """Take the next bytes; return the lines that they complete."""
-        if self._in_first_line and not self.foreign_reply:
-            self._look_for_foreign_protocol(data)
-        if self.foreign_reply:
+        if self._in_first_line and not self.foreign:
+            data = self._look_for_foreign_protocol(self._start + data)
+        if self.foreign:
             return []
         head, *others = data.split(b"\n")
         lines: list[bytes | None] = []
         if others:
             last = others.pop()
-            if self._skipping:
-                self._skipping = False
+            if self.skipping:
+                self.skipping = False
+                self.skipped_bytes += len(head)
             else:
                 self._rest += head
                 lines.append(self._end_line(bytes(self._rest)))
@@ -69,32 +93,52 @@ class LineSplitter:
             else:
                 lines += map(self._end_line, others)
             head = last
-        if not self._skipping:
+        if self.skipping:
+            self.skipped_bytes += len(head)
+        else:
             self._rest += head
             self._report_overlong(lines)
         return lines
 
     def finish(self) -> list[bytes | None]:
         """Take the orderly end of the stream: the unterminated rest, if there is one, is a line too."""
-        if not self._rest or self.foreign_reply:
-            return []
-        line = self._end_line(bytes(self._rest))
-        self._rest.clear()
-        return [line]
+        lines: list[bytes | None] = []
+        if self._start and not self.foreign:
+            self._in_first_line, start, self._start = False, self._start, b""
+            lines += self.feed(start)
+        if self._rest and not self.foreign:
+            lines.append(self._end_line(bytes(self._rest)))
+            self._rest.clear()
+        return lines
 
-    def _look_for_foreign_protocol(self, data: bytes) -> None:
+    def look_at_framing(self) -> Framing:
+        """Say how the unfinished line seems to be framed."""
+        if not self.skipping:
+            self.framing = _framing(self._rest)
+        return self.framing
+
+    def _look_for_foreign_protocol(self, data: bytes) -> bytes:
+        """Return the data, or nothing while it may still be the start of a header."""
+        self._start = b""
+        if not self._rest and len(data) < len(_PROXY_V2) and _PROXY_V2.startswith(data):
+            self._start = data
+            return b""
         size = min(_HEAD_BYTES, self._max)
         first_line, _, _ = (self._rest[:size] + data[:size])[:size].partition(b"\n")
         if first_line.startswith(TLS_HELLO):
-            self.foreign_reply = TLS_REPLY
+            self.foreign = Foreign.TLS
+        elif _PROXY_V1.match(first_line) or (not self._rest and data.startswith(_PROXY_V2)):
+            self.foreign = Foreign.PROXY
         elif _HTTP.match(first_line):
-            self.foreign_reply = HTTP_REPLY
+            self.foreign = Foreign.HTTP
+        return data
 
     def _end_line(self, line: bytes) -> bytes | None:
         if line.endswith(b"\r"):
             line = line[:-1]
         first, self._in_first_line = self._in_first_line, False
         if len(line) > self._max:
+            self.skipped_bytes += len(line)
             return None
         return line.removeprefix(BOM) if first else line
 
@@ -103,6 +147,19 @@ class LineSplitter:
         # One byte over the limit may still turn out to be the CR of the line's end.
         if excess > 1 or (excess == 1 and self._rest[-1] != _CR):
             lines.append(None)
+            self.framing = _framing(self._rest)
+            self.skipped_bytes += len(self._rest)
             self._rest.clear()
-            self._skipping = True
+            self.skipping = True
             self._in_first_line = False
+
+
+def _framing(line: bytes | bytearray) -> Framing:
+    head = line[:_HEAD_BYTES]
+    if b"\0" in head:
+        return Framing.NUL
+    if _OCTETS.match(head):
+        return Framing.OCTETS
+    if head.lstrip().startswith(b"["):
+        return Framing.ARRAY
+    return Framing.NONE

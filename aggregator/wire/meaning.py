@@ -5,6 +5,7 @@ A turn is bounded, so that one client's lines never hold up the others; lines be
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,11 +14,14 @@ from itertools import islice
 from typing import Final
 
 from aggregator.event import Event, Events
-from aggregator.wire import Rejection, replies, rules
+from aggregator.wire import Rejection, Word, replies, rules
 
 TURN_LINES: Final = 500
 """Lines of one connection interpreted in one turn of the loop, about 1 ms: the end of a commit is noticed, and the
 next commit started, only between turns. 250 were no better; all that one read brings was some 10 % slower."""
+
+TURN_BYTES: Final = 256 * 1024
+"""The same in bytes: about what one read brings. A longer line is a turn by itself."""
 
 PIECE_LINES: Final = 100
 """Lines that are judged together, in three quarters of the time that they take one by one; with fewer the fixed cost
@@ -31,13 +35,15 @@ MAX_COMMAND_BYTES: Final = 4096
 Python: without this bound one letter and a mebibyte would stall every client for a second."""
 
 _OPEN_BRACE, _OPEN_BRACKET = b"{["
+_BLANKS = b" \t\r"  # JSON's white space, but for the line feed
+_FIRST_WORD = re.compile(rb"[A-Za-z]{2,20}(?![^ \t\r])")
 
 
 @dataclass(slots=True)
 class Command:
-    """A command: its word in upper case, and its arguments as a shell would split them."""
+    """A command: its word, and its arguments as a shell would split them."""
 
-    word: str
+    word: Word
     arguments: list[str]
 
 
@@ -72,14 +78,16 @@ class Interpreter:
     def turn(self) -> Iterator[Meaning]:
         """Interpret the next lines, up to a turn's worth."""
         budget = TURN_LINES
+        size = 0  # of what was interpreted, in bytes
         events = Events()  # events that follow each other are given out together
         singly = 0  # so many lines are still to be judged one by one, because one among them is no plain event
-        while self._lines and budget > 0:
+        while self._lines and budget > 0 and size < TURN_BYTES:
             if not singly:
                 plain = self._take_plain(budget)
                 if plain:
                     events += plain
                     budget -= len(plain)
+                    size += plain.size_bytes
                 else:
                     singly = PIECE_LINES
                 continue
@@ -87,9 +95,12 @@ class Interpreter:
             line = self._lines.popleft()
             self.line_number += 1
             budget -= 1
+            size += len(line or b"")
             if line == b"":
                 continue
-            found = interpret(line) if line else replies.too_long(self._max_line_bytes)
+            found = replies.too_long(self._max_line_bytes) if line is None else interpret(line)
+            if found is None:
+                continue
             if isinstance(found, Event):
                 events.append(found)
                 continue
@@ -107,7 +118,9 @@ class Interpreter:
     def _take_plain(self, most: int) -> Events | None:
         """The next lines, where there are several and all are plain events; else nothing is taken."""
         piece = list(islice(self._lines, min(PIECE_LINES, most)))
-        plain = rules.parse_plain(piece) if len(piece) >= FEWEST_PIECE_LINES else None
+        if len(piece) < FEWEST_PIECE_LINES or sum(map(len, filter(None, piece))) > TURN_BYTES:
+            return None
+        plain = rules.parse_plain(piece)
         if plain:
             for _ in piece:
                 self._lines.popleft()
@@ -115,22 +128,34 @@ class Interpreter:
         return plain
 
 
-def interpret(line: bytes) -> Event | Batch | Command | Rejection:
-    """Say what a non-empty line is: an event, a batch (its members judged one by one), a command or a rejection."""
+def interpret(line: bytes) -> Event | Batch | Command | Rejection | None:
+    """Say what a line is: an event, a batch (its members judged one by one), a command, a rejection; None if blank."""
+    line = line.lstrip(_BLANKS)
+    if not line:
+        return None
     if line[0] in (_OPEN_BRACE, _OPEN_BRACKET):
         return rules.parse(line)
-    if line[:1].isalpha():
-        return _command(line)
-    return replies.bad_line(line)
+    first = _FIRST_WORD.match(line)
+    if not first:
+        return replies.no_event(line)
+    typed = first[0]
+    try:
+        word = Word(typed.upper().decode())
+    except ValueError:
+        meant = typed.isupper() and typed == line.rstrip(_BLANKS)  # a line of text begins with a word, too
+        return replies.unknown_command(typed.decode()) if meant else replies.no_event(line)
+    return _command(word, line)
 
 
-def _command(line: bytes) -> Command | Rejection:
+def _command(word: Word, line: bytes) -> Command | Rejection:
     if len(line) > MAX_COMMAND_BYTES:
         return replies.long_command(MAX_COMMAND_BYTES, len(line))
     try:
-        word, *arguments = shlex.split(line.decode())
+        typed, *arguments = shlex.split(line.decode())
     except UnicodeDecodeError as error:
         return replies.bad_utf8_in_command(error.start + 1)
     except ValueError as error:  # shlex: an open quote, a lone backslash
         return replies.bad_quoting(str(error))
-    return Command(word.upper(), arguments)
+    if word is Word.QUIT and (typed != word or arguments):
+        return replies.bad_quit()
+    return Command(word, arguments)

@@ -10,6 +10,7 @@ import orjson
 
 from aggregator.event import Event, Events
 from aggregator.wire import Code, Failure, Rejection, Status
+from aggregator.wire.lines import Foreign, Framing
 
 Reply = dict[str, Any]
 """A reply before it is encoded; ``status`` comes first. Ready-made JSON may stand in it as ``orjson.Fragment``."""
@@ -103,6 +104,25 @@ def ok(answer: Reply) -> Reply:
 BYE: Final = encode(ok({"bye": True}))
 
 
+HTTP_REPLY: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 66\r\nConnection: close\r\n\r\n"
+    b"This port takes newline-delimited JSON over plain TCP, not HTTP.\r\n"
+)
+
+
+TLS_REPLY: Final = b"\x15\x03\x01\x00\x02\x02\x46"
+"""A fatal protocol_version alert (RFC 8446, section 6): TLS clients print it instead of waiting."""
+
+
+def to_foreign(protocol: Foreign, line: int) -> bytes:
+    """What a client that speaks another protocol is told, in its own protocol where that is possible."""
+    if protocol is Foreign.HTTP:
+        return HTTP_REPLY
+    if protocol is Foreign.TLS:
+        return TLS_REPLY
+    return encode(rejected(Rejection(Code.BAD_LINE, "this port takes no PROXY header: switch it off"), line))
+
+
 # --- why a line is rejected, but for the events' own faults
 
 
@@ -110,11 +130,15 @@ def too_long(max_line_bytes: int) -> Rejection:
     return Rejection(Code.TOO_LONG, f"longer than {max_line_bytes} bytes; skipped to the end of the line")
 
 
-def bad_line(line: bytes) -> Rejection:
+def no_event(line: bytes) -> Rejection:
     character = line[:4].decode(errors="replace")[0]
     readable = character.isprintable() and character != "\ufffd"
     shown = repr(character) if readable else f"byte 0x{line[0]:02X}"
-    return Rejection(Code.BAD_LINE, f"expected {{, [ or a command, got {shown}")
+    return Rejection(Code.BAD_LINE, f"not an event: events begin with {{, this line with {shown}; HELP lists commands")
+
+
+def bad_quit() -> Rejection:
+    return Rejection(Code.BAD_COMMAND, "QUIT stands alone, in upper case")
 
 
 def no_commands_here() -> Rejection:
@@ -158,8 +182,9 @@ def bad_number(name: str, text: str, lowest: int, highest: int) -> Rejection:
 # --- why it is unknown whether something is stored
 
 
-def unfinished_line(line: int, timeout_s: float) -> Failure:
-    return Failure(Code.UNFINISHED_LINE, f"line {line} is still unfinished after {timeout_s:g} s; send it again")
+def unfinished_line(line: int, timeout_s: float, framing: Framing) -> Failure:
+    hint = "" if framing is Framing.NONE else f" ({framing.value}; this port wants line feeds)"
+    return Failure(Code.UNFINISHED_LINE, f"line {line} is still unfinished after {timeout_s:g} s{hint}; send it again")
 
 
 def storage_full(why: str) -> Failure:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date
 from operator import itemgetter
 from typing import Any, Final
 
@@ -31,15 +31,29 @@ MAX_BATCH_EVENTS: Final = 10_000
 MAX_KNOWN_TOPICS: Final = 4096
 """Topics that are kept as one object each. Past this number the collection starts afresh."""
 
-# The longest ISO 8601 form accepted: 2026-11-22T10:00:00.123456789+00:00:00.123456, with room to spare.
-_MAX_TIMESTAMP_CHARS = 64
+_MAX_TIMESTAMP_CHARS = 64  # a fraction of a second may have any number of digits
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in a name: controls, and what _HALF_PAIR finds
+_HALF_PAIR = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: no encoding of text has it
 _OPEN_BRACE = b"{"[0]
 _first = itemgetter(0)
-_separator = itemgetter(10)  # between a date and a time
+
+_CLOCK = r"(?P<hour>[01]\d|2[0-3])(?P<colon>:?)(?P<minute>[0-5]\d)(?:(?P=colon)(?P<second>[0-5]\d|60)(?:[.,]\d+)?)?"
+_ZONE = r"(?: ?(?:[Zz]|(?P<sign>[+-])(?P<zone_hour>[01]\d|2[0-3])(?::?(?P<zone_minute>[0-5]\d))?))?"
+_DATE_TIME = re.compile(
+    rf"(?P<date>\d{{4}}-\d\d-\d\d|\d{{8}}|\d{{4}}-W\d\d-\d|\d{{4}}W\d{{3}})[Tt ]{_CLOCK}{_ZONE}", re.ASCII
+)
+# The usual forms, each behind the other, in half the time: a part of the above.
+_USUAL_DATE_TIMES = re.compile(
+    r"(?:\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:[.,]\d+)?)?"
+    r"(?:[Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?\n)*+",
+    re.ASCII,
+)
+_DATE_CHARS = len("2026-11-22")
+_DAY_MINUTES = 24 * 60
+
 _fields = itemgetter("topic", "event_id", "source", "timestamp", "payload")
-_parse_iso = datetime.fromisoformat
+_parse_date = date.fromisoformat
 _too_deep = json_text.is_too_deep
 
 _topics: dict[str, str] = {}
@@ -68,13 +82,14 @@ def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
             or min(lengths) == 0
             or max(lengths) > MAX_NAME_CHARS
             or set(map(type, payloads)) != {dict}
-            or not set(map(_separator, moments)).issubset("Tt ")
             or max(map(len, moments)) > _MAX_TIMESTAMP_CHARS
+            or not _USUAL_DATE_TIMES.fullmatch(lined_up := "\n".join([*moments, ""]))
+            or lined_up.count("\n") != len(moments)
             or (max(sizes) > json_text.SHALLOW_BYTES and any(map(_too_deep, texts)))
         ):
             return None
-        for moment in moments:
-            _parse_iso(moment)
+        for day in {moment[:_DATE_CHARS] for moment in moments}:
+            _parse_date(day)
     except (KeyError, IndexError, TypeError, ValueError):
         return None
     return Events(_one_of_each(topics), list(event_ids), list(texts), digests(topics, event_ids), sum(sizes))
@@ -102,13 +117,15 @@ def parse(line: bytes) -> Event | list[Event | Rejection] | Rejection:
 
 def _parse_batch(value: Any, line: bytes) -> list[Event | Rejection] | Rejection:
     text = line.decode()
-    start = 0
+    start: int | None = 0
     if type(value) is dict:
         if len(value) > 1:
             other = next(name for name in value if name != "events")
             return Rejection(Code.BAD_EVENT, f"{_shorten(other)!r}: a batch object holds nothing but events")
         value = value["events"]
-        start = json_text.last_member(text)
+        start = json_text.only_member(text)
+    if start is None:
+        return Rejection(Code.BAD_EVENT, "events: given more than once")
     if type(value) is not list:
         return Rejection(Code.BAD_EVENT, f"events: expected an array, got {_kind(value)}")
     if len(value) > MAX_BATCH_EVENTS:
@@ -142,7 +159,7 @@ def _is_name(value: Any) -> bool:
     return (
         type(value) is str
         and 0 < len(value) <= MAX_NAME_CHARS
-        and (value.isprintable() or _CONTROL.search(value) is None)
+        and (value.isprintable() or _FORBIDDEN.search(value) is None)
     )
 
 
@@ -165,8 +182,9 @@ def _name_fault(fields: dict[str, Any], name: str) -> str | None:
         return None
     if type(value) is not str:
         return _expected(fields, name, "a string")
-    if match := _CONTROL.search(value):
-        return f"{name}: control character U+{ord(match[0]):04X} at character {match.start() + 1}"
+    if match := _FORBIDDEN.search(value):
+        kind = "control character" if match[0] < "\ud800" else "half of a surrogate pair"
+        return f"{name}: {kind} U+{ord(match[0]):04X} at character {match.start() + 1}"
     return f"{name}: expected 1 to {MAX_NAME_CHARS} characters, got {len(value)}"
 
 
@@ -184,27 +202,24 @@ def _payload_fault(fields: dict[str, Any]) -> str | None:
 
 
 def is_date_time(text: Any) -> bool:
-    """Whether a value is an ISO 8601 date and time: `T`, `t` or a space between, any zone or none, any fraction."""
-    # A date alone has at most 10 characters, and fromisoformat() takes any separator.
-    if type(text) is not str or not 10 < len(text) <= _MAX_TIMESTAMP_CHARS:
-        return False
-    if text[10] not in "Tt " and text[8] not in "Tt ":
-        return False
-    if _is_iso(text):
-        return True
-    # Two forms that RFC 3339 allows and fromisoformat() refuses: a lower-case zone, and a leap second.
-    respelt = text.upper()
-    if text[17:19] == "60":
-        respelt = respelt[:17] + "59" + respelt[19:]
-    return _is_iso(respelt)
+    """Whether a value is a date and time: RFC 3339, and what is left of ISO 8601 when nothing has to be guessed.
 
-
-def _is_iso(text: str) -> bool:
+    ``T``, ``t`` or a space between date and time. The date may be a week date, and may lack its hyphens; the time may
+    lack its seconds, or its colons. Any fraction of a second, after a point or a comma. The zone is ``Z``, ``z``,
+    ``+01:00``, ``+0100`` or ``+01``, behind a space or not, or is not given. Second 60 ends a UTC day.
+    """
+    if type(text) is not str or len(text) > _MAX_TIMESTAMP_CHARS or not (found := _DATE_TIME.fullmatch(text)):
+        return False
     try:
-        _parse_iso(text)
+        _parse_date(found["date"])
     except ValueError:
         return False
-    return True
+    if found["second"] != "60":
+        return True
+    east = int(found["zone_hour"] or 0) * 60 + int(found["zone_minute"] or 0)
+    local = int(found["hour"]) * 60 + int(found["minute"])
+    utc = local + east if found["sign"] == "-" else local - east
+    return utc % _DAY_MINUTES == _DAY_MINUTES - 1
 
 
 def _expected(fields: dict[str, Any], name: str, what: str) -> str:
@@ -230,8 +245,10 @@ def _kind(value: Any) -> str:
 
 
 def _readable(value: Any) -> str | None:
-    """A name that may stand in a reply: a string of bounded length."""
-    return value if type(value) is str and len(value) <= MAX_NAME_CHARS else None
+    """A name that may stand in a reply: text of bounded length."""
+    if type(value) is not str or len(value) > MAX_NAME_CHARS or _HALF_PAIR.search(value):
+        return None
+    return value
 
 
 def _shorten(text: str) -> str:

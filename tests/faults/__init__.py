@@ -63,4 +63,17 @@ faults by these numbers:
 | T46 a defect in a part | test_parts_that_fail, tests/test_consumer | exit code 1 in 2 s; of a connection: that one |
 | T47 process 1 | test_parts_that_fail | SIGTERM: exit code 0 within 5 s |
 | T48 port in use, no permission, no folder | tests/test_start | exit code 1, one clear line |
+| T49 files removed, renamed, replaced | test_files_gone | no further ack, exit code 1 within 2 s, one line |
+| T50 foreign writers; a second server without the lock | test_files_gone | LOST = 0, no seq twice; in HEALTH and log |
+| T51 lines that take as much work as their bytes allow | test_worst_lines | another's PING within 150 ms (p99) |
+| T52 16 greedy readers | test_worst_lines | another's small answer within 300 ms |
+| T53 NUL bytes, counted octets, an endless array | test_framing | named, counted, ended; nothing stored |
+| T54 PROXY headers, cut anywhere | test_framing | no reply is taken for an event's |
+| T55 half of a surrogate pair | test_framing | kept byte for byte, no neighbour harmed |
+| T56 a log that nobody reads | tests/test_log | acks, HEALTH and SIGTERM go on; what is left out is counted |
+| T57 SIGHUP, SIGUSR1, a second signal too soon | tests/test_signals | SIGHUP drains, SIGUSR1 and SIGUSR2 are ignored |
+| T58 a database that cannot be written | tests/test_ready | no "ready", exit code 1; full or locked: degraded |
+| T59 standard streams closed, full, or Latin-1 | tests/test_streams | no traceback; no database at descriptors 0 to 2 |
+| T60 addresses, IPv6, empty variables | tests/test_listen | nothing listens beyond loopback unless told to |
+| T61 rotation, copytruncate, equal lines, restarts of send | tests/send | no line lost, none twice |
 """

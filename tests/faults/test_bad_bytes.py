@@ -30,7 +30,7 @@ def no_defect_shows(server: ServerProcess) -> Iterator[None]:
 
 POISON = [
     pytest.param(event("p").replace(b'"p"', b"18446744073709551615"), "bad_event", id="2^64-1"),
-    pytest.param(event("p").replace(b'"p"', b'"\\ud800"'), "bad_json", id="lone surrogate"),
+    pytest.param(event("p").replace(b'"p"', b'"\\ud800"'), "bad_event", id="half a surrogate pair"),
     pytest.param(event("p").replace(b'"p"', b'"a\\u0000b"'), "bad_event", id="escaped NUL"),
     pytest.param(event("p").replace(b'"p"', b'"a\x00b"'), "bad_json", id="raw NUL"),
     pytest.param(event("p").replace(b'"p"', b'"\xff"'), "bad_json", id="not UTF-8"),
@@ -52,7 +52,8 @@ def test_one_poison_event_among_500_harms_no_other(server: ServerProcess, poison
 
 
 @pytest.mark.parametrize(
-    ("poison", "code"), [one for one in POISON if one.id in ("2^64-1", "escaped NUL", "wrong type")]
+    ("poison", "code"),
+    [one for one in POISON if one.id in ("2^64-1", "half a surrogate pair", "escaped NUL", "wrong type")],
 )
 def test_one_poison_event_in_a_batch_line_harms_no_other(server: ServerProcess, poison: bytes, code: str) -> None:
     """T20. A poison event that is no JSON spoils its whole line; one that is JSON and no event is one bad member."""
@@ -154,8 +155,10 @@ MATRIX = [
     (event("e", payload='{"s":"\\ud83d\\ude42"}'), "stored"),
     (event("e", payload='{"s":"\\u0000"}'), "stored"),
     (event("e", payload='{"s":"\u2028\u2029\ufeff"}'), "stored"),
-    (event("e", payload='{"s":"\\ud800"}'), "bad_json"),
-    (event("e", payload='{"s":"\\ude42\\ud83d"}'), "bad_json"),
+    (event("e", payload='{"s":"\\ud800"}'), "stored"),
+    (event("e", payload='{"s":"\\ude42\\ud83d"}'), "stored"),
+    (event("e", payload='{"\\ud83d":[1e999,"\\ud83d\\u0041"]}'), "stored"),
+    (event("e", payload='{"s":"\\ud83"}'), "bad_json"),
     (event("e", payload='{"s":"\\x41"}'), "bad_json"),
     (event("e", payload='{"s":"\\u12"}'), "bad_json"),
     (event("e", payload="{'s':1}"), "bad_json"),
@@ -179,9 +182,12 @@ MATRIX = [
     (b'{"events":[{}],"topic":1}\n', "bad_event"),
     (b"\xef\xbb\xbf" + GOOD + b"\n", "bad_line"),
     (b"\xff\xfe{\0}\0\n", "bad_line"),
-    (b"null\n", "bad_command"),
+    (b"null\n", "bad_line"),
     (b'"text"\n', "bad_line"),
-    (b" " + GOOD + b"\n", "bad_line"),
+    (b" \t\r" + GOOD + b" \n", "stored"),
+    (b"\x0b" + GOOD + b"\n", "bad_line"),
+    (b"\xc2\xa0" + GOOD + b"\n", "bad_line"),
+    (b'{"events":[],"events":[]}\n', "bad_event"),
 ]
 
 

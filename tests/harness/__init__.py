@@ -2,6 +2,7 @@
 
 - A real server, and changes to the product for it: ``server_process``, ``changes``
 - Bytes to it and lines from it: ``wire``, ``mutated_lines``, ``fuzz_protocol``
+- ``aggregator send`` as a program: ``sending``
 - Clients: ``load_client``, ``polite_client``, ``flooder``
 - What must be true at the end: ``account``, ``database_check``
 - The engine without a server: ``storage``, ``keys``, ``engines``, ``dict_engine``

@@ -7,25 +7,29 @@ runs a program that makes the changes named here, and then the product's own com
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import os
 import random
 import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import aggregator.storage
-from aggregator import cli
+from aggregator import streams
+from aggregator.cli import serve
 from aggregator.config import Config
 from aggregator.event import Event, Events
-from aggregator.server import connection, consumer, listeners, server
+from aggregator.server import commands, connection, consumer, listeners, server, signals
+from aggregator.server.state import State
 from aggregator.storage.engine import AnyEngine, Commit
 from aggregator.storage.sqlite import database
 from aggregator.storage.sqlite.batch import Batch
 from aggregator.storage.sqlite.database import Database
 from aggregator.storage.sqlite.store import Store
-from aggregator.wire import Rejection, meaning, replies
+from aggregator.wire import Rejection, Word, meaning, replies
 from tests.harness import storage
 from tests.harness.dict_engine import DictEngine
 
@@ -56,7 +60,7 @@ def _put(holder: Any, name: str, value: object) -> None:
 
 def on_asyncio() -> None:
     """The product always runs on uvloop; on asyncio's own loop a few things behave differently."""
-    _put(cli, "run_server", functools.partial(cli.run_server, new_loop=asyncio.new_event_loop))
+    _put(serve, "run_server", functools.partial(serve.run_server, new_loop=asyncio.new_event_loop))
 
 
 def small_ledger() -> None:
@@ -103,6 +107,19 @@ def _open_instead(engine: DictEngine) -> None:
     _put(aggregator.storage, "open", open_it)
 
 
+# --- log and signals
+
+
+def short_log_queue() -> None:
+    """Leave out lines of the log when a few wait."""
+    _put(streams, "QUEUE_BYTES", 1000)
+
+
+def signals_repeat_for_a_minute() -> None:
+    """Take a second signal within a minute for the first one."""
+    _put(signals, "REPEAT_S", 60.0)
+
+
 # --- defects
 
 
@@ -133,12 +150,31 @@ def parsing_dies() -> None:
     """Raise at a line that holds POISON."""
     interpret = meaning.interpret
 
-    def broken(line: bytes) -> Event | list[Event | Rejection] | meaning.Command | Rejection:
+    def broken(line: bytes) -> Event | list[Event | Rejection] | meaning.Command | Rejection | None:
         if b"POISON" in line:
             raise RuntimeError("a defect in the parser")
         return interpret(line)
 
     _put(meaning, "interpret", broken)
+
+
+def pinging_leaves_a_defect() -> None:
+    """Raise where nobody can catch it: in a finalizer, and in a thread."""
+
+    class Broken:
+        def __del__(self) -> None:
+            raise RuntimeError("a defect in a finalizer")
+
+    def broken() -> None:
+        raise RuntimeError("a defect in a thread")
+
+    async def ping(arguments: list[str], state: State) -> commands.Answer:
+        Broken()
+        threading.Thread(target=broken).start()
+        return {"pong": True}
+
+    command = commands.COMMANDS[Word.PING]
+    commands.COMMANDS[Word.PING] = dataclasses.replace(command, function=ping)
 
 
 def replying_dies() -> None:

@@ -124,6 +124,9 @@ class DictEngine:
     async def probe(self) -> None:
         self._check_space(DictBatch())
 
+    async def verify(self) -> None:
+        """There is nothing outside of this process that could change."""
+
     upkeep_due = False
     upkeep_left = False
 

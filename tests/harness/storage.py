@@ -17,7 +17,18 @@ import aiosqlite
 from aggregator import event
 from aggregator.event import Event, Events
 from aggregator.storage.engine import StorageFailed
-from aggregator.storage.sqlite import block, database, key_filter, ledger, memtable, postings, upkeep, wal, writer
+from aggregator.storage.sqlite import (
+    block,
+    database,
+    key_filter,
+    ledger,
+    memtable,
+    postings,
+    reader,
+    upkeep,
+    wal,
+    writer,
+)
 from aggregator.storage.sqlite.database import Database, storage_error
 from aggregator.storage.sqlite.key_filter import KeyFilter
 from aggregator.storage.sqlite.ledger import Ledger
@@ -89,6 +100,12 @@ def shrink_blocks(put: Put, events: int, size_bytes: int) -> None:
     """Cut blocks at so many events, or so many bytes."""
     put(block, "BLOCK_EVENTS", events)
     put(block, "BLOCK_BYTES", size_bytes)
+
+
+def set_slice(put: Put, blocks: int, answer_s: float = 1000.0) -> None:
+    """Read so many blocks of an answer at a time, and cut it short after it was worked on for so long."""
+    put(reader, "SLICE_BLOCKS", blocks)
+    put(reader, "ANSWER_S", answer_s)
 
 
 def set_postings_due(put: Put, count: int) -> None:
@@ -242,6 +259,18 @@ async def interrupted(store: Store, step: int, work: Callable[[], Awaitable[obje
         return None
     finally:
         await on_each_step(writing, None)
+
+
+def break_start(put: Put, part: str) -> None:
+    """Let this part of the engine fail when it is opened, as on a disk that fails."""
+
+    async def broken(self: object) -> None:
+        raise sqlite3.OperationalError("a disk that fails")
+
+    holder, name = {"ledger": (Ledger, "load"), "writer": (writer.Writer, "load"), "database": (Database, "_open")}[
+        part
+    ]
+    put(holder, name, broken)
 
 
 def hide_runs(put: Put, store: Store) -> None:

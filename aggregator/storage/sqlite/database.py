@@ -11,6 +11,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -37,9 +38,6 @@ every flush: of 128, Python's default, most are of tables that are gone, and the
 BUSY_TIMEOUT_S: Final = 1.0
 """How long SQLite waits for a foreign writer before the batch is tried again from the start."""
 
-READ_ROWS: Final = 16
-"""Blocks fetched at a time, mostly 1 MiB; with lines of at most 1 MiB this bounds what one answer holds in memory."""
-
 
 class Connection(sqlite3.Connection):
     """Parameters of a statement may be a function, which makes them in SQLite's thread when their turn has come."""
@@ -54,11 +52,14 @@ class Database:
     writer: aiosqlite.Connection
     reader: aiosqlite.Connection
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.wal_path = path.with_name(path.name + "-wal")
+    def __init__(self, path: Path, made: list[Path]) -> None:
+        self.path, self.wal_path, *_ = files = file.beside(path)
+        self._made = made  # by this start, to be removed if it fails: files first, folders from the innermost on
+        self._names = file.Names(files)
+        self._size = 0  # of the database file when it was last looked at
         self._lock_fd = -1
         self._db_fd = -1  # never closed before SQLite's own: that would drop its locks
+        self._wal_fd = -1
         self._connections: list[aiosqlite.Connection] = []
 
     @classmethod
@@ -66,21 +67,34 @@ class Database:
         """Open or create the database. Raises StorageUnusable; a file that is not ours is left as it was."""
         if sqlite3.sqlite_version_info < MIN_SQLITE:
             raise StorageUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.38 or newer is needed")
+        made: list[Path] = []
         try:
-            file.make_folder(path.parent)
+            file.make_folder(path.parent, made)
             path = path.resolve()  # noqa: ASYNC240 (nothing runs yet)
-            database = cls(path)
-            database._lock_fd = file.lock(path)
-        except (OSError, ValueError, RuntimeError) as error:  # the latter: no file name, a loop of links
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+            database = cls(path, made)
+            database._lock()
+        except (OSError, RuntimeError, StorageUnusable) as error:  # the second: a loop of links
+            file.remove(made)
+            if isinstance(error, StorageUnusable):
+                raise
             raise unusable(path, error) from error
         try:
             await database._open()
         except BaseException as error:
-            await database.close()
+            await database.abandon()
             if isinstance(error, sqlite3.Error | OSError):
                 raise unusable(path, error) from error
             raise
         return database
+
+    def _lock(self) -> None:
+        database, wal, shm, lock = file.beside(self.path)
+        files = [lock] if database.exists() or wal.exists() else [wal, shm, database, lock]
+        missing = [one for one in files if not one.exists()]
+        self._lock_fd = file.lock(self.path)
+        self._made[:0] = missing
 
     async def _open(self) -> None:
         if not self.db_bytes and self.wal_bytes:
@@ -88,6 +102,7 @@ class Database:
                 f"{self.path} is missing or empty, but {self.wal_path.name} holds events: restore one or move both"
             )
         file.refuse_foreign(self.path)
+        file.refuse_links(self.path)
         crashed = self.wal_bytes > 0
         if crashed:
             file.rewrite(self.wal_path)
@@ -110,11 +125,15 @@ class Database:
         ):
             await self.write(f"PRAGMA {pragma}")
         await self.writer.executescript(schema.TEMPORARY)
-        self.reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True, iter_chunk_size=READ_ROWS)
+        self.reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True)
         promised = {"journal_mode": "wal", "synchronous": 2}
         found = {name: await self._pragma(name) for name in promised}
         if found != promised:
             raise StorageUnusable(f"cannot use {self.path}: an ack would not be durable with {found}")
+        await self.write("SELECT next_seq FROM totals")  # SQLite makes the WAL when somebody reads
+        self._wal_fd = os.open(self.wal_path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = self.db_bytes
+        self.verify_names()  # from now on it is known which files they are
 
     async def _connect(self, database: Path | str, **options: Any) -> aiosqlite.Connection:
         # isolation_level None: SQLite's own autocommit, so that one statement is one transaction.
@@ -132,11 +151,11 @@ class Database:
         """
         return list(await self.writer.execute_fetchall(sql, parameters))
 
-    async def query(self, sql: str, parameters: Any) -> aiosqlite.Cursor:
+    async def read(self, sql: str, parameters: Any) -> list[sqlite3.Row]:
         """Read through the connection that never waits for a commit. Raises sqlite3.Error."""
         while True:
             try:
-                return await self.reader.execute(sql, parameters)
+                return list(await self.reader.execute_fetchall(sql, parameters))
             except sqlite3.OperationalError as error:
                 # Tables of keys come and go: SQLite tries again by itself, but not for ever.
                 if error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
@@ -161,22 +180,58 @@ class Database:
         """
         os.posix_fadvise(self._db_fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def verify_names(self) -> None:
+        """Raise StorageFailed if a file of the database is not the one any more that is open, or the WAL is no WAL."""
+        try:
+            overwritten = not file.is_wal(self._wal_fd)
+        except OSError as error:
+            raise StorageFailed(f"{self.wal_path}: {error.strerror}") from error
+        if fault := self._names.fault() or (overwritten and f"{self.wal_path} was overwritten while it was open"):
+            raise StorageFailed(fault)
+
+    async def verify_size(self) -> None:
+        """Raise StorageFailed if the database file was overwritten. Raises sqlite3.Error.
+
+        Its size lies between what it was, and what it will be when the whole WAL is copied.
+        """
+        before, self._size = self._size, self.db_bytes
+        if self._size != before:
+            goal = int(await self._pragma("page_count")) * PAGE_BYTES
+            if not min(before, goal) <= self._size <= max(before, goal):
+                raise StorageFailed(f"{self.path} was overwritten while it was open")
+
+    async def data_version(self) -> int:
+        """A number that changes when another program has written to the database."""
+        return int(await self._pragma("data_version"))
+
+    async def abandon(self) -> None:
+        """Close it after a start that has failed, and leave nothing behind that this start has made."""
+        await self._close_connections()
+        file.remove(self._made)  # while the lock is held
+        await self.close()
+
     async def close(self) -> None:
         """Close the database and give up the lock. SQLite moves everything out of the WAL when the last one leaves."""
         try:
-            while self._connections:  # the reader first, because only the writer may move the WAL
-                await self._connections.pop().close()
+            await self._close_connections()
         finally:
-            for fd in (self._db_fd, self._lock_fd):
+            for fd in (self._db_fd, self._wal_fd, self._lock_fd):
                 if fd >= 0:
                     os.close(fd)
-            self._db_fd = self._lock_fd = -1
+            self._db_fd = self._wal_fd = self._lock_fd = -1
+
+    async def _close_connections(self) -> None:
+        while self._connections:  # the reader first, because only the writer may move the WAL
+            await self._connections.pop().close()
 
 
 def unusable(path: Path, error: Exception) -> StorageUnusable:
-    """Why the database cannot be used, in the system's words."""
-    reason = error.strerror if isinstance(error, OSError) else None
-    return StorageUnusable(f"cannot use {path}: {reason or error}")
+    """Why the database cannot be used, in the system's words, with the file that is to blame."""
+    if isinstance(error, OSError):
+        if error.errno == errno.ELOOP and error.filename:
+            return StorageUnusable(f"cannot use {error.filename}: it is a symbolic link")
+        return StorageUnusable(f"cannot use {error.filename or path}: {error.strerror or error}")
+    return StorageUnusable(f"cannot use {file.blame(path)}: {error}")
 
 
 def storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageFailed:

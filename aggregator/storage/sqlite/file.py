@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +20,22 @@ from aggregator.storage.sqlite import schema
 COPY_BYTES: Final = 1 << 20
 """How much of the WAL is rewritten at a time after a crash."""
 
+_WAL_MAGIC: Final = 0x377F0682  # or one more: the byte order of its checksums
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and the ones above it so that they survive a power cut: a new entry is durable with its parent."""
+
+def make_folder(folder: Path, made: list[Path]) -> None:
+    """Make a folder and the ones above it so that they survive a power cut: a new entry is durable with its parent.
+
+    Those that were made are put at the head of ``made``.
+    """
     if folder.is_dir():
         return
-    make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):  # if it is a file, opening something in it will say so
+    make_folder(folder.parent, made)
+    try:
         folder.mkdir()
+    except FileExistsError:  # if it is a file, opening something in it will say so
+        return
+    made.insert(0, folder)
     parent = os.open(folder.parent, os.O_RDONLY)
     try:
         os.fsync(parent)
@@ -33,19 +43,99 @@ def make_folder(folder: Path) -> None:
         os.close(parent)
 
 
+def remove(paths: Iterable[Path]) -> None:
+    """Remove what a failed start has made: files, and folders that are empty."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+def beside(path: Path) -> list[Path]:
+    """The files that a database consists of, its lock last."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", ".lock")]
+
+
 def lock(path: Path) -> int:
-    """Hold a lock until the returned descriptor is closed. It is on a file of its own: SQLite locks the database."""
-    fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(fd, 32).decode(errors="replace").strip()
-        os.close(fd)
-        raise StorageUnusable(f"{path} is in use by another aggregator (process {owner or 'unknown'})") from None
-    with contextlib.suppress(OSError):  # a full disk: the name of the owner is a courtesy
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    """Hold a lock until the returned descriptor is closed. It is on a file of its own: SQLite locks the database.
+
+    Raises StorageUnusable, and OSError with the name of the lock file.
+    """
+    *_, name = beside(path)
+    while True:
+        # A link would let whoever may write to the folder have another file of ours written over.
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _owner(fd)
+            os.close(fd)
+            raise StorageUnusable(f"{path} is in use by another aggregator (process {owner or 'unknown'})") from None
+        if _is_named(fd, name):
+            break
+        os.close(fd)  # a server whose start failed has removed it in this moment
+    if _owner(fd) is not None:
+        with contextlib.suppress(OSError):  # a full disk: the name of the owner is a courtesy
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     return fd
+
+
+def _owner(fd: int) -> str | None:
+    """The process that a lock file names; None if it holds anything else, and so must not be written over."""
+    try:
+        text = os.pread(fd, 32, 0)
+    except OSError:  # a pipe
+        return None
+    return text.decode().strip() if re.fullmatch(rb"[0-9]*\n?", text) else None
+
+
+def _is_named(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+class Names:
+    """Which files were opened, by name, to notice that a name has become another file, or none.
+
+    A file that was unlinked or replaced while it is open goes on taking writes, and no start will ever find them.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = list(paths)
+        self._known: dict[Path, tuple[int, int]] = {}
+
+    def fault(self) -> str | None:
+        """What has become of the first of these names that is not the file it was when it was first looked at."""
+        for path in self._paths:
+            try:
+                found = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                if path in self._known:
+                    return f"{path} was removed while it was open"
+                continue
+            except OSError as error:  # a start would not find it either
+                return f"{path}: {error.strerror}"
+            identity = found.st_dev, found.st_ino
+            if self._known.setdefault(path, identity) != identity:
+                return f"{path} was replaced while it was open"
+        return None
+
+
+def blame(path: Path) -> Path:
+    """The file of the database that this process may not read and write, if there is such a one, else the database."""
+    for one in beside(path):
+        if one.exists() and not os.access(one, os.R_OK | os.W_OK):
+            return one
+    return path
+
+
+def refuse_links(path: Path) -> None:
+    """Raise StorageUnusable if the WAL or the shared memory is a symbolic link: SQLite would write over its target."""
+    for one in beside(path)[1:]:
+        if one.is_symlink():
+            raise StorageUnusable(f"cannot use {one}: it is a symbolic link")
 
 
 def refuse_foreign(path: Path) -> None:
@@ -90,9 +180,15 @@ def rewrite(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def is_wal(fd: int) -> bool:
+    """Whether an open file is a WAL by its first bytes (sqlite.org/fileformat2.html, section 4.1), or empty."""
+    head = os.pread(fd, 4, 0)
+    return not head or int.from_bytes(head) | 1 == _WAL_MAGIC | 1
+
+
 def size(path: Path) -> int:
-    """In bytes; 0 where there is no file. By ``stat``, because closing a descriptor would drop SQLite's locks."""
+    """In bytes; 0 where no file can be found. By ``stat``, because closing a descriptor would drop SQLite's locks."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return 0

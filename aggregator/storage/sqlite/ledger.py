@@ -191,14 +191,14 @@ class Ledger:
             runs = self._run_tables
             look_up = LookUp.of([digest], runs)
             try:
-                return look_up.found(await self._database.reader.execute_fetchall(look_up.sql, look_up.parameters))[
-                    digest
-                ]
+                rows = await self._database.reader.execute_fetchall(look_up.sql, look_up.parameters)
             except sqlite3.OperationalError as error:
                 # Runs were merged meanwhile, and their tables dropped; or more often than SQLite tries again. That they
                 # were only put in another order does no harm: it is tried once more.
                 if runs == self._run_tables and error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
                     raise
+            else:
+                return look_up.found(rows)[digest]
 
     def stored(self, digests: bytes, seqs: Sequence[int], event_bytes: int) -> None:
         """Take note of the keys that are in the memtable now, and of what that lets be merged."""

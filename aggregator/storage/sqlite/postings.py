@@ -20,27 +20,31 @@ _UNWRITTEN = """
 SELECT coalesce(sum(json_array_length(topics)), 0) FROM blocks WHERE first_seq > (SELECT posted_seq FROM totals)
 """
 
-# The rows of blocks, with the number that the topic has there. What was written comes before what was not.
+# The rows of the next blocks from :start on, with the number that the topic has there. What was written comes before
+# what was not.
 _BLOCKS = """
 SELECT block, received_at, number, numbers, ends, data FROM postings CROSS JOIN blocks ON first_seq = block
-WHERE topic = (SELECT id FROM topics WHERE name = :topic) {written}
+WHERE topic = (SELECT id FROM topics WHERE name = :topic) AND block {written}
 UNION ALL
 SELECT first_seq, received_at, key, numbers, ends, data FROM blocks CROSS JOIN json_each(topics)
-WHERE first_seq > (SELECT posted_seq FROM totals) AND value = :topic {unwritten}
-ORDER BY 1 {order}
+WHERE first_seq > (SELECT posted_seq FROM totals) AND value = :topic AND first_seq {unwritten}
+ORDER BY 1 {order} LIMIT :blocks
 """
-NEWEST: Final = _BLOCKS.format(written="", unwritten="", order="DESC LIMIT :limit")
-"""The blocks with the newest ``limit`` events of ``topic``, newest first: each has at least one of them."""
+NEWEST: Final = _BLOCKS.format(written="<= :start", unwritten="<= :start", order="DESC")
+"""Blocks that have events of ``topic``, newest first."""
 
-# From the blocks that :after may lie in, one of each kind.
-AFTER: Final = _BLOCKS.format(
-    written="""AND block >= coalesce((
-        SELECT max(block) FROM postings WHERE block <= :after AND topic = (SELECT id FROM topics WHERE name = :topic)
-    ), 0)""",
-    unwritten="AND first_seq >= coalesce((SELECT max(first_seq) FROM blocks WHERE first_seq <= :after), 0)",
-    order="LIMIT :limit + 2",
+OLDEST: Final = _BLOCKS.format(written=">= :start", unwritten=">= :start", order="")
+"""The same blocks, oldest first."""
+
+BLOCK_BEFORE: Final = """
+SELECT max(
+    coalesce((SELECT max(block) FROM postings
+              WHERE block <= :after AND topic = (SELECT id FROM topics WHERE name = :topic)), 0),
+    coalesce((SELECT max(first_seq) FROM blocks
+              WHERE first_seq <= :after AND first_seq > (SELECT posted_seq FROM totals)), 0)
 )
-"""The blocks with the first ``limit`` events of ``topic`` past the seq ``after``, oldest first."""
+"""
+"""Where to start with OLDEST, so that no event of ``topic`` past the seq ``after`` is left out."""
 
 
 class Postings:

@@ -92,6 +92,8 @@ CREATE TEMP VIEW batch AS                  -- one row is ``batch.Packed.paramete
     SELECT NULL AS first_seq, NULL AS next_seq, NULL AS received_at, NULL AS stored, NULL AS memtable, NULL AS seqs,
            NULL AS digests, NULL AS topics, NULL AS new_topics, NULL AS blocks, NULL AS data;
 CREATE TEMP TRIGGER append_batch INSTEAD OF INSERT ON batch BEGIN
+    SELECT RAISE(ABORT, 'another program has stored events')
+        WHERE NOT EXISTS (SELECT 1 FROM totals WHERE next_seq = NEW.first_seq);
     {_INSERTS}
     INSERT INTO blocks (first_seq, received_at, topics, numbers, ends, data)
         SELECT json_extract(value, '$[0]'), NEW.received_at, json_extract(value, '$[3]'), json_extract(value, '$[4]'),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from aggregator.metric import Metric
-from aggregator.storage.engine import Commit, StoredEvent, Topic
+from aggregator.storage.engine import Commit, StorageFailed, StoredEvent, Topic
+from aggregator.storage.sqlite import schema
 from aggregator.storage.sqlite.batch import Batch
 from aggregator.storage.sqlite.database import Database, storage_error, unusable
 from aggregator.storage.sqlite.ledger import Ledger
@@ -17,6 +19,11 @@ from aggregator.storage.sqlite.reader import Reader
 from aggregator.storage.sqlite.upkeep import Upkeep
 from aggregator.storage.sqlite.wal import Wal
 from aggregator.storage.sqlite.writer import Writer
+
+log = logging.getLogger("aggregator")
+
+# Writes a page, and so commits. An UPDATE that changes no byte would not.
+_PROBE: Final = f"PRAGMA user_version = {schema.VERSION}"
 
 
 class Store:
@@ -32,6 +39,8 @@ class Store:
         self.ledger = Ledger(database)
         self.postings = Postings(database)
         self.wal = Wal(database, wal_limit_bytes)
+        self._data_version = 0  # as it was when the database was opened
+        self._foreign: str | None = None  # what another program did
         self._writer = Writer(database, self.ledger)
         self._reader = Reader(database, self.ledger)
         self._upkeep = Upkeep(self.wal, self.ledger, self.postings, self._writer)
@@ -45,8 +54,9 @@ class Store:
             await store.ledger.load()
             await store.postings.load()
             await store._writer.load()
+            store._data_version = await database.data_version()
         except BaseException as error:
-            await database.close()
+            await database.abandon()
             if isinstance(error, sqlite3.Error):
                 raise unusable(database.path, error) from error
             raise
@@ -85,6 +95,7 @@ class Store:
             packed = await self._writer.append(batch)
         except sqlite3.Error as error:
             raise storage_error(error) from error
+        self.database.verify_names()  # before any ack
         self.ledger.stored(packed.digests, packed.seqs, packed.stored_bytes)
         if packed.commit.duplicates:
             self.ledger.expect(next(iter(packed.commit.duplicates.values())))
@@ -92,10 +103,25 @@ class Store:
         self.wal.committed(packed.stored_bytes)
         return packed.commit
 
+    async def verify(self) -> None:
+        """As ``Engine.verify``: the files are still there, and nobody else writes to them."""
+        self.database.verify_names()
+        try:
+            await self.database.verify_size()
+            version = await self.database.data_version()
+        except sqlite3.Error as error:
+            why = storage_error(error)
+            if isinstance(why, StorageFailed):
+                raise why from error
+            return  # another program is in the way: later
+        if version != self._data_version and not self._foreign:
+            self._foreign = "another program has written to the database; only one aggregator may"
+            log.error("%s: %s", self.location, self._foreign)
+
     async def probe(self) -> None:
         """As ``Engine.probe``."""
         try:
-            await self.database.write("UPDATE totals SET stored = stored")
+            await self.database.write(_PROBE)
         except sqlite3.Error as error:
             raise storage_error(error) from error
 
@@ -140,7 +166,7 @@ class Store:
 
     def troubles(self) -> dict[str, str | None]:
         """As ``Engine.troubles``."""
-        return {"checkpoint": self.wal.last.error}
+        return {"checkpoint": self.wal.last.error, "other_writers": self._foreign}
 
     async def close(self) -> None:
         """Close the database and give up the lock."""

@@ -26,6 +26,13 @@ SEEN_TOPICS: Final = 10_000
 
 _NEW_TOPICS = "SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT name FROM topics)"
 
+_TOTALS = """
+SELECT next_seq, stored, topics, coalesce(
+    (SELECT first_seq + json_array_length(ends) FROM blocks ORDER BY first_seq DESC LIMIT 1), 1
+)
+FROM totals
+"""
+
 
 class _Packing:
     """Packs one batch: at once, or when its turn has come, in SQLite's thread, after looking its keys up there.
@@ -65,10 +72,14 @@ class Writer:
         self._seen_topics: set[str] = set()
 
     async def load(self) -> None:
-        """Read the totals."""
-        totals = await self._database.write("SELECT next_seq, stored, topics FROM totals")
-        self._next_seq, self.stored_total, self.topics_total = totals[0]
-        self._upcoming_seq = self._next_seq
+        """Read the totals. A seq that a block has is never handed out again, whatever the totals say."""
+        totals = await self._database.write(_TOTALS)
+        if not totals:
+            raise sqlite3.DatabaseError("the row of its totals is missing")
+        ((next_seq, self.stored_total, self.topics_total, following),) = totals
+        if next_seq < following:
+            await self._database.write("UPDATE totals SET next_seq = ?", (following,))
+        self._next_seq = self._upcoming_seq = max(next_seq, following)
 
     async def decide(self, batch: Batch) -> None:
         """Find out which events of a full batch are duplicates, if what is being appended now will be stored.

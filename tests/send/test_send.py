@@ -11,106 +11,18 @@ import socket
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.client import follow
+from aggregator.client.send import lines as file_lines
 from tests.harness import ROOT, wire
 from tests.harness.background import in_background
 from tests.harness.polling import wait_until
+from tests.harness.sending import Outcome, Running, Start, command, has_stored, messages, run
 from tests.harness.server_process import ServerProcess, StartServer
-
-
-def command(port: int, *arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "aggregator", "send", "--to", f"127.0.0.1:{port}", *map(str, arguments)]
-
-
-class Outcome:
-    """The result of a run: exit code, the lines on standard error, the counts of the summary."""
-
-    def __init__(self, code: int, errors: bytes) -> None:
-        self.code = code
-        self.lines = errors.decode().splitlines()
-        self.counts: dict[str, int] = {}
-        if self.lines and (summary := re.match(r"sent (\d+): (.*) in [\d.]+ s \([\d,]+/s\)$", self.lines[-1])):
-            self.lines.pop()
-            counts = dict(part.split() for part in summary[2].split(", "))
-            self.counts = {"sent": int(summary[1]), **{name: int(count) for name, count in counts.items()}}
-        assert "Traceback" not in errors.decode()
-
-    def has(self, **counts: int) -> bool:
-        """Whether these are the counts that are not 0."""
-        return {name: count for name, count in self.counts.items() if count} == counts
-
-
-def run(port: int, *arguments: str | Path, stdin: bytes | None = b"", **options: Any) -> Outcome:
-    done = subprocess.run(
-        command(port, *arguments), input=stdin, capture_output=True, cwd=ROOT, timeout=100, check=False, **options
-    )
-    assert done.stdout == b""
-    return Outcome(done.returncode, done.stderr)
-
-
-class Running:
-    """A run that goes on until it is told to stop."""
-
-    def __init__(self, port: int, *arguments: str | Path, stderr: Path) -> None:
-        self._stderr = stderr
-        with stderr.open("wb") as errors:
-            self.process = subprocess.Popen(command(port, *arguments), stdin=subprocess.PIPE, stderr=errors, cwd=ROOT)
-        assert self.process.stdin
-        self.stdin: IO[bytes] = self.process.stdin
-
-    @property
-    def errors(self) -> str:
-        return self._stderr.read_text()
-
-    def interrupt(self, number: signal.Signals = signal.SIGINT) -> Outcome:
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> Outcome:
-        code = self.process.wait(60)
-        return Outcome(code, self._stderr.read_bytes())
-
-
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    runs: list[Running] = []
-
-    def start_run(port: int, *arguments: str | Path) -> Running:
-        runs.append(Running(port, *arguments, stderr=tmp_path / f"stderr{len(runs)}"))
-        return runs[-1]
-
-    yield start_run
-    for one in runs:
-        one.process.kill()
-        one.process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            one.stdin.close()
-
-
-def messages(server: ServerProcess, topic: str = "t") -> list[str]:
-    """The texts stored under a topic, in the order in which they were stored."""
-    return [event["payload"]["message"] for event in server.stored(topic).values()]
-
-
-def has_stored(server: ServerProcess, count: int) -> Callable[[], bool]:
-    return lambda: server.ask("STATS")["stored_total"] >= count
-
-
-@pytest.fixture
-def free_port() -> int:
-    return wire.free_port()
-
 
 # --- events
 
@@ -169,7 +81,7 @@ def test_rejections_are_told_with_file_and_line(server: ServerProcess, tmp_path:
 
 def test_a_line_that_is_no_event_is_never_sent(server: ServerProcess, tmp_path: Path) -> None:
     file = tmp_path / "commands"
-    file.write_bytes(b"QUIT\nSTATS\nstats\n {}\n\xff\n\xef\xbb\xbf{}\n" + wire.event("1") + b"QUIT")
+    file.write_bytes(b"QUIT\nSTATS\nstats\n -\n\xff\n\xef\xbb\xbf{}\n" + wire.event("1") + b"QUIT")
     outcome = run(server.port, file)
     assert outcome.code == 1
     assert outcome.has(sent=8, stored=1, rejected=7)
@@ -194,19 +106,22 @@ def test_a_line_longer_than_the_server_takes_is_told(server: ServerProcess, tmp_
 
 
 def test_memory_is_bounded_by_a_line_and_a_window(server: ServerProcess, tmp_path: Path) -> None:
-    file = tmp_path / "sparse"
+    file = tmp_path / "large"
     with file.open("wb") as out:
         out.write(wire.event("1"))
-        out.truncate(600 << 20)  # one line of 600 MiB
+        out.truncate(600 << 20)  # NULs in front of an event
         out.seek(0, os.SEEK_END)
-        out.write(b"\n" + wire.event("2"))
-    # The peak that the program reads at its end, because wait4() also counts the process that it was forked from.
+        out.write(wire.event("2"))
+        for _ in range(128):
+            out.write(b"x" * (1 << 20))
+        out.write(b"\n" + wire.event("3"))
+    # Its own peak, as it says at its end: what wait4() tells counts the process it was forked from too.
     program = "import sys; from aggregator import cli; cli.main(); print(open('/proc/self/status').read())"
     arguments = [sys.executable, "-c", program, *command(server.port, file)[3:]]
     done = subprocess.run(arguments, capture_output=True, cwd=ROOT, timeout=100, check=True)
     outcome = Outcome(1, done.stderr)
-    assert outcome.has(sent=3, stored=2, rejected=1)
-    assert outcome.lines == [f"{file}:2: too_long: longer than 67108864 bytes; not sent"]
+    assert outcome.has(sent=4, stored=3, rejected=1)
+    assert outcome.lines == [f"{file}:3: too_long: longer than 67108864 bytes; not sent"]
     peak = re.search(rb"VmHWM:\s+(\d+) kB", done.stdout)
     assert peak
     assert int(peak[1]) < 200 * 1024
@@ -221,7 +136,7 @@ def test_text_becomes_events(server: ServerProcess, tmp_path: Path) -> None:
     outcome = run(server.port, "--topic", "t", "--source", "web 1", file)
     assert outcome.code == 0
     assert outcome.has(sent=6, stored=6)
-    assert messages(server) == ["öne", '{"json":1}', "STATS", "öne", "latin \\xe9", "\0\x1b[1m\tno end"]
+    assert messages(server) == ["öne", '{"json":1}', "STATS", "öne", "latin \\xe9", "\x1b[1m\tno end"]
     event = next(iter(server.stored("t").values()))
     assert event["source"] == "web 1"
     assert re.fullmatch(r"[0-9a-f]{32}", event["event_id"])
@@ -278,25 +193,30 @@ def test_a_bad_topic_or_source_is_told_at_once(free_port: int, arguments: list[s
 
 
 @given(
-    data=st.binary(max_size=60).map(lambda raw: raw.translate(bytes(b"\n\r\xef\xbb\xbfab"[i % 7] for i in range(256))))
+    data=st.binary(max_size=60).map(lambda raw: raw.translate(bytes(b"\n\r\xef\xbb\xbfa\0"[i % 7] for i in range(256))))
 )
-def test_any_split_gives_the_same_lines_at_their_true_offsets(data: bytes) -> None:
+def test_any_split_gives_the_same_lines_with_their_true_ends(data: bytes) -> None:
     for size in (1, 2, 3, 7, 60):
-        lines = follow.Lines()
+        lines = file_lines.Lines()
         found = [line for start in range(0, len(data), size) for line in lines.feed(data[start : start + size])]
         found += lines.finish()
         assert [number for number, _, _ in found] == list(range(1, len(found) + 1))
-        assert len(found) == data.count(b"\n") + (not data.endswith(b"\n") and data != b"")
-        for _, start, content in found:
-            raw = data[start:].split(b"\n")[0].removesuffix(b"\r")
-            assert content == (raw.removeprefix(b"\xef\xbb\xbf") if start == 0 else raw)
+        assert len(found) == data.count(b"\n") + bool(data.split(b"\n")[-1].strip(b"\0"))
+        start = 0
+        for number, end, content in found:
+            raw = data[start:].split(b"\n")[0]
+            is_rest = start + len(raw) == len(data)
+            assert end == start + len(raw) + (not is_rest)
+            bare = (raw.rstrip(b"\0") if is_rest else raw).removesuffix(b"\r").lstrip(b"\0")
+            assert content == (bare.removeprefix(b"\xef\xbb\xbf") if number == 1 else bare)
+            start = end
 
 
 def test_what_follows_a_line_too_long_keeps_its_number_and_offset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "MAX_LINE_BYTES", 10)
-    lines = follow.Lines()
+    monkeypatch.setattr(file_lines, "MAX_LINE_BYTES", 10)
+    lines = file_lines.Lines()
     found = [line for piece in (b"1234567", b"8901", b"234\nab", b"c\n") for line in lines.feed(piece)]
-    assert found == [(1, 0, None), (2, 15, b"abc")]
+    assert found == [(1, 15, None), (2, 19, b"abc")]
 
 
 # --- following files

@@ -1,0 +1,31 @@
+"""Network addresses as text: as an administrator writes them, and as the log shows them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+EVERYWHERE: Final = ("0.0.0.0", "::", "*")  # noqa: S104 (nothing is bound here)
+"""What has to be written to listen on every address of the machine: IPv4, IPv6 with IPv4, whatever there is."""
+
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104
+_MAPPED: Final = "::ffff:"
+
+
+def join(host: str, port: int) -> str:
+    """``HOST:PORT``; an IPv6 address stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def without_brackets(text: str) -> str:
+    """``[::1]`` as ``::1``; anything else as it is."""
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
+
+
+def unmapped(host: str) -> str:
+    """The IPv4 address of a peer that an IPv6 socket has accepted (``::ffff:192.0.2.1``); others as they are."""
+    return host.removeprefix(_MAPPED) if "." in host else host
+
+
+def loopback_of(host: str) -> str:
+    """Where a client on this machine finds a server that listens on ``host``."""
+    return _LOOPBACK.get(host, host)

@@ -1,0 +1,213 @@
+"""Options, their values, and the environment variables that set them."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeAlias
+
+from aggregator import streams
+from aggregator.address import EVERYWHERE, loopback_of, without_brackets
+from aggregator.client.terminal import printable
+from aggregator.config import Config
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+MAX_BYTES: Final = 256 << 20
+"""Most that a size may be set to: a batch of that and one line more stays below SQLite's limit of 1,000,000,000."""
+
+_ENV: Final = "AGGREGATOR_"
+_LINK: Final = re.compile(r"(tcp|udp|sctp)://")
+_OF_KUBERNETES: Final = re.compile(_ENV + r"(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)")
+"""What Kubernetes sets in each container of a namespace that has a service called aggregator or aggregator-…, besides
+``AGGREGATOR_PORT=tcp://…``."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is one line: what is wrong, not the whole usage."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.variables: set[str] = set()
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (try --help)\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # As argparse has it, a full disk is a traceback or nothing, which depends on Python's version.
+        if file is not sys.stdout:
+            _write_error(message)
+        elif not put_out(message.encode(file.encoding, "backslashreplace")):
+            self.exit(1)
+
+
+def put_out(data: bytes) -> bool:
+    """Write a result to standard output; return whether that went well, and say so if not.
+
+    It did if the reader has gone: ``head`` and ``grep -q`` have seen what they wanted.
+    """
+    _, error = streams.write(streams.STDOUT, data)
+    if error is None or isinstance(error, BrokenPipeError):
+        return True
+    complain(f"standard output: {error.strerror}")
+    return False
+
+
+def complain(message: str) -> int:
+    """Say what went wrong; return the exit code."""
+    _write_error(f"aggregator: {printable(message)}\n")
+    return 1
+
+
+def _write_error(text: str) -> None:
+    streams.write(streams.STDERR, text.encode(sys.stderr.encoding, "backslashreplace"))  # if not, there is nowhere else
+
+
+# --- options and variables
+
+
+@dataclass(frozen=True, slots=True)
+class _Default:
+    """An option that is not on the command line: what its variable says, else ``otherwise``.
+
+    The variable is not looked at before it is needed, so that what is wrong with it harms no other command.
+    """
+
+    parser: Parser
+    variable: str
+    parse: Callable[[str], Any]
+    otherwise: Any
+
+    def settle(self, remarks: list[str]) -> Any:
+        text = os.environ.get(self.variable)
+        if text and _LINK.match(text):
+            remarks.append(f"{self.variable}={text} is ignored: Kubernetes sets it for a service of this name")
+        elif text:
+            try:
+                return self.parse(text)
+            except argparse.ArgumentTypeError as error:
+                self.parser.error(f"{self.variable}: {error}")
+        return self.otherwise(remarks) if callable(self.otherwise) else self.otherwise
+
+
+def settle(options: argparse.Namespace) -> list[str]:
+    """Give each option that is not on the command line its value; return what is to be said of the environment."""
+    remarks: list[str] = []
+    for name, value in list(vars(options).items()):
+        if isinstance(value, _Default):
+            setattr(options, name, value.settle(remarks))
+    return remarks
+
+
+def unknown_variables(known: set[str]) -> list[str]:
+    """Variables that look like an option's, and are none."""
+    ours = {name for name in os.environ if name.startswith(_ENV) and os.environ[name]}
+    return sorted(name for name in ours - known if not _OF_KUBERNETES.fullmatch(name))
+
+
+def option(
+    parser: Parser,
+    flag: str,
+    parse: Callable[[str], Any],
+    default: Any,
+    text: str,
+    dest: str | None = None,
+    shown: str | None = None,
+) -> None:
+    """An option that may also be set as ``AGGREGATOR_…`` in the environment; the command line wins.
+
+    A variable that is empty is not set.
+    """
+    name = flag.removeprefix("--").replace("-", "_")
+    variable = _ENV + name.upper()
+    parser.variables.add(variable)
+    parser.add_argument(
+        flag, type=parse, default=_Default(parser, variable, parse, default), dest=dest or name,
+        metavar=flag.split("-")[-1].upper(), help=f"{text} ({shown or default}; {variable})",
+    )  # fmt: skip
+
+
+def option_to(parser: Parser) -> None:
+    """The server to talk to: without the option the one that the environment configures, as in a container."""
+    defaults = Config()
+    configured_host = _Default(parser, _ENV + "HOST", host, defaults.host)
+    configured_port = _Default(parser, _ENV + "PORT", lambda text: integer(text, 1, 65535), defaults.port)
+
+    def configured(remarks: list[str]) -> tuple[str, int]:
+        return loopback_of(configured_host.settle(remarks)), configured_port.settle(remarks)
+
+    shown = f"the server of {configured_host.variable} and {configured_port.variable}"
+    option(parser, "--to", address, configured, "HOST:PORT of the acked port", shown=shown)
+
+
+# --- values
+
+
+def integer(text: str, lowest: int, highest: int) -> int:
+    if text.isdecimal() and len(text) <= 18 and lowest <= int(text) <= highest:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a number from {lowest} to {highest}, got {text!r}")
+
+
+def port(text: str) -> int:
+    return integer(text, 0, 65535)
+
+
+def port_or_off(text: str) -> int | None:
+    return None if text.lower() == "off" else port(text)
+
+
+def count(text: str) -> int:
+    return integer(text, 1, 1 << 40)
+
+
+def size(text: str) -> int:
+    return integer(text, 1, MAX_BYTES)
+
+
+def seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e6:  # refuses NaN too
+        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
+    return seconds
+
+
+def log_level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise argparse.ArgumentTypeError(f"expected debug, info, warning or error, got {text!r}")
+    return text.lower()
+
+
+def host(text: str) -> str:
+    """An address or a name; an IPv6 address may stand in brackets."""
+    if name := without_brackets(text):
+        return name
+    everywhere = "{}, {} or {}".format(*EVERYWHERE)
+    raise argparse.ArgumentTypeError(f"expected an address or a name, got none; {everywhere} is every address here")
+
+
+def file(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a file, got none")
+    return Path(text)
+
+
+def address(text: str) -> tuple[str, int]:
+    """``HOST:PORT`` as an option's value; an IPv6 address may stand in brackets."""
+    host, _, port = text.rpartition(":")
+    try:
+        number = integer(port, 1, 65535)
+        if ":" in (name := without_brackets(host)):
+            ipaddress.IPv6Address(name)
+    except (argparse.ArgumentTypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text!r}") from None
+    return name or Config().host, number

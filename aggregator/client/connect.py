@@ -1,0 +1,106 @@
+"""From a host's name to a connected socket: every address that the name has gets its chance (RFC 8305)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import Any, Final, NamedTuple
+
+from aggregator.client.reply import reason
+
+STAGGER_S: Final = 0.25
+"""How long an address is tried before the next one is tried beside it; RFC 8305 recommends this."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""For all addresses together. A packet filter that drops packets would make the kernel try for two minutes."""
+
+SocketAddress = tuple[Any, ...]
+
+_Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, SocketAddress]
+
+_Connected = tuple[socket.socket, SocketAddress]
+
+
+def shown(host: str, port: int) -> str:
+    """An address as people write it: IPv6 in brackets."""
+    bare = _bare(host)
+    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+
+
+class Reached(NamedTuple):
+    """A connected socket, the address that it is connected to, and whether the host has others."""
+
+    socket: socket.socket
+    address: SocketAddress
+    alternatives: bool
+
+
+async def connect(host: str, port: int, last: SocketAddress | None = None) -> Reached:
+    """Connect to the first address that answers.
+
+    The address ``last`` is tried after all others, because it has disappointed. Raises OSError; its text is fit to
+    be shown, and names every reason when the addresses fail for different ones.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            found = await _find(_bare(host), port)
+            found.sort(key=lambda one: one[4] == last)
+            sock, address = await _first_to_connect(found)
+    except TimeoutError:
+        raise ConnectionError("timed out") from None
+    return Reached(sock, address, len({one[4] for one in found}) > 1)
+
+
+async def _find(host: str, port: int) -> list[_Found]:
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
+    except UnicodeError as error:  # no host can have this name
+        raise OSError(reason(error)) from error
+
+
+def _bare(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+async def _first_to_connect(found: list[_Found]) -> _Connected:
+    waiting = list(reversed(found))
+    trying: set[asyncio.Task[_Connected]] = set()
+    failures: list[str] = []
+    try:
+        while waiting or trying:
+            if waiting:
+                trying.add(asyncio.create_task(_connect(waiting.pop())))
+            done, trying = await asyncio.wait(
+                trying, timeout=STAGGER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            won = [task.result() for task in done if not task.exception()]
+            for loser, _ in won[1:]:
+                loser.close()
+            if won:
+                return won[0]
+            failures += [reason(error) for task in done if isinstance(error := task.exception(), OSError)]
+        raise OSError("; ".join(dict.fromkeys(failures)) or "no address")
+    finally:
+        for task in trying:
+            task.add_done_callback(_close_late)
+            task.cancel()
+
+
+async def _connect(found: _Found) -> _Connected:
+    family, kind, protocol, _, address = found
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock, address
+
+
+def _close_late(task: asyncio.Task[_Connected]) -> None:
+    """A connection that was made in the same moment as the first."""
+    with contextlib.suppress(asyncio.CancelledError, OSError):
+        task.result()[0].close()

@@ -1,0 +1,39 @@
+"""Descriptors of this process: enough for all files, and the standard three never taken by something else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from typing import Final
+
+SPARE_DESCRIPTORS: Final = 24
+"""What the program opens besides the files that it reads: its connection above all. Files may not have them."""
+
+
+def allow_descriptors(files: int) -> None:
+    """Raise the soft limit as far as so many files need, where it may be."""
+    needed = files + 2 * SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def open_to_read(name: str) -> int:
+    """Open a file or pipe, unless that takes the last descriptors. Raises OSError."""
+    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe without a writer must not hold up the loop
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and fd >= soft - SPARE_DESCRIPTORS:
+        os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return fd
+
+
+def fill_standard_streams() -> None:
+    """Open /dev/null for each standard stream that was closed: the next file or socket would take its place."""
+    for stream in range(3):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free

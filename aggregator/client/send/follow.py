@@ -1,0 +1,293 @@
+"""Files, pipes and standard input as lines that know where they stand: read to the end, or followed like `tail -F`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
+
+from aggregator.client.send import content, rotated
+from aggregator.client.send.compressed import Damaged
+from aggregator.client.send.content import Refused
+from aggregator.client.send.descriptors import open_to_read
+from aggregator.client.send.identity import FileId, file_id
+from aggregator.client.send.line_ids import LineIds
+from aggregator.client.send.positions import Positions
+from aggregator.client.send.track import CHUNK_BYTES, Place, Track
+
+POLL_S: Final = 0.25
+"""How often a followed file is looked at; what tail's users are used to, rounded down."""
+
+MAX_RESTARTS: Final = 3
+"""How often a file may be emptied while it is read once."""
+
+STDIN: Final = "-"
+"""The name that stands for standard input."""
+
+Places = AsyncIterator[list[Place]]
+"""Lines in order, some at a time."""
+
+Trouble = OSError | Refused | Damaged
+"""Why a file is not read, or not any further."""
+
+
+class Files:
+    """Reads and follows files. ``as_text`` takes all content for text, whatever it looks like."""
+
+    def __init__(
+        self,
+        positions: Positions,
+        stream_ids: Callable[[int], LineIds | None],
+        on_gone: Callable[[str, int], None],
+        *,
+        as_text: bool,
+    ) -> None:
+        """``stream_ids`` is for an open file or pipe whose position is not remembered.
+
+        ``on_gone`` gets the name of a file that another process has begun, and that is not found any more, and how
+        many bytes of it were read.
+        """
+        self._positions = positions
+        self._stream_ids = stream_ids
+        self._on_gone = on_gone
+        self._as_text = as_text
+        self.was_read: set[str] = set()
+        """The names under which there was something to read, be it empty."""
+
+    async def read(self, name: str) -> Places:
+        """Read to the end; an unterminated rest is a line too. Raises OSError, Refused, Damaged."""
+        async for places in self._read_left_behind(name):
+            yield places
+        with _opened(name) as fd:
+            if name == STDIN or not _is_file(fd):
+                async for places in self._read_stream(name, fd):
+                    yield places
+                return
+            track = self._claim(name, fd)
+            if track:
+                async with _released(track):
+                    async for places in self._read_file(name, fd, track, once=True):
+                        yield places
+
+    async def follow(self, name: str, on_trouble: Callable[[Trouble], None]) -> Places:
+        """Read a file as it grows, then the one that has its name next, and so on; a pipe only to its end.
+
+        ``on_trouble`` is called once for each time that there is no such file, or none that can be read; it is waited
+        for.
+        """
+        if not _may_grow(name):
+            async for places in self.read(name):
+                yield places
+            return
+        async for places in self._read_left_behind(name):
+            yield places
+        said = ""
+        while True:
+            try:
+                with _opened(name) as fd:
+                    if track := self._claim(name, fd):
+                        async with _released(track):
+                            async for places in self._read_file(name, fd, track, once=False):
+                                said = ""
+                                yield places
+                            track.is_over = True
+                        continue
+            except (OSError, Refused, Damaged) as error:
+                if said != str(error):
+                    on_trouble(error)
+                said = str(error)
+            await asyncio.sleep(POLL_S)
+
+    def _claim(self, name: str, fd: int) -> Track | None:
+        track = self._positions.open(name, fd)
+        self.was_read.add(name)
+        if track and self._as_text:
+            track.take_as_text()
+        return track
+
+    async def _read_left_behind(self, name: str) -> Places:
+        """First the rests of files that another process read under this name, and that have other names now."""
+        if name == STDIN:
+            return
+        named = _id_of(name)
+        for track in self._positions.left_behind(name):
+            if track.id == named:
+                continue
+            rest = rotated.renamed(track)
+            track.is_over = True
+            if rest is None:
+                self._on_gone(name, track.offset)
+                continue
+            try:
+                track.is_claimed = True
+                async with _released(track):
+                    async for places in self._read_file(name, rest, track, once=True):
+                        yield places
+            finally:
+                os.close(rest)
+
+    async def _read_file(self, name: str, fd: int, track: Track, *, once: bool) -> Places:
+        """Read an open file to its end; unless once, until another file has taken its name. Then a rest counts."""
+        is_last_look = once
+        restarts = 0
+        while True:
+            is_last_look = is_last_look or _has_another(name, fd)  # asked first: all that was written before is read
+            while data := track.read(fd, is_whole=is_last_look):
+                for places in track.take(data):
+                    yield places
+                await asyncio.sleep(0)
+            if data is None:
+                restarts += 1
+                if once and restarts > MAX_RESTARTS:
+                    raise OSError("it is rewritten faster than it can be read")
+                async for places in self._read_copy(track):
+                    yield places
+                await asyncio.sleep(POLL_S)  # or a file that is rewritten again and again would be all that is sent
+                continue
+            track.seen_at = time.time()
+            if is_last_look:
+                break
+            await asyncio.sleep(POLL_S)
+        for places in track.finish():
+            yield places
+
+    async def _read_copy(self, track: Track) -> Places:
+        """The file was emptied: what had not been read of it may be in a copy that was made before."""
+        copy = rotated.copied(track)
+        if copy is not None:
+            try:
+                while data := track.read(copy, is_whole=True):
+                    for places in track.take(data):
+                        yield places
+                    await asyncio.sleep(0)
+            finally:
+                os.close(copy)
+        with contextlib.suppress(Damaged):  # it is gone, whatever it was
+            for places in track.finish():
+                yield places
+        if self._positions.are_kept:
+            # From here on the positions say that all this was sent, and so it has to be.
+            await track.drained()
+        track.begin_again()
+        await self._positions.save()
+
+    async def _read_stream(self, name: str, fd: int) -> Places:
+        track = Track(name, None, self._stream_ids(fd))
+        self.was_read.add(name)
+        if self._as_text:
+            track.take_as_text()
+        head = await _read(fd)
+        while not self._as_text and head and content.may_become_known(head) and (more := await _read(fd)):
+            head += more
+        if head and not self._as_text:
+            track.recognise(head)
+        data = head
+        while data:
+            for places in track.take(data):
+                yield places
+            data = await _read(fd)
+        for places in track.finish():
+            yield places
+
+
+@contextlib.asynccontextmanager
+async def _released(track: Track) -> AsyncIterator[None]:
+    """Let others read the file afterwards; but nobody read on in what turned out not to be readable."""
+    try:
+        yield
+    except (Refused, Damaged):
+        track.is_claimed = track.offset > 0
+        raise
+    except BaseException:
+        track.is_claimed = False
+        raise
+    track.is_claimed = False
+
+
+def _has_another(name: str, fd: int) -> bool:
+    """Whether another file has the name, and something in it: until then the writer may still be writing here."""
+    try:
+        named = os.stat(name)
+    except OSError:  # renamed, and no new one yet
+        return False
+    return named.st_size > 0 and not os.path.samestat(os.fstat(fd), named)
+
+
+@contextlib.contextmanager
+def _opened(name: str) -> Iterator[int]:
+    if name == STDIN:
+        if sys.stdin is None:  # its descriptor may be somebody else's by now
+            raise OSError(errno.EBADF, "closed")
+        yield sys.stdin.fileno()
+        return
+    fd = open_to_read(name)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+async def _read(fd: int) -> bytes:
+    """The next chunk; nothing at the end. Waits without a thread: one that reads a terminal can't be interrupted."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    while True:
+        try:
+            loop.add_reader(fd, ready.set)
+        except PermissionError:  # a regular file: always ready, and not to be waited for
+            await asyncio.sleep(0)
+        else:
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(fd)
+        with contextlib.suppress(BlockingIOError):
+            return os.read(fd, CHUNK_BYTES)
+        ready.clear()
+
+
+def _may_grow(name: str) -> bool:
+    """Whether there is a regular file, or none yet, as against a pipe or a terminal."""
+    try:
+        return name != STDIN and stat.S_ISREG(os.stat(name).st_mode)
+    except OSError:
+        return True
+
+
+def _is_file(fd: int) -> bool:
+    """Whether it may be read at any place. Files of the kernel's own say that they are empty, and are not."""
+    status = os.fstat(fd)
+    return stat.S_ISREG(status.st_mode) and (status.st_size > 0 or not os.pread(fd, 1, 0))
+
+
+def _id_of(name: str) -> FileId | None:
+    try:
+        if not stat.S_ISREG(os.stat(name).st_mode):  # before it is opened: that disturbs a pipe
+            return None
+        with _opened(name) as fd:
+            return file_id(fd)
+    except OSError:
+        return None
+
+
+def total_bytes(names: list[str]) -> int | None:
+    """How much there is to read, when all are regular files of text."""
+    total = 0
+    for name in names:
+        try:
+            status = os.fstat(0) if name == STDIN else os.stat(name)  # before it is opened: that disturbs a pipe
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            with _opened(name) as fd:
+                if content.compression(os.pread(fd, content.HEAD_BYTES, 0)):
+                    return None
+        except (OSError, Refused):
+            return None
+        total += status.st_size
+    return total

@@ -1,0 +1,81 @@
+"""The file of ``--state``: replaced as a whole, so that after a crash it is the old one or the new one, never a part.
+
+What a crash of the machine takes back is sent again and stored once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+VERSION: Final = 1
+
+
+class BadState(Exception):
+    """The file cannot be used; the text says why, for whoever named it."""
+
+
+class StateFile:
+    """One file that this process alone may write, as long as it runs."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BadState and OSError."""
+        self._path = path = path.resolve()  # a symbolic link stays one
+        if path.exists() and not path.is_file():  # a device would be replaced by a file
+            raise BadState("not a regular file")
+        self._one_at_a_time = threading.Lock()
+        self._number = 0
+        # The lock has a file of its own, because the other one is replaced again and again. It stays: a process that
+        # waits for its lock would otherwise lock a file that is gone.
+        self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise BadState("another process uses it") from None
+
+    def load(self) -> dict[str, Any]:
+        """What was saved last; nothing if that is nothing. Raises BadState and OSError."""
+        try:
+            text = self._path.read_bytes()
+        except FileNotFoundError:
+            return {}
+        if not text:
+            return {}
+        try:
+            fields = json.loads(text)
+        except ValueError:
+            fields = None
+        if type(fields) is not dict or fields.get("version") != VERSION:
+            raise BadState("not a file that send --state has written")
+        return fields
+
+    def save(self, number: int, fields: dict[str, Any]) -> None:
+        """Replace the file, unless one with a higher number has already been saved. Raises OSError."""
+        text = json.dumps({"version": VERSION, **fields}, indent=1).encode()
+        made = self._path.with_name(self._path.name + ".new")
+        with self._one_at_a_time:
+            if number < self._number:
+                return
+            with made.open("wb") as new:
+                new.write(text)
+                new.flush()
+                os.fsync(new.fileno())
+            os.replace(made, self._path)
+            _sync_folder(self._path.parent)
+            self._number = number
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,108 @@
+"""What comes in from one client: bytes to lines, lines to what they mean.
+
+It counts and logs what is wrong with them, and answers nothing: what ends a stream is returned as the last reply.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from aggregator.server.port import Port
+from aggregator.server.state import State
+from aggregator.wire import Rejection, replies
+from aggregator.wire.lines import Framing, LineSplitter
+from aggregator.wire.meaning import Interpreter, Meaning
+
+log = logging.getLogger("aggregator")
+
+
+class Inbox:
+    """The lines of one client of ``port`` that wait to be interpreted; its length is their number."""
+
+    def __init__(self, state: State, port: Port) -> None:
+        self.peer = "a client"
+        """The client's name in the log."""
+        self._stats = state.stats
+        self._log = state.peer_log
+        self._port = port
+        self._line_timeout_s = state.config.line_timeout_s
+        self._splitter = LineSplitter(state.config.max_line_bytes)
+        self._interpreter = Interpreter(state.config.max_line_bytes)
+        self._unfinished_s = 0.0  # for how long the same line has been unfinished
+
+    def __len__(self) -> int:
+        return len(self._interpreter)
+
+    @property
+    def line_number(self) -> int:
+        """The 1-based number of the line whose meaning was given out last."""
+        return self._interpreter.line_number
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take the next bytes. If they turn out to be of another protocol, return what its client is told last."""
+        splitter = self._splitter
+        lines = splitter.feed(data)
+        if lines:
+            self._interpreter.add(lines)
+            self._unfinished_s = 0.0
+        if splitter.skipped_bytes:
+            self._note_skipped()
+        if not splitter.foreign:
+            return None
+        self._stats.connections_refused += 1
+        self._log.say(logging.INFO, "%s speaks %s: closed", self.peer, splitter.foreign.value)
+        return replies.to_foreign(splitter.foreign, self.line_number + 1)
+
+    def finish(self) -> None:
+        """Take the orderly end of the stream: the unterminated rest, if there is one, is a line too."""
+        self._interpreter.add(self._splitter.finish())
+
+    def turn(self) -> Iterator[Meaning]:
+        """Interpret the next lines, up to a turn's worth."""
+        return self._interpreter.turn()
+
+    def clear(self) -> None:
+        """Drop the lines that wait."""
+        self._interpreter.clear()
+
+    def wait(self, seconds: float) -> bytes | None:
+        """Seconds have passed without an end of the unfinished line; return what ends the client if that is too long.
+
+        Its age is counted in these calls, not by the clock: if the server stood still, no client is to blame.
+        """
+        if not self._splitter.unfinished:
+            self.forgive()
+            return None
+        self._unfinished_s += seconds
+        if self._unfinished_s <= self._line_timeout_s:  # the first call came sooner after the line's first byte
+            return None
+        line_number = self.line_number + (0 if self._splitter.skipping else 1)
+        framing = self._splitter.look_at_framing()
+        self._stats.received += 1
+        self._stats.errors += 1
+        self._log.say(
+            logging.WARNING, f"{self._port.name}: %s left its line %d unfinished for %g s: closed; %s",
+            self.peer, line_number, self._line_timeout_s, framing.value,
+        )  # fmt: skip
+        return replies.encode(replies.error(replies.unfinished_line(line_number, self._line_timeout_s, framing)))
+
+    def forgive(self) -> None:
+        """Count the age of the unfinished line from now on: the client could not end it, or need not."""
+        self._unfinished_s = 0.0
+
+    def count_rejection(self, rejection: Rejection, line_number: int) -> None:
+        """Count and log that an event, a line or a command was rejected."""
+        log.debug("%s: refused line %d: %s: %s", self.peer, line_number, rejection.code, rejection.detail)
+        self._stats.reject(rejection.code)
+        self._log.rejected(self._port, self.peer, line_number, rejection)
+
+    def _note_skipped(self) -> None:
+        """Count what is skipped of an over-long line, and say how the stream seems to be framed."""
+        splitter = self._splitter
+        self._stats.skipped_bytes += splitter.skipped_bytes
+        splitter.skipped_bytes = 0
+        if splitter.framing is not Framing.NONE:
+            self._log.say(
+                logging.WARNING, f"{self._port.name}: %s: a line is too long: %s", self.peer, splitter.framing.value
+            )

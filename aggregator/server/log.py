@@ -1,0 +1,80 @@
+"""The server's log on standard error. Neither the event loop nor the end of the process waits for who reads it.
+
+(The standard library's QueueListener waits at its end without limit, and a full queue of its QueueHandler is a
+traceback on standard error.)
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from typing import Final
+
+from aggregator import streams
+
+FLUSH_S: Final = 1.0
+"""How long the end of the process waits for lines that are not written yet. With a reader it takes milliseconds."""
+
+
+class Log(logging.Handler):
+    """One line a record, written by a thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._lines = streams.LineWriter(streams.STDERR, self._gap)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        self.say(self.format(record))
+
+    def say(self, text: str) -> None:
+        """Have a line written as it is."""
+        self._lines.put(_encoded(text))
+
+    def flush(self) -> None:
+        """Wait for what is not written yet, up to FLUSH_S."""
+        self._lines.flush(FLUSH_S)
+
+    def _gap(self, left_out: int) -> bytes:
+        text = f"{left_out} lines of the log are missing here: standard error could not be written"
+        return _encoded(self.format(logging.makeLogRecord({"levelname": "WARNING", "msg": text})))
+
+
+def _encoded(text: str) -> bytes:
+    return f"{text}\n".encode(sys.stderr.encoding, "backslashreplace")
+
+
+class _Formatter(logging.Formatter):
+    """With stamps in UTC that say so, and messages that take one line."""
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if not record.message.isprintable():  # it may quote a client, and be read on a terminal
+            record.message = record.message.encode("unicode_escape").decode()
+        return super().formatMessage(record)
+
+
+def start(level: str) -> Log:
+    """Send the log to standard error, from this level on; of other packages only what is wrong.
+
+    What Python itself has to say goes there too: it would write to standard error, and wait.
+    """
+    log = Log()
+    ours = logging.getLevelName(level.upper())
+    logging.basicConfig(handlers=[log], level=max(ours, logging.WARNING), force=True)
+    logging.getLogger("aggregator").setLevel(ours)
+    logging.captureWarnings(True)
+    sys.unraisablehook = _on_exception
+    threading.excepthook = _on_exception
+    return log
+
+
+def _on_exception(found: sys.UnraisableHookArgs | threading.ExceptHookArgs) -> None:
+    what = (found.exc_type, found.exc_value or found.exc_type(), found.exc_traceback)
+    logging.getLogger("aggregator").error("an exception that nobody has caught", exc_info=what)

@@ -1,0 +1,105 @@
+"""What an administrator calls a host and a port, as sockets that are bound and do not listen yet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import socket
+from typing import Any, Final, TypeAlias
+
+from aggregator import address
+from aggregator.server.port import Port
+
+log = logging.getLogger("aggregator")
+
+_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""Why one of a name's addresses may be left out: ``localhost`` means ::1 too, also on machines without IPv6."""
+
+_Address: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]  # the latter as ``bind`` takes it
+
+
+class CannotListen(Exception):
+    """An address cannot be listened on; the text says why in one line, for an administrator."""
+
+    def __init__(self, host: str, number: int, option: str, why: OSError | UnicodeError | str) -> None:
+        reason = _reason(why) if isinstance(why, Exception) else why
+        super().__init__(f"cannot listen on {address.join(host, number)} ({option}): {reason}")
+
+
+async def bind(port: Port, host: str, number: int) -> list[socket.socket]:
+    """A socket for each address that ``host`` means; 0 is any free port. Raises CannotListen."""
+    bound: list[socket.socket] = []
+    left_out: list[CannotListen] = []
+    for family, where in await _addresses(host, number):
+        try:
+            bound.append(_bound(family, where, with_ipv4=host in address.EVERYWHERE))
+        except OSError as error:
+            failure = CannotListen(where[0], number, port.option, error)
+            if error.errno not in _NOT_HERE:
+                raise failure from error
+            left_out.append(failure)
+        else:
+            if host == "*":
+                break
+    if not bound:
+        raise left_out[0]
+    for failure in left_out:
+        log.warning("%s; left out", failure)
+    return bound
+
+
+def name(one: socket.socket) -> str:
+    """The address of a socket, for the log."""
+    return address.join(*one.getsockname()[:2])
+
+
+def is_reachable(one: socket.socket) -> bool:
+    """Whether other machines can reach it."""
+    return not ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback
+
+
+async def _addresses(host: str, number: int) -> list[_Address]:
+    if host == "*":  # the first of them that there is
+        return [(socket.AF_INET6, ("::", number)), (socket.AF_INET, ("0.0.0.0", number))]  # noqa: S104 (by request)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (OSError, UnicodeError) as error:
+        raise CannotListen(host, number, "--host", error) from error
+    addresses: list[_Address] = list(dict.fromkeys((family, where) for family, _, _, _, where in found))
+    if host not in address.EVERYWHERE and any(_is_everywhere(where[0]) for _, where in addresses):
+        raise CannotListen(host, number, "--host", f"that is every address here: say {_ANY_OF_THEM}")
+    return addresses
+
+
+_ANY_OF_THEM: Final = "{}, {} or {}".format(*address.EVERYWHERE)
+
+
+def _is_everywhere(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(text.partition("%")[0]).is_unspecified
+    return False
+
+
+def _bound(family: socket.AddressFamily, where: tuple[Any, ...], with_ipv4: bool) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server may linger
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not with_ipv4)
+        one.bind(where)
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+    return str(error)
