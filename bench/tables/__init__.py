@@ -12,6 +12,7 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "growth": growth.table,
     "peers": peers.table,
     "faults": faults.table,
+    "found": faults.found_table,
     "soak": faults.soak_table,
 }
 """By the name of the result file."""

@@ -39,6 +39,25 @@ def table(record: dict[str, Any]) -> str:
     )
 
 
+def found_table(record: dict[str, Any]) -> str:
+    """Faults that use brought to light: the worst figures of their tests."""
+    names = _names()
+    worst: dict[str, dict[str, float]] = {}
+    for test in record["figures"]["tests"].values():
+        figures = {key: value for key, value in test.get("measured", {}).items() if isinstance(value, int | float)}
+        for fault in test.get("faults", []):
+            known = worst.setdefault(fault, {})
+            known.update({key: max(value, known.get(key, value)) for key, value in figures.items() if key != "rounds"})
+    return markdown.rows(
+        ["fault", "the worst of its tests"],
+        *(
+            [names[fault], ", ".join(f"{key} {value:g}" for key, value in figures.items())]
+            for fault, figures in sorted(worst.items())
+            if figures
+        ),
+    )
+
+
 def soak_table(record: dict[str, Any]) -> str:
     (test,) = (one for one in record["figures"]["tests"].values() if one.get("measured", {}).get("name") == "soak")
     soak = test["measured"]
