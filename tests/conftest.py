@@ -17,6 +17,13 @@ settings.load_profile("aggregator")
 pytest_plugins = ["tests.harness.record"]
 
 
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables of the fault tests are not the product's: a server warns of each that it does not know."""
+    for name in ("AGGREGATOR_FAULTS", "AGGREGATOR_FAULTS_RESULT"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture
 def new_server(tmp_path: Path) -> Iterator[StartServer]:
     """Make a server with these options, not started yet. Each server has a folder of its own."""
