@@ -82,6 +82,7 @@ and what ``aggregator send`` is made of:
 - ``client.send.options``       what it was told
 - ``client.send.run``           one run: files to events, events to a server
 - ``client.send.follow``        files and standard input, read to the end or followed
+- ``client.send.inputs``        files, pipes and standard input: opened, told apart, read
 - ``client.send.track``         one file, as far as it is read and as far as it is acked
 - ``client.send.in_order``      what ends in any order and counts in order
 - ``client.send.lines``         bytes of a file to lines that know where they end
@@ -90,7 +91,7 @@ and what ``aggregator send`` is made of:
 - ``client.send.compressed``    compressed bytes to plain ones
 - ``client.send.identity``      which file a file is, whatever its name
 - ``client.send.line_ids``      ids for its lines
-- ``client.send.rotated``       where the rest of a file is that was renamed or emptied
+- ``client.send.rotated``       files that were renamed, emptied after a copy, or missed
 - ``client.send.positions``     how far every file has got
 - ``client.send.state``         the file of ``--state``
 - ``client.send.wrap``          lines to events

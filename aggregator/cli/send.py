@@ -34,7 +34,7 @@ def add_command(commands: Commands) -> None:
     sender.add_argument("--give-up-after", type=seconds, metavar="SECONDS", help="without any ack (never)")
     sender.add_argument("--rejects", type=Path, metavar="FILE", help="append every rejected line to this file")
 
-    files = sender.add_argument_group("files that grow")
+    files = sender.add_argument_group("files")
     files.add_argument("--follow", action="store_true", help="go on as the files grow, like tail -F")
     files.add_argument(
         "--state", type=Path, metavar="FILE", help="remember there how far each file is acked, go on there"

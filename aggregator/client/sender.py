@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -122,7 +123,9 @@ class Sender:
         now = self._loop.time()
         if not self._connection:
             pause_s = self._next_try_at - now
-            return f"waiting for {self.address}, " + (f"next try in {pause_s:.0f} s" if pause_s > 0 else "connecting")
+            return f"waiting for {self.address}, " + (
+                f"next try in {math.ceil(pause_s)} s" if pause_s > 0 else "connecting"
+            )
         silence_s = now - self._final_at
         return f"waiting for {self.address}, no ack for {silence_s:.0f} s" if silence_s >= NOTABLE_S else ""
 

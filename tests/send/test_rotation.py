@@ -15,7 +15,7 @@ from aggregator.client.send.sparse import next_data
 from aggregator.client.send.track import CHUNK_BYTES, TAIL_BYTES, Track
 from tests.harness.polling import wait_until
 from tests.harness.sending import Start, has_stored, messages, run
-from tests.harness.server_process import ServerProcess
+from tests.harness.server_process import ServerProcess, StartServer
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -135,6 +135,25 @@ def test_lines_written_just_before_a_copytruncate_are_found_in_the_copy(
         wait_until(has_stored(server, len(expected)))
     assert following.interrupt().has(sent=16, stored=16)
     assert messages(server) == expected
+
+
+def test_files_that_came_and_went_during_an_outage_are_sent_in_order(
+    free_port: int, tmp_path: Path, start: Start, start_server: StartServer
+) -> None:
+    file = tmp_path / "app.log"
+    file.write_bytes(b"0\n" * 6000)  # more than what is sent ahead
+    following = start(free_port, "--topic", "t", "--follow", file)
+    wait_until(lambda: "cannot connect" in following.errors)
+    (tmp_path / "app.log.offset").write_bytes(b"of another program\n")
+    for number in range(1, 6):
+        for old in sorted(tmp_path.glob("app.log.[0-9]"), reverse=True):
+            old.rename(tmp_path / f"app.log.{int(old.suffix[1:]) + 1}")
+        file.rename(tmp_path / "app.log.1")
+        file.write_bytes(b"%d\n" % number * 3)
+    server = start_server("--port", str(free_port))
+    wait_until(has_stored(server, 6015))
+    assert following.interrupt().has(sent=6015, stored=6015)
+    assert messages(server) == ["0"] * 6000 + [str(number) for number in range(1, 6) for _ in range(3)]
 
 
 def test_a_compressed_file_grows_by_whole_streams(server: ServerProcess, tmp_path: Path, start: Start) -> None:

@@ -109,6 +109,21 @@ def test_a_file_renamed_while_nobody_looked_is_read_to_its_end_first(
     assert run(server.port, *arguments[:-1], tmp_path / new_name).counts["stored"] == 0
 
 
+def test_files_that_came_and_went_while_nobody_looked_are_sent_in_order(server: ServerProcess, tmp_path: Path) -> None:
+    file, state = tmp_path / "app.log", tmp_path / "state"
+    file.write_bytes(b"1\n")
+    arguments: list[str | Path] = ["--topic", "t", "--state", state, file]
+    run(server.port, *arguments)
+    with file.open("ab") as out:
+        out.write(b"2\n")
+    for number in range(3, 7):
+        file.rename(tmp_path / f"app.log-2026112{number}")
+        file.write_bytes(b"%d\n" % number)
+    assert run(server.port, *arguments).has(sent=5, stored=5)
+    assert messages(server) == ["1", "2", "3", "4", "5", "6"]
+    assert run(server.port, *arguments).has()
+
+
 def test_a_file_copied_and_emptied_while_nobody_looked_is_read_to_its_end_first(
     server: ServerProcess, tmp_path: Path
 ) -> None:

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
-import stat
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from aggregator.client.send import content, rotated
 from aggregator.client.send.compressed import Damaged
 from aggregator.client.send.content import Refused
-from aggregator.client.send.descriptors import open_to_read
-from aggregator.client.send.identity import FileId, file_id
+from aggregator.client.send.inputs import STDIN, id_of, is_file, may_grow, opened, read_stream
 from aggregator.client.send.line_ids import LineIds
 from aggregator.client.send.positions import Positions
-from aggregator.client.send.track import CHUNK_BYTES, Place, Track
+from aggregator.client.send.track import Place, Track
 
 POLL_S: Final = 0.25
 """How often a followed file is looked at; what tail's users are used to, rounded down."""
 
 MAX_RESTARTS: Final = 3
 """How often a file may be emptied while it is read once."""
-
-STDIN: Final = "-"
-"""The name that stands for standard input."""
 
 Places = AsyncIterator[list[Place]]
 """Lines in order, some at a time."""
@@ -64,15 +57,15 @@ class Files:
         """Read to the end; an unterminated rest is a line too. Raises OSError, Refused, Damaged."""
         async for places in self._read_left_behind(name):
             yield places
-        with _opened(name) as fd:
-            if name == STDIN or not _is_file(fd):
+        with opened(name) as fd:
+            if name == STDIN or not is_file(fd):
                 async for places in self._read_stream(name, fd):
                     yield places
                 return
             track = self._claim(name, fd)
             if track:
                 async with _released(track):
-                    async for places in self._read_file(name, fd, track, once=True):
+                    async for places in self._read_file(fd, track, once=True):
                         yield places
 
     async def follow(self, name: str, on_trouble: Callable[[Trouble], None]) -> Places:
@@ -81,7 +74,7 @@ class Files:
         ``on_trouble`` is called once for each time that there is no such file, or none that can be read; it is waited
         for.
         """
-        if not _may_grow(name):
+        if not may_grow(name):
             async for places in self.read(name):
                 yield places
             return
@@ -90,13 +83,15 @@ class Files:
         said = ""
         while True:
             try:
-                with _opened(name) as fd:
+                with opened(name) as fd:
                     if track := self._claim(name, fd):
                         async with _released(track):
-                            async for places in self._read_file(name, fd, track, once=False):
+                            async for places in self._read_file(fd, track, once=False):
                                 said = ""
                                 yield places
                             track.is_over = True
+                        async for places in self._read_missed(name, track):
+                            yield places
                         continue
             except (OSError, Refused, Damaged) as error:
                 if said != str(error):
@@ -115,10 +110,9 @@ class Files:
         """First the rests of files that another process read under this name, and that have other names now."""
         if name == STDIN:
             return
-        named = _id_of(name)
-        for track in self._positions.left_behind(name):
-            if track.id == named:
-                continue
+        named = id_of(name)
+        behind = [track for track in self._positions.left_behind(name) if track.id != named]
+        for track in behind:
             rest = rotated.renamed(track)
             track.is_over = True
             if rest is None:
@@ -127,17 +121,38 @@ class Files:
             try:
                 track.is_claimed = True
                 async with _released(track):
-                    async for places in self._read_file(name, rest, track, once=True):
+                    async for places in self._read_file(rest, track, once=True):
                         yield places
             finally:
                 os.close(rest)
+        if behind:
+            async for places in self._read_missed(name, behind[-1]):
+                yield places
 
-    async def _read_file(self, name: str, fd: int, track: Track, *, once: bool) -> Places:
+    async def _read_missed(self, name: str, track: Track) -> Places:
+        """Then files that had this name later, and lost it before anybody looked."""
+        while (fd := rotated.missed(track, self._positions.knows)) is not None:
+            try:
+                found = self._claim(name, fd)
+                assert found  # nobody knew it
+                assert found.id
+                found.named_at = found.id.born / 1e9
+                async with _released(found):
+                    async for places in self._read_file(fd, found, once=True):
+                        yield places
+                    found.is_over = True
+                track = found
+            finally:
+                os.close(fd)
+
+    async def _read_file(self, fd: int, track: Track, *, once: bool) -> Places:
         """Read an open file to its end; unless once, until another file has taken its name. Then a rest counts."""
-        is_last_look = once
+        is_last_look = False
         restarts = 0
         while True:
-            is_last_look = is_last_look or _has_another(name, fd)  # asked first: all that was written before is read
+            # Asked first, so that all that was written before is read.
+            is_last_look = _has_another(track, fd) or once or is_last_look
+            looked_at = time.time()
             while data := track.read(fd, is_whole=is_last_look):
                 for places in track.take(data):
                     yield places
@@ -150,7 +165,7 @@ class Files:
                     yield places
                 await asyncio.sleep(POLL_S)  # or a file that is rewritten again and again would be all that is sent
                 continue
-            track.seen_at = time.time()
+            track.seen_at = looked_at
             if is_last_look:
                 break
             await asyncio.sleep(POLL_S)
@@ -166,6 +181,7 @@ class Files:
                     for places in track.take(data):
                         yield places
                     await asyncio.sleep(0)
+                self._positions.pass_over(track, copy)
             finally:
                 os.close(copy)
         with contextlib.suppress(Damaged):  # it is gone, whatever it was
@@ -182,8 +198,8 @@ class Files:
         self.was_read.add(name)
         if self._as_text:
             track.take_as_text()
-        head = await _read(fd)
-        while not self._as_text and head and content.may_become_known(head) and (more := await _read(fd)):
+        head = await read_stream(fd)
+        while not self._as_text and head and content.may_become_known(head) and (more := await read_stream(fd)):
             head += more
         if head and not self._as_text:
             track.recognise(head)
@@ -191,7 +207,7 @@ class Files:
         while data:
             for places in track.take(data):
                 yield places
-            data = await _read(fd)
+            data = await read_stream(fd)
         for places in track.finish():
             yield places
 
@@ -210,84 +226,14 @@ async def _released(track: Track) -> AsyncIterator[None]:
     track.is_claimed = False
 
 
-def _has_another(name: str, fd: int) -> bool:
+def _has_another(track: Track, fd: int) -> bool:
     """Whether another file has the name, and something in it: until then the writer may still be writing here."""
+    looked_at = time.time()
     try:
-        named = os.stat(name)
+        named = os.stat(track.path)
     except OSError:  # renamed, and no new one yet
         return False
-    return named.st_size > 0 and not os.path.samestat(os.fstat(fd), named)
-
-
-@contextlib.contextmanager
-def _opened(name: str) -> Iterator[int]:
-    if name == STDIN:
-        if sys.stdin is None:  # its descriptor may be somebody else's by now
-            raise OSError(errno.EBADF, "closed")
-        yield sys.stdin.fileno()
-        return
-    fd = open_to_read(name)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-async def _read(fd: int) -> bytes:
-    """The next chunk; nothing at the end. Waits without a thread: one that reads a terminal can't be interrupted."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    while True:
-        try:
-            loop.add_reader(fd, ready.set)
-        except PermissionError:  # a regular file: always ready, and not to be waited for
-            await asyncio.sleep(0)
-        else:
-            try:
-                await ready.wait()
-            finally:
-                loop.remove_reader(fd)
-        with contextlib.suppress(BlockingIOError):
-            return os.read(fd, CHUNK_BYTES)
-        ready.clear()
-
-
-def _may_grow(name: str) -> bool:
-    """Whether there is a regular file, or none yet, as against a pipe or a terminal."""
-    try:
-        return name != STDIN and stat.S_ISREG(os.stat(name).st_mode)
-    except OSError:
-        return True
-
-
-def _is_file(fd: int) -> bool:
-    """Whether it may be read at any place. Files of the kernel's own say that they are empty, and are not."""
-    status = os.fstat(fd)
-    return stat.S_ISREG(status.st_mode) and (status.st_size > 0 or not os.pread(fd, 1, 0))
-
-
-def _id_of(name: str) -> FileId | None:
-    try:
-        if not stat.S_ISREG(os.stat(name).st_mode):  # before it is opened: that disturbs a pipe
-            return None
-        with _opened(name) as fd:
-            return file_id(fd)
-    except OSError:
-        return None
-
-
-def total_bytes(names: list[str]) -> int | None:
-    """How much there is to read, when all are regular files of text."""
-    total = 0
-    for name in names:
-        try:
-            status = os.fstat(0) if name == STDIN else os.stat(name)  # before it is opened: that disturbs a pipe
-            if not stat.S_ISREG(status.st_mode):
-                return None
-            with _opened(name) as fd:
-                if content.compression(os.pread(fd, content.HEAD_BYTES, 0)):
-                    return None
-        except (OSError, Refused):
-            return None
-        total += status.st_size
-    return total
+    if os.path.samestat(os.fstat(fd), named):
+        track.named_at = looked_at
+        return False
+    return named.st_size > 0

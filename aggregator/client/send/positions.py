@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +32,7 @@ class Positions:
         self._purpose = purpose
         self._tracks: dict[FileId, Track] = {}
         self._file = StateFile(path) if path else None
-        self._saved: dict[str, Any] | None = None
+        self._saved: list[dict[str, Any]] | None = None
         self._saves = 0
         self.resumed_bytes = 0
         """What other processes have already sent of the files that are read."""
@@ -63,6 +62,17 @@ class Positions:
         self._forget_some()
         return track
 
+    def knows(self, identity: FileId) -> bool:
+        """Whether the file was read, or is being read, under whatever name."""
+        return identity in self._tracks
+
+    def pass_over(self, original: Track, fd: int) -> None:
+        """An open file is a copy of what the original was: all of it has been read."""
+        identity = file_id(fd)
+        copy = self._tracks.setdefault(identity, self._new_track(original.path, identity))
+        if not copy.is_claimed:
+            copy.skip_to_end(fd)
+
     def left_behind(self, name: str) -> Iterator[Track]:
         """Files that had this name when another process read them, and that it has not read to their end."""
         path = os.path.abspath(name)
@@ -74,16 +84,19 @@ class Positions:
         """Write down what has changed, in a thread, because a disk may be slow. What fails is kept in ``failure``."""
         if not self._file:
             return
-        fields = {"purpose": self._purpose, "files": [track.to_json() for track in self._tracks.values()]}
-        if self._saved == fields:
+        files = [track.to_json() for track in self._tracks.values()]
+        # That a file was looked at again is no news.
+        changed = [{**one, "seen_at": 0, "named_at": 0} for one in files]
+        if self._saved == changed:
             return
+        fields = {"purpose": self._purpose, "files": files}
         self._saves += 1
         try:
-            await asyncio.to_thread(self._file.save, self._saves, {**fields, "seen_at": time.time()})
+            await asyncio.to_thread(self._file.save, self._saves, fields)
         except OSError as error:
             self.failure = reason(error)
         else:
-            self._saved = fields
+            self._saved = changed
             self.failure = ""
 
     def close(self) -> None:
@@ -109,7 +122,7 @@ class Positions:
             for one in fields["files"]:
                 identity = FileId(one["inode"], one["born"], one["device"])
                 track = self._new_track(one["path"], identity)
-                track.resume(one, float(fields["seen_at"]))
+                track.resume(one)
                 self._tracks[identity] = track
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadState(f"not a file that send --state has written ({error!r})") from None

@@ -1,4 +1,4 @@
-"""Where the rest of a file is that is not under its name any more: renamed, or copied and then emptied.
+"""What is not under its name any more: files that were renamed, that were copied and then emptied, that were missed.
 
 Only the folder of the file is searched. What was compressed or moved elsewhere is not found.
 """
@@ -6,13 +6,14 @@ Only the folder of the file is searched. What was compressed or moved elsewhere 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Final
 
-from aggregator.client.send.identity import file_id
+from aggregator.client.send.identity import FileId, file_id
 from aggregator.client.send.track import Track
 
-CLOCK_SLACK_NS: Final = 20_000_000
+CLOCK_SLACK_S: Final = 0.02
 """The kernel's clock for files is up to ten milliseconds late."""
 
 
@@ -26,13 +27,44 @@ def renamed(track: Track) -> int | None:
 def copied(track: Track) -> int | None:
     """A copy of what the track's file was before it was emptied: a descriptor for the caller to close.
 
-    Its name begins with the file's name. It was made after the file was last seen whole, and it has the same bytes
-    before the place that was read up to.
+    Its name begins with the file's name, and it has the same bytes before the place that was read up to. It was made
+    or written after the file was last seen whole.
     """
-    made_after = track.seen_at * 1e9 - CLOCK_SLACK_NS
+    seen_at = track.seen_at - CLOCK_SLACK_S
     beginning = os.path.basename(track.path)
     names = [path for path, _ in _neighbours(track) if os.path.basename(path).startswith(beginning)]
-    return _find(names, lambda fd: _is_copy(track, fd) and _made_ns(fd) > made_after)
+    return _find(names, lambda fd: _is_copy(track, fd) and _newest_time(fd) > seen_at)
+
+
+def missed(track: Track, is_known: Callable[[FileId], bool]) -> int | None:
+    """The next file that had the name of the track's file after it, and has another by now: a descriptor to close.
+
+    Its name is the old one with a number or a date behind it. It was made after the track's file was last seen to have
+    the name, and before the file was made that has it now. Where nobody knows when files were made, none is found.
+    """
+    assert track.id
+    made_after = max(track.id.born, (track.named_at - CLOCK_SLACK_S) * 1e9)
+    current = _born(track.path)
+    is_old_name = re.compile(re.escape(os.path.basename(track.path)) + r"[.-]\d[\dT._-]*").fullmatch
+    born = {path: _born(path) for path, _ in _neighbours(track) if is_old_name(os.path.basename(path))}
+    between = sorted((when, path) for path, when in born.items() if made_after < when < current)
+    return _find([path for _, path in between], lambda fd: not is_known(file_id(fd)) and not _is_copy(track, fd))
+
+
+def _newest_time(fd: int) -> float:
+    """When it was made or written last; a copy may have got the time of the original."""
+    return max(file_id(fd).born / 1e9, os.fstat(fd).st_mtime)
+
+
+def _born(path: str) -> int:
+    """0 if there is no such file."""
+    fd = _find([path], lambda fd: True)
+    if fd is None:
+        return 0
+    try:
+        return file_id(fd).born
+    finally:
+        os.close(fd)
 
 
 def _is_copy(track: Track, fd: int) -> bool:
@@ -61,7 +93,3 @@ def _find(paths: list[str], is_it: Callable[[int], bool]) -> int | None:
             return fd
         os.close(fd)
     return None
-
-
-def _made_ns(fd: int) -> int:
-    return file_id(fd).born or os.fstat(fd).st_ctime_ns

@@ -25,8 +25,9 @@ from aggregator.client.reply import NotOurProtocol, reason
 from aggregator.client.send.compressed import Damaged
 from aggregator.client.send.content import Refused
 from aggregator.client.send.descriptors import allow_descriptors
-from aggregator.client.send.follow import STDIN, Files, Places, Trouble, total_bytes
+from aggregator.client.send.follow import Files, Places, Trouble
 from aggregator.client.send.identity import file_id
+from aggregator.client.send.inputs import STDIN, total_bytes
 from aggregator.client.send.line_ids import LineIds
 from aggregator.client.send.lines import MAX_LINE_BYTES
 from aggregator.client.send.options import SendOptions

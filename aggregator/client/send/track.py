@@ -77,8 +77,8 @@ class Track:
         """Whether another file has its name, and it was read to its end."""
         self.written_at: datetime | None = None
         """When the file was last written, as far as it has been read."""
-        self.seen_at = time.time()
-        """Until when the file was known to be the one that was read."""
+        self.seen_at = self.named_at = time.time()
+        """Until when the file was known to be the one that was read; until when it had its name."""
         self._ids = ids
         self._remembers = remembers  # positions are kept in a file
         self._life = 0
@@ -245,11 +245,11 @@ class Track:
             self._replied = None
         assert self.id
         is_over = self.is_over and not self._on_the_way
-        return {"path": self.path, **self.id._asdict(), "over": is_over, **self._record}
+        return {"path": self.path, **self.id._asdict(), **self._times(), "over": is_over, **self._record}
 
-    def resume(self, fields: Mapping[str, Any], seen_at: float) -> None:
-        """Go on where another process was, which saw the file last at this time."""
-        self.seen_at = seen_at
+    def resume(self, fields: Mapping[str, Any]) -> None:
+        """Go on where another process was."""
+        self.seen_at, self.named_at = float(fields["seen_at"]), float(fields["named_at"])
         self.path = fields["path"]
         self.is_over = fields["over"]
         self.offset = self._replied_up_to = self.resumed_bytes = int(fields["offset"])
@@ -258,6 +258,17 @@ class Track:
         if self._ids:
             self._ids.resume(fields["ids"])
         self._record = {name: fields[name] for name in self._record}
+
+    def skip_to_end(self, fd: int) -> None:
+        """Take an open file for one that has been read."""
+        self.is_over = True
+        self.offset = os.fstat(fd).st_size
+        self._remember(os.pread(fd, TAIL_BYTES, max(0, self.offset - TAIL_BYTES)))
+        self._lines = Lines(self.offset)
+        self._record |= {"offset": self.offset, "before": [self._tail_size, _digest(self._tail)]}
+
+    def _times(self) -> dict[str, float]:
+        return {"seen_at": self.seen_at, "named_at": self.named_at}
 
     def _first_record(self) -> dict[str, Any]:
         ids = self._ids.to_json(self._ids.chain, 0) if self._ids else None
