@@ -21,6 +21,10 @@ Wire: the language of the socket, without any input or output.
 - ``wire.meaning``               lines to what they mean, a turn at a time
 - ``wire.rules``                 JSON to events, or what is wrong with it
 - ``wire.replies``               answers to bytes, and every text of a reply
+- ``wire.pattern``               globs over topics
+- ``wire.interest``              what a reader wants
+- ``wire.moment``                moments as people type them, and as they are shown
+- ``wire.delivery``              stored events as a reader sees them
 
 Storage: the promise on disk.
 
@@ -40,6 +44,7 @@ Storage: the promise on disk.
 - ``storage.sqlite.key_filter``  which keys are certainly new
 - ``storage.sqlite.wal``         the write-ahead log: when to copy it, and when it is too large
 - ``storage.sqlite.upkeep``      what is done beside the batches and in quiet times
+- ``storage.sqlite.plans``       how the events of an interest are found
 - ``storage.sqlite.reader``      everything that reads stored events
 
 Server: one process.
@@ -53,12 +58,22 @@ Server: one process.
 - ``server.port``                the kinds of port
 - ``server.connection``          one client: its transport, pressure, the phases of its end
 - ``server.inbox``               what comes in: bytes to lines to what they mean
+- ``server.outcomes``            what became of events, as replies
+- ``server.deliveries``          the lines of a subscription, between replies
+- ``server.tcp``                 whether a client that is only written to is gone
 - ``server.gate``                why reading from a client is paused
 - ``server.slow_turns``          clients whose lines take long, one at a time
-- ``server.outbox``              what goes out: replies in order, and pushes between them
+- ``server.outbox``              what goes out: replies in order
 - ``server.intake``              the bounded queue to the consumer
 - ``server.consumer``            queue to batches, batches to the engine, outcomes to connections
 - ``server.commands``            the commands: name, usage, help, function
+- ``server.queries``             patterns and options of a command that reads
+- ``server.reading``             EVENTS, SUBSCRIBE, and the commands that belong to them
+- ``server.feed``                deliveries: what is stored, then what is committed
+- ``server.live``                the subscribers at the head, and the commits on their way to them
+- ``server.pieces``              lines for subscribers, joined for few writes
+- ``server.subscription``        one subscriber: what it wants, how far it has come
+- ``server.cursors``             names: how far their readers have come, on disk
 - ``server.state``               what the parts of one server share
 - ``server.stats``               what is counted
 - ``server.health``              what is wrong
@@ -66,41 +81,64 @@ Server: one process.
 
 Client: the wire from the other side. What programs may import:
 
-- ``client``                     its names
-- ``client.sender``              a window of events in flight, each sent again until acked
-- ``client.connection``          one connection: replies in, and why it ended
-- ``client.connect``             a name to a connected socket, whichever of its addresses answers
-- ``client.backoff``             pauses between attempts
-- ``client.reply``               what a server answers, as a client reads it
-- ``client.match``               whether that answers a line
-- ``client.ask``                 one command, one answer
-- ``client.terminal``            text as a terminal may see it
+- ``client``                   its names
+- ``client.sender``            a window of events in flight, each sent again until acked
+- ``client.connection``        one connection: replies in, and why it ended
+- ``client.connect``           a name to a connected socket, whichever of its addresses answers
+- ``client.backoff``           pauses between attempts
+- ``client.reply``             what a server answers, as a client reads it
+- ``client.match``             whether that answers a line
+- ``client.encode``            a mapping to an event's line
+- ``client.ask``               one command, one answer
+- ``client.subscriber``        stored events as an iterator, across outages
+- ``client.subscription``      one SUBSCRIBE on one connection
+- ``client.query``             what is asked for, as lines of the protocol
+- ``client.delivered``         a stored event as it is delivered
+- ``client.inbox``             what has arrived and waits for the loop body
+- ``client.acks``              what is done, under a name
+- ``client.outage``            a time without the server: told, tried again, given up
+- ``client.log_handler``       Python's logging to a server, by a thread
+- ``client.log_queue``         lines of records that have no ack
+- ``client.log_record``        a record to an event
+- ``client.terminal``          text as a terminal may see it
+- ``client.screen``            standard error, written by a thread
+- ``client.descriptors``       enough of them for all files
+- ``client.replace``           a file that is replaced as a whole
+
+what ``aggregator tail`` and ``aggregator export`` are made of:
+
+- ``client.read``              its name
+- ``client.read.tail``         the newest events, and those that come
+- ``client.read.export``       all events of a time
+- ``client.read.reading``      one run of either: signals, and what its end means
+- ``client.read.newest``       the newest events, page by page
+- ``client.read.show``         events as JSON, text, columns
+- ``client.read.output``       standard output or a file, written by a thread
+- ``client.read.cursor_file``  the file of ``--cursor-file``
 
 and what ``aggregator send`` is made of:
 
-- ``client.send``                options to an exit code
-- ``client.send.options``       what it was told
-- ``client.send.run``           one run: files to events, events to a server
-- ``client.send.follow``        files and standard input, read to the end or followed
-- ``client.send.inputs``        files, pipes and standard input: opened, told apart, read
-- ``client.send.track``         one file, as far as it is read and as far as it is acked
-- ``client.send.in_order``      what ends in any order and counts in order
-- ``client.send.lines``         bytes of a file to lines that know where they end
-- ``client.send.sparse``        files with holes
-- ``client.send.content``       text, compressed text, or what has no lines
-- ``client.send.compressed``    compressed bytes to plain ones
-- ``client.send.identity``      which file a file is, whatever its name
-- ``client.send.line_ids``      ids for its lines
-- ``client.send.rotated``       files that were renamed, emptied after a copy, or missed
-- ``client.send.positions``     how far every file has got
-- ``client.send.state``         the file of ``--state``
-- ``client.send.wrap``          lines to events
-- ``client.send.stamp``         the date and time in front of a line
-- ``client.send.tally``         what became of the events
-- ``client.send.rejects``       rejected lines: said, and kept
-- ``client.send.progress``      the bar, and what is said beside it
-- ``client.send.screen``        standard error, written by a thread
-- ``client.send.descriptors``   enough of them, and the standard three
+- ``client.send``              options to an exit code
+- ``client.send.options``      what it was told
+- ``client.send.run``          one run: files to events, events to a server
+- ``client.send.follow``       files and standard input, read to the end or followed
+- ``client.send.inputs``       files, pipes and standard input: opened, told apart, read
+- ``client.send.track``        one file, as far as it is read and as far as it is acked
+- ``client.send.in_order``     what ends in any order and counts in order
+- ``client.send.lines``        bytes of a file to lines that know where they end
+- ``client.send.sparse``       files with holes
+- ``client.send.content``      text, compressed text, or what has no lines
+- ``client.send.compressed``   compressed bytes to plain bytes
+- ``client.send.identity``     which file a file is, whatever its name
+- ``client.send.line_ids``     ids for its lines
+- ``client.send.rotated``      files that were renamed, emptied after a copy, or missed
+- ``client.send.positions``    how far every file has got
+- ``client.send.state``        the file of ``--state``
+- ``client.send.wrap``         lines to events
+- ``client.send.stamp``        the date and time in front of a line
+- ``client.send.tally``        what became of the events
+- ``client.send.rejects``      rejected lines: said, and kept
+- ``client.send.progress``     the bar, and what is said while it stands
 
 Command line: argv and environment to options, outcomes to exit codes.
 
@@ -108,6 +146,8 @@ Command line: argv and environment to options, outcomes to exit codes.
 - ``cli.parser``                 options, their values, the environment
 - ``cli.serve``                  ``aggregator serve``
 - ``cli.send``                   ``aggregator send``
+- ``cli.tail``                   ``aggregator tail``
+- ``cli.export``                 ``aggregator export``
 - ``cli.admin``                  ``aggregator admin``
 - ``__main__``                   ``python -m aggregator``
 """

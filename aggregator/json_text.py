@@ -128,6 +128,24 @@ def _spans(text: str, start: int) -> Iterator[tuple[int, int]]:
             index = _skip_space(text, index + 1)
 
 
+def members(text: str, start: int = 0) -> dict[str, str]:
+    """The members of the object that opens at ``start``, each value as its own text, in valid JSON. Raises TooDeep."""
+    found: dict[str, str] = {}
+    index = _skip_space(text, start + 1)
+    try:
+        while text[index] != "}":
+            name, index = _find_end(text, index)
+            begin = _skip_space(text, _skip_space(text, index) + 1)
+            _, index = _find_end(text, begin)
+            found[name] = text[begin:index]
+            index = _skip_space(text, index)
+            if text[index] == ",":
+                index = _skip_space(text, index + 1)
+    except RecursionError:
+        raise TooDeep from None
+    return found
+
+
 def only_member(text: str) -> int | None:
     """Where the value of an object's member starts, in valid JSON; None if the object has more. Raises TooDeep."""
     _, end_of_name = _find_end(text, _skip_space(text, 1))

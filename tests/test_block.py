@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from functools import partial
 
 import orjson
 import pytest
@@ -38,12 +37,12 @@ def test_what_is_cut_into_blocks_comes_back(batch: list[tuple[str, bytes]], even
             part = data[one.start : one.start + one.ends[-1]]
             columns = [orjson.dumps(column).decode() for column in (one.topics, one.numbers, one.ends)]
             database.execute("INSERT INTO blocks VALUES (?, 0, ?, ?, ?, ?)", (1 + one.first, *columns, part))
-            read = partial(block.events, 1 + one.first, columns[1], columns[2], part)
-            in_block = list(read())
+            in_block = list(block.events(1 + one.first, columns[1], columns[2], part))
             found += [(seq, one.topics[number], text) for seq, number, text in in_block]
-            for number in range(len(one.topics)):
-                of_topic = list(read(number))
-                assert of_topic == [event for event in in_block if event[1] == number]
+            for number, topic in enumerate(one.topics):
+                of_topic = [(seq, text) for seq, other, text in in_block if other == number]
+                seqs, texts = block.columns(1 + one.first, columns[0], columns[1], columns[2], part, topic.__eq__)
+                assert list(zip(seqs, texts, strict=True)) == of_topic
                 assert of_topic, "each topic that is named has events"
             assert len(one.ends) <= events
             assert len(part) <= size or len(in_block) == 1

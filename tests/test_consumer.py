@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from aggregator.server.consumer import Consumer
 from aggregator.server.health import Health
 from aggregator.server.intake import Intake, Outcome, Submission
 from aggregator.server.stats import Stats
-from aggregator.storage.engine import AnyEngine, Commit, StorageBusy, StorageError, StorageFailed, StorageFull
+from aggregator.storage.engine import AnyEngine, Commit, Position, StorageBusy, StorageError, StorageFailed, StorageFull
 from aggregator.wire import Code, Failure
 from tests.harness.dict_engine import DictEngine
 from tests.harness.engines import ENGINES, opened
@@ -118,10 +118,18 @@ class Bench:
         self.stats = Stats()
         self.health = Health()
         self.intake = Intake(max_events=1000, max_bytes=max_bytes)
-        consumer = Consumer(self.intake, cast(AnyEngine, engine), self.stats, self.health, max_batch)
+        consumer = Consumer(self.intake, cast(AnyEngine, engine), self.stats, self.health, max_batch, self._publish)
         self.told: dict[str, list[Outcome]] = {}
         self.ids: dict[str, tuple[str, ...]] = {}
+        self.published: list[Position] = []
         self.task = asyncio.create_task(consumer.run())
+
+    def _publish(self, parts: Sequence[Events], commit: Commit, head: Position) -> None:
+        """A commit is published in one piece, after its acks, and the position only rises."""
+        assert any(isinstance(outcome, Commit) for outcomes in self.told.values() for outcome in outcomes)
+        assert len(commit.seqs) == sum(map(len, parts))
+        assert not self.published or self.engine.distance(self.published[-1], head) > 0
+        self.published.append(head)
 
     def put(self, *ids: str, size_bytes: int = 2) -> None:
         outcomes = self.told.setdefault(ids[0], [])

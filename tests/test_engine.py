@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from aggregator.event import Event, Events
-from aggregator.storage.engine import AnyEngine, Commit, StoredEvent
+from aggregator.storage.engine import AnyEngine, Commit, Cursor, Position, StoredEvent
+from aggregator.wire.interest import interest_in
 from tests.harness.dict_engine import DictEngine
 from tests.harness.engines import ENGINES, opened
+from tests.harness.pages import page
 
-HUGE = 1 << 40
+MAX_TIME = 1 << 45
+"""Milliseconds since 1970: the year 3084."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -89,32 +92,94 @@ async def test_seqs_grow_within_a_topic_and_are_not_used_twice(engine: AnyEngine
 
     assert len(set(used)) == len(used)
     for topic in ("t", "u"):
-        found, _ = await engine.events(topic, 100, 0, HUGE)
+        found = await page(engine, topic, 100, 0)
         assert [one.seq for one in found] == sorted(one.seq for one in found)
         assert [one.json for one in found][-1] == b'{"event_id":"new-9"}'
 
 
 async def test_events_are_read_newest_first_or_from_a_seq_on(engine: AnyEngine) -> None:
     await append(engine, made(*"abcde"), made("other", topic="u"))
-    everything, cut = await engine.events("t", 100, None, HUGE)
-    seqs = [one.seq for one in everything]
+    everything = await page(engine, "t", 100)
+    positions = [engine.parse_position(str(one.seq)) for one in everything]
 
     assert [one.json[-3:-2] for one in everything] == [b"e", b"d", b"c", b"b", b"a"]
-    assert not cut
-    assert await engine.events("t", 2, None, HUGE) == (everything[:2], False)
-    assert await engine.events("t", 2, seqs[3], HUGE) == ([everything[2], everything[1]], False)
-    assert await engine.events("t", 2, seqs[0], HUGE) == ([], False)
-    assert await engine.events("nowhere", 2, None, HUGE) == ([], False)
+    assert await page(engine, "t", 2) == everything[:2]
+    assert await page(engine, "t", 2, positions[3]) == [everything[2], everything[1]]
+    assert await page(engine, "t", 2, positions[0]) == []
+    assert await page(engine, "nowhere", 2) == []
 
 
-async def test_an_answer_is_cut_short_by_bytes_but_never_to_none(engine: AnyEngine) -> None:
-    await append(engine, made(*"abc"))
-    each = len(made("a")[0].json)
+async def test_a_position_is_a_safe_place_to_read_on_from(engine: AnyEngine) -> None:
+    """Whoever reads everything and stops anywhere goes on with the next, across topics and slices."""
+    everything = interest_in(("*",))
+    for number in range(40):
+        await append(engine, *(made(f"{number}-{one}", topic=f"topic {one % 5}") for one in range(7)))
+    order: list[bytes] = []
+    places: list[Position] = [0]
+    position: Position = 0
+    while position != engine.head:
+        part = await engine.read(everything, position, engine.head)
+        assert part.gap is None
+        for stretch in part.stretches:
+            for seq, json in zip(stretch.seqs, stretch.json, strict=True):
+                position = engine.advance(position, [seq])
+                places.append(position)
+                order.append(json)
+        position = part.position
 
-    for after in (None, 0):
-        for most, count in ((0, 1), (each, 1), (2 * each, 2), (3 * each - 1, 2), (3 * each, 3)):
-            found, cut = await engine.events("t", 100, after, most)
-            assert (len(found), cut) == (count, count < 3)
+    assert len(set(order)) == len(order) == 280
+    for start in range(0, 281, 20):
+        part = await engine.read(everything, places[start], engine.head)
+        found = [json for stretch in part.stretches for json in stretch.json]
+        assert order[start : start + len(found)] == found
+        assert found or start == 280
+        assert engine.parse_position(str(places[start])) is not None
+        assert (engine.distance(places[start], engine.head) > 0) == (start < 280)
+        assert engine.distance(engine.head, places[start]) < 0 or start == 280
+
+
+async def test_reading_backwards_ends_at_0(engine: AnyEngine) -> None:
+    everything = interest_in(("*",))
+    for number in range(150):
+        await append(engine, made(f"{number}", topic=f"topic {number % 5}"))
+    found: list[bytes] = []
+    position = engine.head
+    while position != 0:
+        part = await engine.read_back(everything, position)
+        found += [json for stretch in part.stretches for json in reversed(stretch.json)]
+        position = part.position
+
+    assert found == [b'{"event_id":"%d"}' % number for number in range(149, -1, -1)]
+
+
+async def test_a_moment_has_a_position_before_its_events(engine: AnyEngine) -> None:
+    assert await engine.seek(0) == await engine.seek(MAX_TIME) == engine.head
+    first = await append(engine, made("a"))
+    second = await append(engine, made("b", topic="u"))
+
+    assert first.received_at <= second.received_at
+    assert engine.distance(await engine.seek(0), engine.head) > 0
+    assert await engine.seek(second.received_at + 1) == engine.head
+    part = await engine.read(interest_in(("*",)), await engine.seek(first.received_at), engine.head)
+    assert [json for stretch in part.stretches for json in stretch.json] == [made("a")[0].json, made("b")[0].json]
+
+
+async def test_what_is_no_position_is_none(engine: AnyEngine) -> None:
+    for text in ("", "x", "-1", "1.", ".1", "1e3", "9" * 30):
+        assert engine.parse_position(text) is None
+    too_far = engine.parse_position("1000000")
+    assert too_far is not None
+    assert engine.distance(too_far, engine.head) < 0
+
+
+async def test_cursors_come_back_as_they_were_saved(engine: AnyEngine) -> None:
+    one, two = Cursor("one", "{}", engine.head, 5), Cursor("two", "{}", engine.head, 6)
+    await engine.save_cursors([one, two], [])
+    await append(engine, made("a"))
+    moved = Cursor("one", "{}", engine.head, 7)
+    await engine.save_cursors([moved], ["two", "nobody"])
+
+    assert await engine.cursors() == [moved]
 
 
 async def test_topics_are_listed_in_order_of_code_points(engine: AnyEngine) -> None:
@@ -154,13 +219,13 @@ async def test_it_says_what_it_is_in_its_own_words(engine: AnyEngine) -> None:
 
 async def test_a_probe_and_upkeep_change_nothing(engine: AnyEngine) -> None:
     await append(engine, made(*"abc"))
-    before = await engine.events("t", 10, None, HUGE)
+    before = await page(engine, "t", 10)
     await engine.probe()
     await engine.upkeep(quiet=False)
     while engine.upkeep_left and await engine.upkeep(quiet=True):
         pass
 
-    assert await engine.events("t", 10, None, HUGE) == before
+    assert await page(engine, "t", 10) == before
     assert not engine.upkeep_left
     assert engine.stored_total == 3
 

@@ -1,4 +1,4 @@
-"""Replies in the order of their lines, commands when their turn has come, pushes in between: as tables, no server."""
+"""Replies in the order of their lines, commands when their turn has come: as tables, no server."""
 
 from __future__ import annotations
 
@@ -105,46 +105,13 @@ def test_commands_have_their_turn_one_after_the_other(outbox: Outbox) -> None:
     assert outbox.command is second
 
 
-# --- pushes
-
-
-def test_a_push_goes_out_behind_the_replies_that_can_go(outbox: Outbox) -> None:
-    first, second = outbox.reserve(1), outbox.reserve(1)
-    outbox.push(b"pushed ")
-    outbox.fill(first, b"first ")
-    assert outbox.take() == b"first pushed "
-    outbox.fill(second, b"second ")
-    assert outbox.take() == b"second "
-    assert outbox.empty
-
-
-def test_a_push_waits_for_no_reply(outbox: Outbox) -> None:
-    outbox.reserve(1)
-    outbox.push(b"1")
-    outbox.push(b"2")
-    assert not outbox.empty
-    assert outbox.take() == b"12"
-    assert outbox.take() == b""
-
-
-def test_a_push_never_stands_inside_a_reply(outbox: Outbox) -> None:
-    """The replies to events that were read together are one reply here, of many lines."""
-    acks = outbox.reserve(3)
-    outbox.push(b"pushed\n")
-    outbox.fill(acks, b"a\nb\nc\n")
-
-    assert outbox.take() == b"a\nb\nc\npushed\n"
-
-
 # --- muted
 
 
 def test_muted_nothing_goes_out_any_more(outbox: Outbox) -> None:
     waiting = outbox.reserve(1)
     outbox.fill(outbox.reserve(1), b"filled")
-    outbox.push(b"pushed")
     outbox.mute()
-    outbox.push(b"pushed later")
     outbox.fill(waiting, b"filled later")
     outbox.fill(outbox.reserve(1), b"reserved later")
 
@@ -214,7 +181,6 @@ class OutboxMachine(RuleBasedStateMachine):
         self.order: deque[tuple[int, Place]] = deque()
         self.open: list[tuple[int, Place]] = []  # reserved, and not filled yet
         self.replies: dict[int, bytes] = {}
-        self.pushed: list[bytes] = []
         self.number = 0
 
     @rule(lines=st.integers(0, 5), command=st.booleans())
@@ -233,32 +199,23 @@ class OutboxMachine(RuleBasedStateMachine):
         self.outbox.fill(place, self.replies[number])
 
     @rule()
-    def push(self) -> None:
-        self.number += 1
-        self.outbox.push(b"[%d]" % self.number)
-        if not self.outbox.muted:
-            self.pushed.append(b"[%d]" % self.number)
-
-    @rule()
     def take(self) -> None:
         ready = []
         while self.order and self.order[0][0] in self.replies:
             ready.append(self.replies[self.order.popleft()[0]])
-        assert self.outbox.take() == b"".join(ready + self.pushed)
-        self.pushed.clear()
+        assert self.outbox.take() == b"".join(ready)
 
     @precondition(lambda self: self.number > 10)
     @rule()
     def mute(self) -> None:
         self.outbox.mute()
         self.order.clear()
-        self.pushed.clear()
 
     @invariant()
     def counts(self) -> None:
         waiting = {id(place): place.lines for _, place in [*self.open, *self.order]}
         assert self.outbox.unanswered == sum(waiting.values())
-        assert self.outbox.empty == (not self.order and not self.pushed)
+        assert self.outbox.empty == (not self.order)
         first = self.order[0] if self.order else None
         may_start = first and first[1].command and first[0] not in self.replies
         assert self.outbox.command is (first[1] if first and may_start else None)

@@ -9,6 +9,7 @@ from aggregator.storage.sqlite.store import Store
 from tests.harness import storage
 from tests.harness.database_check import check_database
 from tests.harness.keys import Key, append, keys_of
+from tests.harness.pages import page
 
 MANY_TOPICS = 60
 
@@ -19,8 +20,7 @@ def one_of_each(prefix: str) -> list[Key]:
 
 
 async def seqs_of_topic(store: Store, topic: str, after: int | None) -> list[int]:
-    found, _ = await store.events(topic, 1000, after, 1 << 20)
-    return [event.seq for event in found]
+    return [event.seq for event in await page(store, topic, 1000, after)]
 
 
 async def written(store: Store) -> int:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from aggregator.config import Config
 from aggregator.server import commands
+from aggregator.server.cursors import Cursors
+from aggregator.server.feed import Feed
 from aggregator.server.intake import Intake
 from aggregator.server.state import State
 from aggregator.wire import Code, Status
@@ -39,13 +39,16 @@ def matches(shown: str, found: str) -> bool:
 @pytest.mark.parametrize("session", SESSIONS, ids=range(len(SESSIONS)))
 def test_sessions_are_literal(server: ServerProcess, session: str) -> None:
     lines = session.splitlines()
-    assert len(lines) % 2 == 0
     with Peer(server.port) as peer:
-        for sent, shown in zip(lines[::2], lines[1::2], strict=True):
-            assert (sent[:2], shown[:2]) == ("> ", "< ")
-            peer.send(sent[2:].encode() + b"\n")
-            found = peer.line().decode().rstrip("\n")
-            assert matches(shown[2:], found), f"{sent[2:]}\nREADME: {shown[2:]}\nserver: {found}"
+        for line in lines:
+            mark, text = line[:2], line[2:]
+            if mark == "> ":
+                sent = text
+                peer.send(sent.encode() + b"\n")
+            else:
+                assert mark == "< "
+                found = peer.line().decode().rstrip("\n")
+                assert matches(text, found), f"{sent}\nREADME: {text}\nserver: {found}"
 
 
 def test_the_sessions_show_every_command() -> None:
@@ -84,7 +87,9 @@ async def test_the_table_of_stats_is_what_the_program_declares(tmp_path: Path) -
     (table,) = re.findall(r"^<!-- stats -->\n(.*?)^<!-- /stats -->", README, re.MULTILINE | re.DOTALL)
     head, _, *rows = table.splitlines()
     async with opened("sqlite", tmp_path) as engine:
-        declared = list(commands.metrics(State(Config(), engine, Intake(1, 1))))
+        intake = Intake(1, 1)
+        state = State(Config(), engine, intake, Feed(engine, intake), Cursors(engine, lambda _: None))
+        declared = list(commands.metrics(state))
 
     assert head == "| name | meaning |"
     assert rows == [f"| `{metric.name}` | {metric.help} |" for metric in declared]
@@ -122,13 +127,3 @@ def test_the_copy_of_a_running_servers_database_is_complete(start_server: StartS
     assert again.ask("EVENT t e999")["event"]["event_id"] == "e999"
     again.stop()
     check_database(copy)
-
-
-def test_the_program_runs(server: ServerProcess) -> None:
-    (program,) = [text for kind, text in BLOCKS if kind == "python"]
-    done = subprocess.run(
-        [sys.executable, "-c", program.replace("8080", str(server.port))],
-        capture_output=True, text=True, timeout=30, cwd=ROOT,
-    )  # fmt: skip
-
-    assert (done.stdout, done.stderr) == ("first stored\n", "")

@@ -144,7 +144,7 @@ def test_nothing_on_a_terminal_is_a_command_to_it(to: tuple[str, ...], encoding:
 
 
 def test_what_a_command_says_of_its_arguments_is_printable(to: tuple[str, ...]) -> None:
-    shown = on_a_terminal(*to, "EVENTS", "t", "\u202e\x9b")
+    shown = on_a_terminal(*to, "EVENTS", "t", "AFTER", "\u202e\x9b")
     assert shown.replace("\n", "").isprintable()
     assert json.loads(shown)["status"] == "rejected"
     assert on_a_terminal("admin", "--to", "\x1b]0;title\x07:1", "PING").replace("\n", "").isprintable()

@@ -261,7 +261,7 @@ class Bench:
         self.health = Health()
         self.told: dict[str, list[Outcome]] = {}
         self.intake = Intake(max_events=1000, max_bytes=10**7)
-        self.task = asyncio.create_task(Consumer(self.intake, store, Stats(), self.health, 100).run())
+        self.task = asyncio.create_task(Consumer(self.intake, store, Stats(), self.health, 100, lambda *_: None).run())
 
     def put(self, name: str, size_bytes: int) -> None:
         self.intake.put(Submission(made(name, size_bytes), self.told.setdefault(name, []).append))

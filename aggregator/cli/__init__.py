@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from aggregator import __version__, streams
-from aggregator.cli import admin, send, serve
+from aggregator.cli import admin, export, send, serve, tail
 from aggregator.cli.parser import Parser, complain, settle
 
-_COMMANDS = (serve, send, admin)
+_COMMANDS = (serve, send, tail, export, admin)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

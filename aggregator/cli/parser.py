@@ -16,6 +16,7 @@ from aggregator import streams
 from aggregator.address import EVERYWHERE, loopback_of, without_brackets
 from aggregator.client.terminal import printable
 from aggregator.config import Config
+from aggregator.wire import moment
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -179,6 +180,20 @@ def seconds(text: str) -> float:
     if not 0 <= seconds < 1e6:  # refuses NaN too
         raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
     return seconds
+
+
+def age_or_time(text: str) -> str:
+    """A time as the server reads it, and as it was typed: ages are counted from the server's clock."""
+    if moment.read(text, 0) is None:
+        raise argparse.ArgumentTypeError(f"expected a date and time, an age like 10m, or NOW, got {text!r}")
+    return text
+
+
+def position(text: str) -> int | str:
+    """A position, which only the server looks into."""
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected a position, got {text!r}")
+    return int(text) if text.isdecimal() and len(text) <= 18 else text
 
 
 def log_level(text: str) -> str:

@@ -9,7 +9,6 @@ from typing import Final
 
 from aggregator.cli.parser import Commands, option_to, seconds
 from aggregator.client.send import send
-from aggregator.client.send.descriptors import fill_standard_streams
 from aggregator.client.send.options import SendOptions
 
 _EPILOG: Final = """\
@@ -58,7 +57,6 @@ def add_command(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    fill_standard_streams()
     fields = [options.id_field, options.time_field, options.topic_field]
     if not options.json and any(field is not None for field in fields):
         options.parser.error("--id-field, --time-field and --topic-field need --json")

@@ -7,6 +7,7 @@ import contextlib
 import socket
 from typing import Any, Final, NamedTuple
 
+from aggregator.address import join, without_brackets
 from aggregator.client.reply import reason
 
 STAGGER_S: Final = 0.25
@@ -24,8 +25,7 @@ _Connected = tuple[socket.socket, SocketAddress]
 
 def shown(host: str, port: int) -> str:
     """An address as people write it: IPv6 in brackets."""
-    bare = _bare(host)
-    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+    return join(without_brackets(host), port)
 
 
 class Reached(NamedTuple):
@@ -44,7 +44,7 @@ async def connect(host: str, port: int, last: SocketAddress | None = None) -> Re
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            found = await _find(_bare(host), port)
+            found = await _find(without_brackets(host), port)
             found.sort(key=lambda one: one[4] == last)
             sock, address = await _first_to_connect(found)
     except TimeoutError:
@@ -58,10 +58,6 @@ async def _find(host: str, port: int) -> list[_Found]:
         return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
     except UnicodeError as error:  # no host can have this name
         raise OSError(reason(error)) from error
-
-
-def _bare(host: str) -> str:
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 async def _first_to_connect(found: list[_Found]) -> _Connected:

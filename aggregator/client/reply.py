@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -18,6 +19,38 @@ _ACKS: Final = (
     (b'{"status":"stored",', Status.STORED),
     (b'{"status":"duplicate",', Status.DUPLICATE),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The final reply to one event, or to a batch."""
+
+    status: Status
+    seq: int | None = None
+    code: str | None = None
+    detail: str | None = None
+    topic: str | None = None
+    event_id: str | None = None
+    results: tuple[Reply, ...] = ()
+    """The replies to the members of a batch, in order."""
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the event is on the server's disk: stored now or before, or each member of a batch."""
+        if self.status is Status.BATCH:
+            return all(one.is_stored for one in self.results)
+        return self.status in (Status.STORED, Status.DUPLICATE)
+
+
+def read(json: bytes) -> Reply:
+    """A reply from its line."""
+    return _reply(decode(json))
+
+
+def _reply(fields: dict[str, Any]) -> Reply:
+    names = ("seq", "code", "detail", "topic", "event_id")
+    results = tuple(map(_reply, fields.get("results", ())))
+    return Reply(Status(fields["status"]), **{name: fields.get(name) for name in names}, results=results)
 
 
 class NotOurProtocol(Exception):
@@ -53,7 +86,7 @@ def final_status(reply: bytes | None, line: bytes | None, number: int) -> Status
             if line is None or not match.acks(reply, line):
                 raise LostCount(reply)
             return status
-    fields = _decode(reply)
+    fields = decode(reply)
     status = fields["status"]
     if status not in (Status.ERROR, Status.REJECTED, Status.BATCH):
         raise NotOurProtocol(f"unexpected reply {shorten(reply)}")
@@ -76,7 +109,7 @@ def _failure(fields: dict[str, Any]) -> Unknown | None:
     return Unknown(str(fields.get("code")), str(fields.get("detail")))
 
 
-def _decode(reply: bytes) -> dict[str, Any]:
+def decode(reply: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(reply)
     except orjson.JSONDecodeError:

@@ -8,7 +8,8 @@ Rules that hold here:
   goes out again, byte for byte, which is always safe.
 - Nothing is awaited between writing and reading: a sender that waits for its writes before it reads replies can wait
   for ever, for a server that waits for its replies to be read.
-- Whole windows go through in one write and in one pass over the replies: no task and no future per line.
+- Whole windows go through in one write and in one pass over the replies: no task per line, and a future only for who
+  asks for one.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, NamedTuple
 
+from aggregator.client import reply as replies
 from aggregator.client.backoff import Backoff
 from aggregator.client.connect import SocketAddress, connect, shown
 from aggregator.client.connection import Connection
-from aggregator.client.reply import LostCount, NotOurProtocol, Unknown, final_status, reason
+from aggregator.client.encode import event_line
+from aggregator.client.reply import LostCount, NotOurProtocol, Reply, Unknown, final_status, reason
 
 log = logging.getLogger("aggregator.client.sender")
 
@@ -58,19 +62,29 @@ class GaveUp(Exception):
     """No line got a final reply for as long as the sender was told to wait."""
 
 
-class Sender:
-    """Sends event lines and sees each through to its final reply, across reconnects and restarts of the server.
+class _Promise(NamedTuple):
+    """The tag of a line whose reply somebody may wait for."""
 
-    Make it inside a running event loop. Every final reply is passed to ``on_reply``, in the order in which the lines
-    got them. ``on_trouble`` gets one line of text at the start of every outage. Without ``give_up_after_s`` it tries
-    for ever.
+    reply: asyncio.Future[Reply]
+
+
+class Sender:
+    """Sends events and sees each through to its final reply, across reconnects and restarts of the server.
+
+    Make it inside a running event loop. An event is a line of JSON, which goes out byte for byte, or a mapping: then
+    ``encode.event_line`` fills in a timestamp, an event_id and a source.
+
+    ``store`` waits for an event's reply; ``submit`` gives a future of it; replies to what was given to ``send`` are
+    passed to ``on_reply``, in the order in which they came. At the end of ``async with`` every event has its reply,
+    unless the block has raised. ``on_trouble`` gets one line of text at the start of every outage. Without
+    ``give_up_after_s`` it tries for ever.
     """
 
     def __init__(
         self,
         host: str,
         port: int,
-        on_reply: OnReply,
+        on_reply: OnReply | None = None,
         *,
         on_trouble: Callable[[str], None] = log.warning,
         give_up_after_s: float | None = None,
@@ -129,8 +143,31 @@ class Sender:
         silence_s = now - self._final_at
         return f"waiting for {self.address}, no ack for {silence_s:.0f} s" if silence_s >= NOTABLE_S else ""
 
-    async def send(self, line: bytes, tag: object = None) -> None:
-        """Put an event or batch line (without its LF) into the window; wait while that is full."""
+    async def __aenter__(self) -> Sender:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                await self.flush()
+        finally:
+            await self.close()
+
+    async def store(self, event: bytes | Mapping[str, Any]) -> Reply:
+        """Send an event or batch; return its final reply: ``stored``, ``duplicate``, ``rejected`` or ``batch``."""
+        return await (await self.submit(event))
+
+    async def submit(self, event: bytes | Mapping[str, Any]) -> asyncio.Future[Reply]:
+        """Put an event or batch into the window, wait while that is full; return what its final reply will be."""
+        promise = _Promise(self._loop.create_future())
+        await self.send(event, promise)
+        return promise.reply
+
+    async def send(self, event: bytes | Mapping[str, Any], tag: object = None) -> None:
+        """Put an event or batch, a line without its LF, into the window; wait while that is full."""
+        line = event if isinstance(event, bytes) else event_line(event)
         if not line.startswith((b"{", b"[")) or b"\n" in line:
             raise ValueError("expected one line that starts with { or [")
         if self._full() or self.stopped.done():
@@ -169,6 +206,10 @@ class Sender:
         if not self.stopped.done():
             self.stopped.set_exception(error)
             self.stopped.exception()  # retrieved: whoever does not look at it is told by send() and flush()
+            for _, tag in (*self._unknown, *self._written, *self._unwritten):
+                if isinstance(tag, _Promise) and not tag.reply.done():
+                    tag.reply.set_exception(error)
+                    tag.reply.exception()  # the same
         self._progress.set()
         for task in self._tasks:
             task.cancel()
@@ -289,7 +330,11 @@ class Sender:
         self._lines -= 1
         self._bytes -= len(line)
         assert reply
-        self._on_reply(tag, status, reply)
+        if isinstance(tag, _Promise):
+            if not tag.reply.done():  # else nobody waits for it any more
+                tag.reply.set_result(replies.read(reply))
+        elif self._on_reply:
+            self._on_reply(tag, status, reply)
 
     def _made_progress(self) -> None:
         self._final_at = self._loop.time()

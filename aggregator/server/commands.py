@@ -9,41 +9,25 @@ from __future__ import annotations
 import platform
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from aggregator import __version__
 from aggregator.metric import Metric
+from aggregator.server import reading
+from aggregator.server.queries import BadCommand, number
+from aggregator.server.reading import Answer, Asker
 from aggregator.server.state import State
-from aggregator.storage.engine import StoredEvent
-from aggregator.wire import Rejection, Word, replies
+from aggregator.wire import Word, replies
 
-EVENTS_DEFAULT: Final = 10
-EVENTS_MAX: Final = 1000
-"""Events in one answer to EVENTS, and topics in one answer to TOPICS; the rest is a page further."""
+TOPICS_MAX: Final = 1000
+"""Topics in one answer; the rest is a page further."""
 
-MAX_SEQ: Final = (1 << 63) - 1
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSIONS: Final = {
     "aggregator": __version__,
     "python": platform.python_version(),
     **{name: version(name) for name in ("uvloop", "orjson", "aiosqlite")},
 }
-
-
-class BadCommand(Exception):
-    """A command that is unknown or has bad arguments."""
-
-    def __init__(self, rejection: Rejection) -> None:
-        super().__init__(rejection.detail)
-        self.rejection = rejection
-
-
-Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +37,22 @@ class _Command:
     word: Word
     usage: str
     help: str
-    function: Callable[[list[str], State], Awaitable[Answer]]
+    function: Callable[[list[str], State, Asker], Awaitable[Answer]]
 
 
-async def answer(word: Word, arguments: list[str], state: State) -> Answer:
-    """Carry out a command. Raises BadCommand; StorageUnreadable when the store cannot be read."""
+async def answer(word: Word, arguments: list[str], state: State, asker: Asker) -> Answer:
+    """Carry out a command. Raises BadCommand, Refused, StorageError."""
     command = COMMANDS[word]
-    if len(arguments) > len(command.usage.split()) - 1:
+    if "…" not in command.usage and len(arguments) > len(command.usage.split()) - 1:
         raise BadCommand(replies.too_many_arguments(command.usage))
-    return await command.function(arguments, state)
+    return await command.function(arguments, state, asker)
 
 
-async def _ping(arguments: list[str], state: State) -> Answer:
+async def _ping(arguments: list[str], state: State, asker: Asker) -> Answer:
     return {"pong": True}
 
 
-async def _help(arguments: list[str], state: State) -> Answer:
+async def _help(arguments: list[str], state: State, asker: Asker) -> Answer:
     return {"commands": {command.usage: command.help for command in COMMANDS.values()}}
 
 
@@ -77,49 +61,31 @@ def metrics(state: State) -> Iterator[Metric]:
     yield from state.stats.metrics()
     yield from state.intake.metrics()
     yield Metric("connections_limit", state.config.max_connections, "connections that may be open")
+    yield from state.feed.metrics()
+    yield Metric("cursors", len(state.cursors), "names that readers have left their positions under")
     yield from state.engine.gauges()
 
 
-async def _stats(arguments: list[str], state: State) -> Answer:
+async def _stats(arguments: list[str], state: State, asker: Asker) -> Answer:
     numbers = {metric.name: metric.value for metric in metrics(state)}
     return {**numbers, "versions": {**_VERSIONS, state.engine.name: state.engine.version}}
 
 
-async def _health(arguments: list[str], state: State) -> Answer:
+async def _health(arguments: list[str], state: State, asker: Asker) -> Answer:
     health, checks = state.health.verdict(state.engine.troubles())
     numbers = {metric.name: metric.value for metric in metrics(state) if metric.in_health}
     return {"health": health, "checks": {**checks, **numbers, f"{state.engine.name}_version": state.engine.version}}
 
 
-async def _topics(arguments: list[str], state: State) -> Answer:
+async def _topics(arguments: list[str], state: State, asker: Asker) -> Answer:
     rest, after = _take_after(arguments)
-    limit = _number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_MAX
+    limit = number("limit", rest.pop(0), 1, TOPICS_MAX) if rest else TOPICS_MAX
     _nothing_left(rest, Word.TOPICS)
     topics = await state.engine.topics(limit, after or "")
     return {
         "total": state.engine.topics_total,
         "topics": [{"topic": topic.name, "stored": topic.stored, "last_seq": topic.last_seq} for topic in topics],
     }
-
-
-async def _events(arguments: list[str], state: State) -> Answer:
-    if not arguments:
-        raise BadCommand(replies.missing_argument("a topic is missing", COMMANDS[Word.EVENTS].usage))
-    topic, *options = arguments  # whatever it is called
-    rest, after = _take_after(options)
-    limit = _number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_DEFAULT
-    _nothing_left(rest, Word.EVENTS)
-    seq = None if after is None else _number("seq", after, 0, MAX_SEQ)
-    events, cut = await state.engine.events(topic, limit, seq, state.config.reply_buffer_bytes)
-    listed: Answer = {"topic": topic, "events": [_as_sent(event) for event in events]}
-    return {**listed, "truncated": True} if cut else listed
-
-
-async def _event(arguments: list[str], state: State) -> Answer:
-    if len(arguments) != 2:
-        raise BadCommand(replies.missing_argument("a topic and an event_id are needed", COMMANDS[Word.EVENT].usage))
-    event = await state.engine.event(*arguments)
-    return {"event": _as_sent(event) if event else None}
 
 
 def _take_after(arguments: list[str]) -> tuple[list[str], str | None]:
@@ -129,23 +95,9 @@ def _take_after(arguments: list[str]) -> tuple[list[str], str | None]:
     return list(arguments), None
 
 
-def _number(name: str, text: str, lowest: int, highest: int) -> int:
-    # isdecimal() keeps out signs, blanks and underscores, the length a number that int() would take long for.
-    if text.isdecimal() and len(text) <= 19 and lowest <= int(text) <= highest:
-        return int(text)
-    raise BadCommand(replies.bad_number(name, text, lowest, highest))
-
-
 def _nothing_left(rest: list[str], word: Word) -> None:
     if rest:
         raise BadCommand(replies.unexpected_argument(rest[0], COMMANDS[word].usage))
-
-
-def _as_sent(event: StoredEvent) -> orjson.Fragment:
-    """The event byte for byte, and two more fields at the end, because parsers keep the last of two equal names."""
-    received_at = (_EPOCH + timedelta(milliseconds=event.received_at)).isoformat(timespec="milliseconds")
-    ours = b',"seq":%d,"received_at":"%sZ"}' % (event.seq, received_at[:-6].encode())
-    return orjson.Fragment(event.json.rstrip()[:-1] + ours)
 
 
 COMMANDS: Final = {
@@ -157,12 +109,17 @@ COMMANDS: Final = {
         _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health),
         _Command(Word.TOPICS, "TOPICS [limit] [AFTER topic]", "topics by name, with their counts", _topics),
         _Command(
-            Word.EVENTS,
-            "EVENTS <topic> [limit] [AFTER seq]",
-            "the newest events; AFTER: the oldest past that seq",
-            _events,
+            Word.EVENTS, reading.EVENTS_USAGE, "the newest events; AFTER, SINCE: the oldest from there", reading.events
         ),
-        _Command(Word.EVENT, "EVENT <topic> <event_id>", "one event by its key", _event),
+        _Command(Word.EVENT, reading.EVENT_USAGE, "one event by its key", reading.event),
+        _Command(
+            Word.SUBSCRIBE, reading.SUBSCRIBE_USAGE, "events as they are committed, or from there on", reading.subscribe
+        ),
+        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "no more events", reading.unsubscribe),
+        _Command(Word.ACK, reading.ACK_USAGE, "all events up to that seq are handled", reading.ack),
+        _Command(Word.SUBSCRIBERS, "SUBSCRIBERS [limit]", "who reads, and how far behind", reading.subscribers),
+        _Command(Word.CURSORS, reading.CURSORS_USAGE, "names, and how far their readers have come", reading.cursors),
+        _Command(Word.FORGET, reading.FORGET_USAGE, "remove a name", reading.forget),
         _Command(Word.QUIT, "QUIT", "answer what came before, say bye and close", _ping),
     )
 }

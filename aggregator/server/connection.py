@@ -27,16 +27,20 @@ from typing import Final, cast
 
 from aggregator import address
 from aggregator.event import Event, Events
-from aggregator.server import commands
+from aggregator.server import commands, outcomes
+from aggregator.server.deliveries import Deliveries
 from aggregator.server.gate import Gate, Reason
 from aggregator.server.inbox import Inbox
 from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome, Submission
 from aggregator.server.outbox import Outbox, Place
 from aggregator.server.port import Port
+from aggregator.server.queries import BadCommand
+from aggregator.server.reading import Refused
 from aggregator.server.slow_turns import SLOW_TURN_S
 from aggregator.server.state import State
-from aggregator.storage.engine import Commit, StorageUnreadable
-from aggregator.wire import Failure, Rejection, Word, replies
+from aggregator.server.tcp import is_gone
+from aggregator.storage.engine import Commit, StorageError, StorageFull
+from aggregator.wire import Failure, Rejection, Status, Word, replies
 from aggregator.wire.meaning import PIECE_LINES, Command
 from aggregator.wire.replies import Reply
 
@@ -91,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._on_end = on_end
         self._transport: asyncio.Transport
         self._inbox = Inbox(state, port)
+        self._deliveries: Deliveries
         self._outbox = Outbox(muted=not port.replies)
         self._gate = Gate(self._on_gate_open)
         self._phase = Phase.SERVING
@@ -113,7 +118,9 @@ class Connection(asyncio.Protocol):
             self._inbox.peer = address.join(address.unmapped(name[0]), name[1])
         log.debug("%s: connected to the %s", self._inbox.peer, self._port.name)
         high_water = self._state.config.reply_buffer_bytes
-        self._transport.set_write_buffer_limits(high=high_water, low=high_water // LOW_WATER_DIVISOR)
+        buffer = (high_water, high_water // LOW_WATER_DIVISOR)
+        self._deliveries = Deliveries(self._inbox.peer, self._state.feed, self._transport, buffer)
+        self._deliveries.on_over = self._close_when_done
 
     def data_received(self, data: bytes) -> None:
         self._reads += 1
@@ -140,10 +147,14 @@ class Connection(asyncio.Protocol):
         log.debug("%s: %s", self._inbox.peer, exc or "the connection has ended")
         self._phase = Phase.LOST
         self._stop_watch()
+        if self._running:
+            self._running.cancel()  # nobody waits for its answer any more
+        self._end_deliveries()
         self._mute()
 
     def pause_writing(self) -> None:
         self._gate.shut(Reason.REPLIES)
+        self._deliveries.pause()
         self._start_watch()
 
     def resume_writing(self) -> None:
@@ -151,6 +162,7 @@ class Connection(asyncio.Protocol):
             self._stop_watch()
         self._flush_soon()
         self._gate.lift(Reason.REPLIES)
+        self._deliveries.resume()
 
     # --- called by the server
 
@@ -160,8 +172,11 @@ class Connection(asyncio.Protocol):
         self._end(replies.encode(replies.error(failure)))
 
     def tick(self) -> None:
-        """TICK_S have passed: end a client that leaves a line unfinished for too long, because it is held in memory."""
-        if not self._gate.open or self._eof or self._phase >= Phase.ENDING:
+        """TICK_S have passed: drop a client that is gone, end one that leaves a line, which is held, unfinished."""
+        is_only_written_to = self._deliveries.subscription or self._running
+        if is_only_written_to and is_gone(self._transport.get_extra_info("socket")):
+            self.abort()
+        elif not self._gate.open or self._eof or self._phase >= Phase.ENDING:
             self._inbox.forgive()
         elif last_reply := self._inbox.wait(TICK_S):
             self._end(last_reply)
@@ -229,7 +244,7 @@ class Connection(asyncio.Protocol):
         if events:
             self._queue(events, settle)
         else:
-            settle(Commit((), {}))
+            settle(Commit((), {}, 0))
 
     def _queue(self, events: Events, settle: Callable[[Outcome], None]) -> None:
         if self._refusal:
@@ -266,20 +281,13 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _settled(self, place: Place, events: Events, outcome: Outcome) -> None:
-        self._fill(place, b"" if self._outbox.muted else _encoded_replies(events, outcome))
+        self._fill(place, b"" if self._outbox.muted else outcomes.encoded(events, outcome))
 
     def _batch_settled(
         self, place: Place, members: list[Event | Rejection], line_number: int, outcome: Outcome
     ) -> None:
-        if self._outbox.muted:
-            self._fill(place, b"")
-            return
-        to_events = iter(_replies([member for member in members if isinstance(member, Event)], outcome))
-        results = [
-            next(to_events) if isinstance(member, Event) else replies.rejected(member, line_number)
-            for member in members
-        ]
-        self._fill(place, replies.encode(replies.batch(results)))
+        muted = self._outbox.muted
+        self._fill(place, b"" if muted else outcomes.encoded_batch(members, line_number, outcome))
 
     def _fill(self, place: Place, reply: bytes) -> None:
         self._outbox.fill(place, reply)
@@ -301,18 +309,23 @@ class Connection(asyncio.Protocol):
         data = self._outbox.take()
         if data and not self._transport.is_closing():
             self._transport.write(data)
+        self._outbox.written()
         if (place := self._outbox.command) and place.command and not self._running:
             self._running = asyncio.get_running_loop().create_task(place.command(place))
         self._progressed()
 
     async def _carry_out(self, command: Command, line_number: int, place: Place) -> None:
         try:
-            reply = replies.ok(await commands.answer(command.word, command.arguments, self._state))
-        except commands.BadCommand as error:
+            reply = replies.ok(await commands.answer(command.word, command.arguments, self._state, self._deliveries))
+        except BadCommand as error:
             self._state.stats.received += 1
             self._inbox.count_rejection(error.rejection, line_number)
             reply = replies.rejected(error.rejection, line_number)
-        except StorageUnreadable as error:
+        except Refused as refused:
+            reply = replies.error(refused.failure)
+        except StorageFull as error:
+            reply = replies.error(replies.storage_full(str(error)))
+        except StorageError as error:
             reply = replies.error(replies.cannot_read(str(error)))
         except Exception:  # a defect of ours: this client must not wait for ever, and nobody else is harmed
             if self._phase < Phase.LOST:  # else the server is stopping, and its database is closed
@@ -320,6 +333,10 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._running = None
+        if command.word is Word.SUBSCRIBE and reply["status"] is Status.OK:
+            place.then = self._deliveries.begin
+            if self._outbox.muted:
+                self._end_deliveries()
         self._fill(place, replies.encode(reply))
 
     def _mute(self) -> None:
@@ -327,6 +344,10 @@ class Connection(asyncio.Protocol):
         self._outbox.mute()
         self._gate.lift(Reason.REPLIES)
         self._progressed()
+
+    def _end_deliveries(self) -> None:
+        self._deliveries.stopped = True
+        self._deliveries.end()
 
     # --- pressure
 
@@ -373,12 +394,14 @@ class Connection(asyncio.Protocol):
         """Take the next step towards the end, once all lines are interpreted and all replies are out."""
         if self._inbox or not self._outbox.empty:
             return
-        over = self._eof or self._phase >= Phase.REFUSING
+        over = (self._eof and not self._deliveries.subscription) or self._phase >= Phase.REFUSING
         if self._phase == Phase.LOST:
             self._on_end(self)
-        elif self._transport.is_closing() or not over:
             return
-        elif self._outbox.muted:
+        if self._transport.is_closing() or not over:
+            return
+        self._end_deliveries()  # nothing may be written behind the end of our half
+        if self._outbox.muted:
             self._transport.abort()
         elif self._eof:
             self._phase = Phase.CLOSING
@@ -397,17 +420,19 @@ class Connection(asyncio.Protocol):
         self._stop_watch()
         waiting = self._transport.get_write_buffer_size()
         delay_s = REPLY_DEADLINE_S if waiting else self._linger_s
-        self._watch = asyncio.get_running_loop().call_later(delay_s, self._look, waiting)
+        answers_wait = self._outbox.answers_wait
+        self._watch = asyncio.get_running_loop().call_later(delay_s, self._look, waiting, answers_wait)
 
     def _stop_watch(self) -> None:
         if self._watch:
             self._watch.cancel()
             self._watch = None
 
-    def _look(self, waiting_before: int) -> None:
+    def _look(self, waiting_before: int, answers_waited: bool) -> None:
         """A deadline has passed: a peer that has read nothing since is muted, or dropped if this is the end."""
-        if self._transport.get_write_buffer_size() < waiting_before:
-            self._start_watch()
+        reads = self._transport.get_write_buffer_size() < waiting_before
+        if reads or (self._deliveries.last_subscription and not answers_waited and self._phase < Phase.CLOSING):
+            self._start_watch()  # deliveries may wait for ever: the rest of them is in the store
         elif self._phase >= Phase.CLOSING:
             self._transport.abort()
         else:
@@ -417,17 +442,7 @@ class Connection(asyncio.Protocol):
                 "%s does not read its replies: muted; its events are stored. The silent port is for such senders",
                 self._inbox.peer,
             )
+            self._end_deliveries()
             self._mute()
-
-
-def _replies(events: list[Event], outcome: Outcome) -> list[Reply]:
-    """The replies to events that were committed together, in their order."""
-    if isinstance(outcome, Failure):
-        return [replies.error(outcome, event) for event in events]
-    return replies.acks(events, outcome.seqs, outcome.duplicates, outcome.offset)
-
-
-def _encoded_replies(events: Events, outcome: Outcome) -> bytes:
-    if isinstance(outcome, Failure):
-        return b"".join(map(replies.encode, _replies(list(events), outcome)))
-    return replies.encode_acks(events, outcome.seqs, outcome.duplicates, outcome.offset)
+            if self._deliveries.last_subscription:
+                self._close_our_half()  # so that it sees an end of its deliveries

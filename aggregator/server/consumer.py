@@ -19,12 +19,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from aggregator.event import Events
 from aggregator.server.health import Health
 from aggregator.server.intake import Intake, Outcome, Submission
 from aggregator.server.stats import Stats
-from aggregator.storage.engine import AnyEngine, Commit, StorageBusy, StorageFailed, StorageFull
+from aggregator.storage.engine import AnyEngine, Commit, Position, StorageBusy, StorageFailed, StorageFull
 from aggregator.wire import replies
 
 log = logging.getLogger("aggregator")
@@ -38,6 +40,9 @@ WATCH_S: Final = 1.0
 
 IDLE_S: Final = 1.0
 """After so long without events, upkeep that is not due yet is done too."""
+
+Publish = Callable[[Sequence[Events], Commit, Position], None]
+"""Gets the events of each commit, in the parts in which they came, after their acks, and the position behind it."""
 
 
 class _Filling:
@@ -74,12 +79,16 @@ class _Filling:
 class Consumer:
     """Moves submissions from the intake into the engine until the intake is closed or the engine fails."""
 
-    def __init__(self, intake: Intake, engine: AnyEngine, stats: Stats, health: Health, max_batch: int) -> None:
+    def __init__(
+        self, intake: Intake, engine: AnyEngine, stats: Stats, health: Health, max_batch: int, publish: Publish
+    ) -> None:
         self._intake = intake
         self._engine = engine
         self._stats = stats
         self._health = health
         self._max_batch = max_batch
+        self._publish = publish
+        self._failure: StorageFailed | None = None  # of somebody else who writes
         self._filling = _Filling(engine)
         self._full: _Filling | None = None  # is the next, before the batch that is being filled
         self._held_over: Submission | None = None  # is not in a batch yet
@@ -152,6 +161,8 @@ class Consumer:
         """The next batch, when it may be appended; while there is none, quiet times are used for upkeep."""
         while True:
             self._wake.clear()
+            if self._failure:
+                raise self._failure
             self._note_ended()
             if self._upkeep and self._upkeep.done():
                 await self._end_upkeep()
@@ -211,7 +222,7 @@ class Consumer:
         self._stats.committed(len(commit.seqs) - duplicates, duplicates, time.monotonic() - started)
         # In the loop's next turn: if more is queued, it is on its way to the disk by then, and replies are written
         # while it commits.
-        asyncio.get_running_loop().call_soon(_acknowledge, filling.take(), commit)
+        asyncio.get_running_loop().call_soon(self._acknowledge, filling.take(), commit, self._engine.head)
 
     async def _append(self, filling: _Filling) -> Commit:
         pause_s = 0.0
@@ -285,6 +296,19 @@ class Consumer:
             log.info("events are being stored again")
         self._health.trouble = None
 
+    def _acknowledge(self, submissions: list[Submission], commit: Commit, head: Position) -> None:
+        start = 0
+        for submission in submissions:
+            count = len(submission.events)
+            submission.settle(commit.part(start, count))
+            start += count
+        self._publish([submission.events for submission in submissions], commit, head)
+
+    def fail(self, error: StorageFailed) -> None:
+        """End ``run`` with this error, which another part met that writes to the same store."""
+        self._failure = error
+        self._wake.set()
+
     def _fail(self, why: str) -> None:
         """Tell everybody, now and from now on, that nothing is stored any more."""
         self._health.failure = why
@@ -301,11 +325,3 @@ class Consumer:
         for submission in submissions:
             self._stats.errors += len(submission.events)
             submission.settle(outcome)
-
-
-def _acknowledge(submissions: list[Submission], commit: Commit) -> None:
-    start = 0
-    for submission in submissions:
-        count = len(submission.events)
-        submission.settle(commit.part(start, count))
-        start += count

@@ -1,4 +1,4 @@
-"""What goes out to one client: replies in the order of their lines, and pushes between replies. It has no transport.
+"""What goes out to one client: replies in the order of their lines. It has no transport.
 
 Each line gets a place in one FIFO, which a commit or a command fills. A command may start when its place is the first,
 that is, when everything sent before it has been committed and answered.
@@ -13,12 +13,14 @@ from collections.abc import Callable, Coroutine
 class Place:
     """A place in the FIFO, for the reply to so many lines. ``command`` fills it once it is the first in line."""
 
-    __slots__ = ("command", "lines", "reply")
+    __slots__ = ("command", "lines", "reply", "then")
 
     def __init__(self, lines: int, command: Callable[[Place], Coroutine[None, None, None]] | None = None) -> None:
         self.lines = lines
         self.command = command
         self.reply: bytes | None = None
+        self.then: Callable[[], None] | None = None
+        """What may begin when the reply has been written."""
 
 
 class Outbox:
@@ -29,18 +31,23 @@ class Outbox:
         self.unanswered = 0
         """Lines and batch members read, and not yet replied to (or, when muted, not yet settled)."""
         self._places: deque[Place] = deque()
-        self._pushes: list[bytes] = []
+        self._then: list[Callable[[], None]] = []
 
     @property
     def empty(self) -> bool:
         """Whether nothing waits to be filled or taken."""
-        return not self._places and not self._pushes
+        return not self._places
 
     @property
     def command(self) -> Place | None:
         """The place of the command that is the first in line, if it is not filled yet."""
         first = self._places[0] if self._places else None
         return first if first and first.command and first.reply is None else None
+
+    @property
+    def answers_wait(self) -> bool:
+        """Whether a reply could go out, if there were room."""
+        return bool(self._places) and self._places[0].reply is not None
 
     def reserve(self, lines: int, command: Callable[[Place], Coroutine[None, None, None]] | None = None) -> Place:
         """Take the next place. It has to be filled once."""
@@ -56,20 +63,22 @@ class Outbox:
         if self.muted:
             self.unanswered -= place.lines
 
-    def push(self, data: bytes) -> None:
-        """Add whole lines that are no reply; they go out behind the replies that can go now."""
-        if not self.muted:
-            self._pushes.append(data)
-
     def take(self) -> bytes:
         """All that can go out now, in order."""
         ready: list[bytes] = []
         while self._places and (reply := self._places[0].reply) is not None:
             ready.append(reply)
-            self.unanswered -= self._places.popleft().lines
-        ready += self._pushes
-        self._pushes.clear()
+            place = self._places.popleft()
+            self.unanswered -= place.lines
+            if place.then:
+                self._then.append(place.then)
         return b"".join(ready)
+
+    def written(self) -> None:
+        """What was taken has been written: begin what may follow it."""
+        begin, self._then = self._then, []
+        for then in begin:
+            then()
 
     def mute(self) -> None:
         """Drop every reply, now and later. Events that are being stored are still counted until they are settled."""
@@ -79,4 +88,3 @@ class Outbox:
                 self.unanswered -= place.lines
                 place.lines = 0
         self._places.clear()
-        self._pushes.clear()

@@ -18,6 +18,8 @@ from aggregator.config import Config
 from aggregator.server import signals, sockets
 from aggregator.server.connection import TICK_S
 from aggregator.server.consumer import Consumer
+from aggregator.server.cursors import Cursors
+from aggregator.server.feed import Feed
 from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
 from aggregator.server.port import ACKED, SILENT, Port
@@ -50,8 +52,11 @@ class Server:
     """One store, its consumer, and the listeners."""
 
     def __init__(self, config: Config, engine: AnyEngine, bound: Mapping[Port, Sequence[socket.socket]]) -> None:
-        self._state = state = State(config, engine, Intake(config.queue_events, config.queue_bytes))
-        self._consumer = Consumer(state.intake, engine, state.stats, state.health, config.max_batch)
+        intake = Intake(config.queue_events, config.queue_bytes)
+        feed = Feed(engine, intake)
+        cursors = Cursors(engine, lambda error: self._consumer.fail(error))
+        self._state = state = State(config, engine, intake, feed, cursors)
+        self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.publish)
         self._listeners = Listeners(state)
         self._bound = bound
 
@@ -76,7 +81,10 @@ class Server:
         for port, bound in self._bound.items():
             await self._listeners.listen(port, bound)
         # 2. Store what arrives, until told to stop.
+        await self._state.cursors.load()
         consumer = asyncio.create_task(self._consumer.run())
+        self._state.feed.start()
+        self._state.cursors.start()
         self._say_ready()
         self._tick()
         stopped = asyncio.create_task(stop.wait())
@@ -115,7 +123,8 @@ class Server:
     async def _drain(self, consumer: asyncio.Task[None]) -> bool:
         # 1. Accept who has connected already, and then nobody any more.
         await self._listeners.empty_backlog()
-        # 2. End every connection.
+        # 2. End every subscription, then every connection.
+        self._state.feed.stop(replies.no_more_deliveries())
         self._listeners.stop(replies.stopping())
         # 3. Wait for them, but not for ever. What was read of those that remain is stored all the same.
         loop, drain_timeout_s = asyncio.get_running_loop(), self._state.config.drain_timeout_s
@@ -137,6 +146,7 @@ class Server:
             log.error("stopped: not all that was read could be stored, and none of that was acked: %s", reason)
             return False
         # 5. Close the store.
+        await self._state.cursors.stop()
         self._state.peer_log.close()
         engine = self._state.engine
         await engine.close()
@@ -149,6 +159,7 @@ class Server:
         error = consumer.exception()
         defect = None if isinstance(error, StorageError) else error  # a traceback is no use for a broken disk
         log.critical("stopping: %s", failure.detail, exc_info=defect)
+        self._state.feed.stop(failure)
         self._listeners.stop(failure)
         await self._listeners.all_gone(FAILURE_REPLIES_S)
 

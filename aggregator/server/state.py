@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aggregator.config import Config
+from aggregator.server.cursors import Cursors
+from aggregator.server.feed import Feed
 from aggregator.server.health import Health
 from aggregator.server.intake import Intake
 from aggregator.server.peer_log import PeerLog
@@ -20,6 +22,8 @@ class State:
     config: Config
     engine: AnyEngine
     intake: Intake
+    feed: Feed
+    cursors: Cursors
     stats: Stats = field(default_factory=Stats)
     health: Health = field(default_factory=Health)
     peer_log: PeerLog = field(default_factory=PeerLog)

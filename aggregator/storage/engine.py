@@ -55,6 +55,8 @@ class Commit:
     """The seq of each event, in order; for a duplicate, the seq that was not used."""
     duplicates: Mapping[int, int]
     """The older seq of each event that was stored before, by the event's position in the whole batch."""
+    received_at: int
+    """When the engine began to store them: milliseconds since 1970, UTC. Never less than that of an earlier commit."""
     offset: int = 0
     """The position of the first of these events in the whole batch."""
 
@@ -65,7 +67,7 @@ class Commit:
 
     def part(self, start: int, count: int) -> Commit:
         """What became of ``count`` of these events, from ``start`` on."""
-        return Commit(self.seqs[start : start + count], self.duplicates, self.offset + start)
+        return Commit(self.seqs[start : start + count], self.duplicates, self.received_at, self.offset + start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,63 @@ class StoredEvent:
     received_at: int
     """Milliseconds since 1970, UTC."""
     json: bytes
+
+
+Position = int | str
+"""How far a reader has come, as it stands in replies. Only the engine looks into it: a number where the store has one
+order of events, a text where it has several. All others compare positions for being the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Stored events that follow each other and were committed together, as columns."""
+
+    seqs: Sequence[int]
+    json: Sequence[bytes]
+    received_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What was found at one look: a bounded piece of work."""
+
+    stretches: Sequence[Stretch]
+    """In the order of reading; within each the seqs rise."""
+    position: Position
+    """How far was looked: read on from here."""
+    gap: Position | None = None
+    """All up to here is no longer there, although it is past where the reader was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far the reader of a name has come."""
+
+    name: str
+    interest: str
+    """What the name was made for, in the words of the server."""
+    acked: Position
+    acked_at: int
+    """Milliseconds since 1970, UTC."""
+
+
+class Wanted(Protocol):
+    """Which events a reader wants, as far as an engine may use that to look at fewer. It may find others too."""
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The topics themselves, if the reader named all of them."""
+
+    @property
+    def all_topics(self) -> bool:
+        """Whether every topic is wanted."""
+
+    @property
+    def needle(self) -> bytes | None:
+        """Bytes that occur in the JSON of each event that is wanted."""
+
+    def wants_topic(self, name: str) -> bool:
+        """Whether events of this topic may be wanted. The engine leaves out those of other topics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +225,40 @@ class Engine(Protocol[B]):
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
         """The event with this key. Raises StorageUnreadable."""
 
-    async def events(self, topic: str, limit: int, after: int | None, max_bytes: int) -> tuple[list[StoredEvent], bool]:
-        """Without ``after`` the newest events, newest first; with it the oldest past that seq, oldest first.
+    @property
+    def head(self) -> Position:
+        """The position behind the newest event that is stored."""
 
-        Cut short where they would exceed ``max_bytes`` together, but never to none; the second value tells. Raises
-        StorageUnreadable.
+    @property
+    def store_id(self) -> str:
+        """A random name, made with the store: positions are of one store only."""
+
+    def parse_position(self, text: str) -> Position | None:
+        """A position that a client sends back; None if it is none."""
+
+    def advance(self, position: Position, seqs: Sequence[int]) -> Position:
+        """The position of a reader who was at ``position`` and had these next, in the order of commits or reading."""
+
+    def distance(self, earlier: Position, later: Position) -> int:
+        """About how many seqs lie between them: negative if ``earlier`` is past ``later`` anywhere."""
+
+    async def read(self, wanted: Wanted, after: Position, until: Position, background: bool = False) -> Slice:
+        """The next events past ``after`` and up to ``until``, oldest first. Raises StorageUnreadable.
+
+        At its end the slice's position is ``until``. Slices that are read in the background never hold up others.
         """
+
+    async def read_back(self, wanted: Wanted, before: Position) -> Slice:
+        """The events up to ``before``, newest first: the stretches fall. At the very end the position is 0."""
+
+    async def seek(self, received_at: int) -> Position:
+        """The position before the first event that was received at this time or later. Raises StorageUnreadable."""
+
+    async def cursors(self) -> list[Cursor]:
+        """The cursors that are stored. Raises StorageUnreadable."""
+
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> None:
+        """Store and remove cursors durably. Raises StorageFull, StorageBusy or StorageFailed."""
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """The topics whose name comes after ``after`` (in order of code points). Raises StorageUnreadable."""

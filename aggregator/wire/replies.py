@@ -123,6 +123,29 @@ def to_foreign(protocol: Foreign, line: int) -> bytes:
     return encode(rejected(Rejection(Code.BAD_LINE, "this port takes no PROXY header: switch it off"), line))
 
 
+# --- lines to a subscriber, between replies; ``seq``: every matching event up to it was sent
+
+
+def caught_up(seq: int | str) -> bytes:
+    return encode({"status": Status.CAUGHT_UP, "seq": seq})
+
+
+def heartbeat(seq: int | str) -> bytes:
+    return encode({"status": Status.HEARTBEAT, "seq": seq})
+
+
+def gap(after: int | str, seq: int | str) -> bytes:
+    return encode({"status": Status.GAP, "after": after, "seq": seq})
+
+
+def end(seq: int | str) -> bytes:
+    return encode({"status": Status.END, "seq": seq})
+
+
+def subscription_over(failure: Failure, seq: int | str) -> bytes:
+    return encode({**error(failure), "seq": seq})
+
+
 # --- why a line is rejected, but for the events' own faults
 
 
@@ -179,6 +202,29 @@ def bad_number(name: str, text: str, lowest: int, highest: int) -> Rejection:
     )
 
 
+def not_a_moment(name: str, text: str) -> Rejection:
+    return Rejection(
+        Code.BAD_COMMAND,
+        f"{name}: expected NOW, a date and time, or an age like 10m, got {text[:_SHOWN_CHARS]!r}",
+    )
+
+
+def bad_option(why: str, usage: str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"{why}; usage: {usage}")
+
+
+def bad_pattern(pattern: str, why: str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"{pattern[:_SHOWN_CHARS]!r}: {why}")
+
+
+def past_the_newest(name: str, seq: int | str, head: int | str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, f"{name}: {seq} is past the newest, {head}: is this the same store?")
+
+
+def not_now(why: str) -> Rejection:
+    return Rejection(Code.BAD_COMMAND, why)
+
+
 # --- why it is unknown whether something is stored
 
 
@@ -203,7 +249,27 @@ def stopping() -> Failure:
     return Failure(Code.SHUTTING_DOWN, "the server is stopping; send this again with the same id")
 
 
+def no_more_deliveries() -> Failure:
+    return Failure(Code.SHUTTING_DOWN, "the server is stopping; subscribe again when it is back")
+
+
 def too_many_connections(limit: int, origin: str | None = None) -> Failure:
     """All places are taken, or all that one address may have."""
     whose = f" from {origin}" if origin else ""
     return Failure(Code.BUSY, f"{limit} connections{whose} are open; try again later")
+
+
+def too_many_subscribers(limit: int) -> Failure:
+    return Failure(Code.BUSY, f"{limit} subscribers; try again later")
+
+
+def taken_over(peer: str, name: str) -> Failure:
+    return Failure(Code.TAKEN_OVER, f"{peer} subscribed as {name}")
+
+
+def too_many_cursors(limit: int) -> Failure:
+    return Failure(Code.BUSY, f"{limit} names are kept; FORGET some")
+
+
+def forgotten(peer: str, name: str) -> Failure:
+    return Failure(Code.TAKEN_OVER, f"{peer} forgot {name}")

@@ -76,4 +76,33 @@ faults by these numbers:
 | T59 standard streams closed, full, or Latin-1 | tests/test_streams | no traceback; no database at descriptors 0 to 2 |
 | T60 addresses, IPv6, empty variables | tests/test_listen | nothing listens beyond loopback unless told to |
 | T61 rotation, copytruncate, equal lines, restarts of send | tests/send | no line lost, none twice |
+
+Readers: lost (acked, in a range that was said to be complete, and not delivered), doubled, disordered and phantom are
+all 0 (tests/harness/reading.py).
+
+| | where | and |
+|---|---|---|
+| R1 any interleaving of commits, slices, pauses | tests/test_feed | as a plain list has it |
+| R2 readers that join under load | test_readers_under_load | each is told once that it has caught up |
+| R3 resuming at any line's seq | tests/test_subscribe | exactly the rest |
+| R4 slow, stopped and never reading readers | test_readers_under_load | others unharmed, memory bounded |
+| R5 a reader that falls behind again and again | test_readers_under_load | it comes back each time |
+| R6 kill -9 under load | test_readers_killed | what was delivered is there; readers resume by seq and by name |
+| R7 death between ACK, commit and answer | test_readers_killed | an answered ACK is never undone |
+| R8 SIGTERM with readers in every state | test_readers_stop | exit code 0 in time, told where to resume |
+| R9 EIO, a damaged block in the backlog | test_readers_stop, tests/test_reader | that reader is told, others go on |
+| R10 full disk | test_readers_full_disk, tests/test_cursors | deliveries go on, ACK says storage_full |
+| R11 readers that vanish | test_readers_network, test_readers_under_load | their places are free in time |
+| R12 everything on one connection, pipelined | tests/test_subscribe | replies in the order of their lines |
+| R13 half-close, netcats | tests/test_subscribe | all is delivered |
+| R14 patterns, 100,000 topics | tests/test_pattern, tests/test_subscribe, tests/test_reader | as SQLite's GLOB |
+| R15 odd events | tests/test_subscribe | byte for byte |
+| R16 WAIT | tests/test_events, tests/test_feed | one reply each |
+| R17 a clock that steps back | tests/test_events, tests/test_reader | received_at never falls, SINCE is exact |
+| R18 catching up at full load | test_readers_under_load | the WAL is cut as ever, memory level |
+| R19 two readers with one name | tests/test_cursors, tests/test_feed | the newest wins at once |
+| R20 events that are removed | tests/test_reader, tests/test_feed, tests/test_subscribe | the gap is named exactly |
+| R21 foreign positions, stores, patterns | tests/test_subscribe, tests/test_cursors | refused, nothing delivered |
+| R22 a defect in publishing, in catching up | test_readers_defects, tests/test_feed | acks unharmed, readers complete |
+| R23 README's sessions, tail, export, a mirror | tests/test_readme, tests/test_tail, tests/test_export | equal bytes |
 """

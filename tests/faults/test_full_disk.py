@@ -71,6 +71,7 @@ def test_a_disk_that_is_full_at_the_start_is_said(new_server: StartServer, small
     assert server.wait() == 1
     assert server.log.count("\n") == 1
     assert "events.db" in server.log
+    assert "No space left on device" in server.log
     filler.unlink()
     server.start()
     account = Account()

@@ -93,7 +93,7 @@ async def test_who_waits_for_a_commit_that_was_cancelled_is_told_nothing(tmp_pat
     """
     store = await storage.open_store(tmp_path / "events.db")
     intake, told = Intake(1000, 10**6), list[Outcome]()
-    consumer = asyncio.create_task(Consumer(intake, store, Stats(), Health(), 1000).run())
+    consumer = asyncio.create_task(Consumer(intake, store, Stats(), Health(), 1000, lambda *_: None).run())
 
     def put(name: str) -> None:
         intake.put(Submission(Events.of([Event.of("t", name, b'{"event_id":"%s"}' % name.encode())]), told.append))

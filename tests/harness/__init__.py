@@ -5,7 +5,8 @@
 - ``aggregator send`` as a program: ``sending``
 - Clients: ``load_client``, ``polite_client``, ``flooder``
 - What must be true at the end: ``account``, ``database_check``
-- The engine without a server: ``storage``, ``keys``, ``engines``, ``dict_engine``
+- A subscriber, and what must be true of what it was sent: ``reading``
+- The engine without a server: ``storage``, ``keys``, ``engines``, ``dict_engine``, ``list_engine``, ``pages``
 - Faults from outside: ``disk``, ``power_cut``, ``network``, ``strace``, ``other_program``
 - Doing two things at once, and waiting: ``background``, ``polling``
 - How large the tests are, and what they measured: ``sizes``, ``record``

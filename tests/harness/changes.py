@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import logging
 import os
 import random
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import aggregator.storage
@@ -22,7 +25,20 @@ from aggregator import streams
 from aggregator.cli import serve
 from aggregator.config import Config
 from aggregator.event import Event, Events
-from aggregator.server import commands, connection, consumer, listeners, server, signals
+from aggregator.server import (
+    commands,
+    connection,
+    consumer,
+    deliveries,
+    listeners,
+    pieces,
+    reading,
+    server,
+    signals,
+    tcp,
+)
+from aggregator.server.live import Live
+from aggregator.server.reading import Answer, Asker
 from aggregator.server.state import State
 from aggregator.storage.engine import AnyEngine, Commit
 from aggregator.storage.sqlite import database
@@ -30,10 +46,16 @@ from aggregator.storage.sqlite.batch import Batch
 from aggregator.storage.sqlite.database import Database
 from aggregator.storage.sqlite.store import Store
 from aggregator.wire import Rejection, Word, meaning, replies
+from aggregator.wire.interest import Interest
 from tests.harness import storage
 from tests.harness.dict_engine import DictEngine
 
 Change = Callable[[], None]
+
+CLOCK_STEP: Final = "CLOCK_STEP"
+"""The variable of the environment that names the file of ``clock_that_can_step``."""
+
+HOUR_NS: Final = 3_600_000_000_000
 
 KILL_SEED: Final = "KILL_SEED"
 """The variable of the environment that makes ``kills_itself_at_work`` do so."""
@@ -77,6 +99,39 @@ def quick_keepalive() -> None:
     _put(listeners, "KEEPALIVE_PROBES", 3)
 
 
+def clock_that_can_step() -> None:
+    """With CLOCK_STEP, a path: the clock is an hour behind as long as that file is there."""
+    path, real = Path(os.environ[CLOCK_STEP]), time.time_ns
+    _put(time, "time_ns", lambda: real() - HOUR_NS * path.exists())
+
+
+def answers_cut_short() -> None:
+    """Look at one slice for each answer, as if all others had taken too long."""
+    _put(reading, "ANSWER_S", 0)
+
+
+def few_cursors() -> None:
+    """Keep five names."""
+    _put(reading, "MAX_CURSORS", 5)
+
+
+def small_slices() -> None:
+    """Read two blocks at a time, of four events each."""
+    storage.shrink_blocks(_put, events=4, size_bytes=1 << 16)
+    storage.shrink_slices(_put, blocks=2, heads=5)
+    storage.shrink_plans(_put, listed=3, page=2)
+
+
+def impatient() -> None:
+    """Mute a client that does not read its replies after half a second, instead of five."""
+    _put(connection, "REPLY_DEADLINE_S", 0.5)
+
+
+def quick_silence() -> None:
+    """Take a reader for gone that has acknowledged nothing for two seconds, instead of two minutes."""
+    _put(tcp, "SILENT_MS", 2000)
+
+
 def gathering_for_a_minute() -> None:
     """Read a client that has sent few lines a minute later, while many events wait."""
     _put(connection, "GATHER_S", 60)
@@ -85,6 +140,20 @@ def gathering_for_a_minute() -> None:
 def short_turns() -> None:
     """Interpret no more than 50 lines of a client in one turn of the loop."""
     _put(meaning, "TURN_LINES", 50)
+
+
+def too_full_buffers_are_logged() -> None:
+    """Log if more than 512 KiB and a line wait in this process for one subscriber."""
+    push = deliveries.Deliveries.push
+
+    def watched(self: deliveries.Deliveries, data: bytes) -> bool:
+        room = push(self, data)
+        size = 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
+        if size > 512 << 10 and size > (512 << 10) + max(map(len, data.splitlines())):
+            logging.getLogger("aggregator").error("a write buffer has %d bytes", size)
+        return room
+
+    _put(deliveries.Deliveries, "push", watched)
 
 
 # --- another engine
@@ -168,7 +237,7 @@ def pinging_leaves_a_defect() -> None:
     def broken() -> None:
         raise RuntimeError("a defect in a thread")
 
-    async def ping(arguments: list[str], state: State) -> commands.Answer:
+    async def ping(arguments: list[str], state: State, asker: Asker) -> Answer:
         Broken()
         threading.Thread(target=broken).start()
         return {"pong": True}
@@ -187,6 +256,46 @@ def replying_dies() -> None:
         return encode_acks(events, *rest)
 
     _put(replies, "encode_acks", broken)
+
+
+def publishing_dies() -> None:
+    """Raise at every third commit that is handed to live readers."""
+    publish, calls = Live.publish, 0
+
+    def broken(self: Live, *rest: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise RuntimeError("a defect in publishing")
+        publish(self, *rest)
+
+    _put(Live, "publish", broken)
+
+
+def encoding_dies() -> None:
+    """Raise at every third commit that is encoded, for one interest or another."""
+    of_commit, calls = pieces.of_commit, 0
+
+    def broken(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise RuntimeError("a defect in encoding")
+        return of_commit(*arguments)
+
+    _put(pieces, "of_commit", broken)
+
+
+def slices_die() -> None:
+    """Raise in the catching up of readers with POISON in their patterns."""
+    of_slice = pieces.of_slice
+
+    def broken(interest: Interest, *rest: Any) -> Any:
+        if "POISON" in interest.patterns:
+            raise RuntimeError("a defect in catching up")
+        return of_slice(interest, *rest)
+
+    _put(pieces, "of_slice", broken)
 
 
 # --- an SQLite that does not do what it is told

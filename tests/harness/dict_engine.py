@@ -1,26 +1,61 @@
 """A second engine, over a dict, which shares nothing with SQLite but the seam.
 
 It is different wherever an engine may be. It numbers in two lanes, so the seqs of a batch are no range. Two batches may
-be on their way, and the later one may be stored first. What it says of itself is in its own words. It keeps nothing
-when the process ends.
+be on their way, and the later one may be stored first. A position says how far each lane was read, as in "17.20". What
+the engine says of itself is in its own words. It keeps nothing when the process ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import re
+import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
 from aggregator.event import Events
 from aggregator.metric import Metric
-from aggregator.storage.engine import Commit, StorageFailed, StorageFull, StoredEvent, Topic
+from aggregator.storage.engine import (
+    Commit,
+    Cursor,
+    Position,
+    Slice,
+    StorageFailed,
+    StorageFull,
+    StoredEvent,
+    Stretch,
+    Topic,
+    Wanted,
+)
 
 LANES: Final = 2
 
+SLICE_EVENTS: Final = 50
+"""Events that are looked at in a slice: few, so that most answers take several."""
+
 Key = tuple[str, str]
+Lanes = tuple[int, ...]
+"""The last seq of each lane that was read."""
+
+START: Final[Lanes] = (0,) * LANES
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An event where it stands in the order of commits."""
+
+    topic: str
+    event: StoredEvent
+    behind: Lanes
+    """The position of a reader who had this event last."""
+
+    @property
+    def lane(self) -> int:
+        return self.event.seq % LANES
 
 
 class DictBatch:
@@ -62,9 +97,13 @@ class DictEngine:
         self._size_bytes = 0
         self._events: dict[Key, StoredEvent] = {}
         self._topics: dict[str, list[StoredEvent]] = {}
+        self._order: list[_Kept] = []
+        self._cursors: dict[str, Cursor] = {}
+        self._received_at = 0
         self._last = [0] * LANES  # the number that each lane has given last
         self._in_flight: dict[Key, asyncio.Event] = {}  # set when its batch is stored, or not
         self._closed = False
+        self.store_id = secrets.token_hex(8)
 
     @property
     def stored_total(self) -> int:
@@ -104,7 +143,7 @@ class DictEngine:
 
     def _store(self, batch: DictBatch) -> Commit:
         """Seqs are given at this moment, and not before, so that they grow in the order of commits."""
-        now = time.time_ns() // 1_000_000
+        self._received_at = now = max(self._received_at, time.time_ns() // 1_000_000)
         seqs: list[int] = []
         duplicates: dict[int, int] = {}
         for position, event in enumerate(batch.events):
@@ -116,10 +155,11 @@ class DictEngine:
             older = self._events.setdefault((event.topic, event.event_id), stored)
             if older is stored:
                 self._topics.setdefault(event.topic, []).append(stored)
+                self._order.append(_Kept(event.topic, stored, self._head))
                 self._size_bytes += len(event.json)
             else:
                 duplicates[position] = older.seq
-        return Commit(seqs, duplicates)
+        return Commit(seqs, duplicates, now)
 
     async def probe(self) -> None:
         self._check_space(DictBatch())
@@ -137,13 +177,71 @@ class DictEngine:
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
         return self._events.get((topic, event_id))
 
-    async def events(self, topic: str, limit: int, after: int | None, max_bytes: int) -> tuple[list[StoredEvent], bool]:
-        stored = self._topics.get(topic, [])
-        wanted = stored[::-1] if after is None else [event for event in stored if event.seq > after]
-        found = wanted[:limit]
-        sizes = itertools.accumulate(len(event.json) for event in found)
-        fitting = max(1, sum(size <= max_bytes for size in sizes))
-        return found[:fitting], fitting < len(found)
+    # --- positions
+
+    @property
+    def _head(self) -> Lanes:
+        return tuple(last and last * LANES + lane for lane, last in enumerate(self._last))
+
+    @property
+    def head(self) -> Position:
+        return _shown(self._head)
+
+    def parse_position(self, text: str) -> Position | None:
+        """A position, or the seq of an event: the position behind it in the order of commits."""
+        if re.fullmatch(r"[0-9]{1,18}\.[0-9]{1,18}", text):
+            return text
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            return None
+        seq = int(text)
+        known = next((kept.behind for kept in self._order if kept.event.seq == seq), None)
+        if known is None and seq <= max(self._head):  # a number that no event has got
+            known = tuple(min(seq, last) for last in self._head)
+        return _shown((seq,) * LANES if known is None else known)
+
+    def advance(self, position: Position, seqs: Sequence[int]) -> Position:
+        lanes = list(_lanes(position))
+        for seq in seqs:
+            lanes[seq % LANES] = seq
+        return _shown(lanes)
+
+    def distance(self, earlier: Position, later: Position) -> int:
+        each = [(end - start) // LANES for start, end in zip(_lanes(earlier), _lanes(later), strict=True)]
+        return min(each) if min(each) < 0 else sum(each)
+
+    # --- reading
+
+    async def read(self, wanted: Wanted, after: Position, until: Position, background: bool = False) -> Slice:
+        start, end = _lanes(after), _lanes(until)
+        there = [kept for kept in self._order if start[kept.lane] < kept.event.seq <= end[kept.lane]]
+        looked = there[:SLICE_EVENTS]
+        position = until if looked == there else self.advance(after, [kept.event.seq for kept in looked])
+        return Slice(list(_stretches(wanted, looked)), position)
+
+    async def read_back(self, wanted: Wanted, before: Position) -> Slice:
+        lanes = list(_lanes(before))
+        there = [kept for kept in self._order if kept.event.seq <= lanes[kept.lane]]
+        looked = there[-SLICE_EVENTS:]
+        for kept in reversed(looked):
+            lanes[kept.lane] = kept.event.seq - LANES
+        return Slice(list(_stretches(wanted, looked))[::-1], 0 if looked == there else _shown(lanes))
+
+    async def seek(self, received_at: int) -> Position:
+        before = START
+        for kept in self._order:
+            if kept.event.received_at >= received_at:
+                return _shown(before)
+            before = kept.behind
+        return self.head
+
+    async def cursors(self) -> list[Cursor]:
+        return list(self._cursors.values())
+
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> None:
+        self._check_space(DictBatch())
+        self._cursors |= {cursor.name: cursor for cursor in changed}
+        for name in gone:
+            self._cursors.pop(name, None)
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         names = sorted(name for name in self._topics if name > after)
@@ -159,3 +257,19 @@ class DictEngine:
 
     async def close(self) -> None:
         self._closed = True
+
+
+def _lanes(position: Position) -> Lanes:
+    return START if position == 0 else tuple(map(int, str(position).split(".")))
+
+
+def _shown(lanes: Iterable[int]) -> Position:
+    return ".".join(map(str, lanes))
+
+
+def _stretches(wanted: Wanted, looked: Sequence[_Kept]) -> Iterator[Stretch]:
+    """What is wanted, in the order of commits: a stretch ends where the lane changes, because within it seqs rise."""
+    found = [kept for kept in looked if wanted.wants_topic(kept.topic)]
+    for (_, received_at), group in itertools.groupby(found, lambda kept: (kept.lane, kept.event.received_at)):
+        events = [kept.event for kept in group]
+        yield Stretch([event.seq for event in events], [event.json for event in events], received_at)

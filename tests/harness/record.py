@@ -20,7 +20,10 @@ from tests.harness import sizes
 
 RecordProperty: TypeAlias = Callable[[str, object], None]
 
-_ADDED_UP = ("rounds", "sent", "acked", "stored", "lost", "phantom", "duplicate", "corrupt", "replies")
+_ADDED_UP = (
+    "rounds", "sent", "acked", "stored", "lost", "phantom", "duplicate", "corrupt", "replies",
+    "delivered", "doubled", "disordered",
+)  # fmt: skip
 _WORST = ("recovery_s",)
 
 
@@ -45,7 +48,7 @@ def record_figures(record_property: RecordProperty) -> RecordFigures:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A test whose docstring names a fault of the table is a test of that fault, wherever the test is."""
     text = getattr(item.obj, "__doc__", None) if isinstance(item, pytest.Function) else None
-    if faults := list(dict.fromkeys(re.findall(r"\bT\d+\b", text or ""))):
+    if faults := list(dict.fromkeys(re.findall(r"\b[RT]\d+\b", text or ""))):
         item.add_marker(pytest.mark.fault)
         item.user_properties.append(("faults", faults))
 
@@ -85,8 +88,8 @@ class ResultFile:
         result.write(self._result, self._path)
 
 
-def _number(fault: str) -> int:
-    return int(fault[1:])
+def _number(fault: str) -> tuple[bool, int]:
+    return fault[0] == "R", int(fault[1:])
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -43,5 +43,19 @@ CHURN: Final = _size(4_000, 20_000)  # T39
 SOAK_S: Final = _size(45, 1_800)  # T41: 45 s show a leak of 5 bytes an event, and CI has 4 minutes for all of this
 FUZZ_S: Final = _size(30, 600)
 
+JOINING: Final = _size(24, 200)  # R2
+FLAPS: Final = _size(10, 1_000)  # R5
+CATCHING_UP: Final = _size(4, 32)  # R18: readers
+CATCH_UP_S: Final = _size(6, 600)  # R18
+READER_KILLS: Final = _size(4, 100)  # R6
+ACK_KILLS: Final = _size(6, 60)  # R7
+FEED_EXAMPLES: Final = _size(300, 10_000)  # R1
+TOPICS: Final = _size(5_000, 100_000)  # R14
+READER_RESETS: Final = _size(200, 1_000)  # R11: on each loop
+WAITING: Final = _size(200, 500)  # R16
+RESUMES: Final = _size(60, 2_000)  # R3
+READER_QUERIES: Final = _size(8, 100)  # of each of 16 readers
+PATTERN_EXAMPLES: Final = _size(500, 50_000)  # R14
+
 LONG_TIMEOUT_S: Final = 3_600
 """A test of the long run may take this, instead of the usual time limit of a test."""

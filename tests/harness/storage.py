@@ -23,6 +23,7 @@ from aggregator.storage.sqlite import (
     key_filter,
     ledger,
     memtable,
+    plans,
     postings,
     reader,
     upkeep,
@@ -102,10 +103,21 @@ def shrink_blocks(put: Put, events: int, size_bytes: int) -> None:
     put(block, "BLOCK_BYTES", size_bytes)
 
 
-def set_slice(put: Put, blocks: int, answer_s: float = 1000.0) -> None:
-    """Read so many blocks of an answer at a time, and cut it short after it was worked on for so long."""
+def shrink_slices(put: Put, blocks: int, heads: int) -> None:
+    """Read so few blocks at a time, and look at the topics of so few at a time."""
     put(reader, "SLICE_BLOCKS", blocks)
-    put(reader, "ANSWER_S", answer_s)
+    put(reader, "HEADS", heads)
+
+
+def shrink_plans(put: Put, listed: int, page: int) -> None:
+    """Read so few topics through postings, and look through so few topics at a time."""
+    put(plans, "MAX_LISTED_TOPICS", listed)
+    put(plans, "PAGE", page)
+
+
+def set_clock(put: Put, milliseconds: Callable[[], int]) -> None:
+    """Let events be received at the times that this function says."""
+    put(writer, "time", SimpleNamespace(time_ns=lambda: milliseconds() * 1_000_000))
 
 
 def set_postings_due(put: Put, count: int) -> None:
@@ -228,6 +240,16 @@ async def steps(connection: aiosqlite.Connection, work: Callable[[], Awaitable[o
 async def on_each_step(connection: aiosqlite.Connection, call: Callable[[], int] | None) -> None:
     """Call back at each instruction of SQLite's virtual machine."""
     await connection.set_progress_handler(call, 1 if call else 0)  # type: ignore[arg-type]
+
+
+def plans_kept(store: Store) -> int:
+    """How many plans for reading there are."""
+    return len(store._reader._plans._plans)
+
+
+async def write_postings(store: Store) -> None:
+    """Write all postings that wait."""
+    await store.postings.write()
 
 
 # --- faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from types import TracebackType
@@ -61,6 +62,10 @@ class Peer:
         assert line.endswith(b"\n"), f"the connection ended with {line!r}"
         return line
 
+    def raw_line(self) -> bytes:
+        """The next line as it came, also if the connection ends in it; nothing at its end."""
+        return self._replies.readline()
+
     def reply(self) -> Json:
         return json.loads(self.line())
 
@@ -80,6 +85,11 @@ class Peer:
 
     def raw_rest(self) -> bytes:
         return self._replies.read()
+
+    def stop_reading(self) -> None:
+        """Let a thread that is reading see an end; the server is told nothing."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RD)
 
     def reset(self) -> None:
         """Close with a TCP reset."""

@@ -22,6 +22,7 @@ from tests.harness import storage
 from tests.harness.database_check import check_database
 from tests.harness.keys import Key, Model, event_of
 from tests.harness.other_program import holding_the_lock
+from tests.harness.pages import page
 
 HEADS: Final = {
     "spread": (),
@@ -228,7 +229,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(topic=st.sampled_from(TOPICS), limit=st.integers(1, 9), after=st.none() | st.integers(0, 300))
     def a_page(self, topic: str, limit: int, after: int | None) -> None:
-        found, _ = self.runner.run(self.store.events(topic, limit, after, 1 << 20))
+        found = self.runner.run(page(self.store, topic, limit, after))
         self.compare_page(found, topic, limit, after)
 
     def compare_page(self, found: list[StoredEvent], topic: str, limit: int, after: int | None) -> None:
@@ -238,13 +239,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(pages=st.lists(st.tuples(st.sampled_from(TOPICS), st.none() | st.integers(0, 300)), min_size=1, max_size=4))
     def pages_that_are_asked_for_during_upkeep(self, pages: list[tuple[str, int | None]]) -> None:
-        async def ask() -> list[tuple[list[StoredEvent], bool]]:
+        async def ask() -> list[list[StoredEvent]]:
             working = asyncio.create_task(self.store.upkeep(quiet=False))
-            found = await asyncio.gather(*(self.store.events(topic, 9, after, 1 << 20) for topic, after in pages))
+            found = await asyncio.gather(*(page(self.store, topic, 9, after) for topic, after in pages))
             await working
             return found
 
-        for (topic, after), (found, _) in zip(pages, self.runner.run(ask()), strict=True):
+        for (topic, after), found in zip(pages, self.runner.run(ask()), strict=True):
             self.compare_page(found, topic, 9, after)
 
     @invariant()

@@ -7,10 +7,10 @@ import socket
 import orjson
 
 from aggregator.client.reply import reason
+from aggregator.client.screen import Screen
 from aggregator.client.send.options import SendOptions
 from aggregator.client.send.rejects import CannotKeep
 from aggregator.client.send.run import Run
-from aggregator.client.send.screen import Screen
 from aggregator.client.send.state import BadState
 from aggregator.client.send.wrap import JsonEvents, TextEvents, Wrap
 from aggregator.wire import Rejection, rules

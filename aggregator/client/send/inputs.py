@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from aggregator.client.descriptors import open_to_read
 from aggregator.client.send import content
 from aggregator.client.send.content import Refused
-from aggregator.client.send.descriptors import open_to_read
 from aggregator.client.send.identity import FileId, file_id
 from aggregator.client.send.track import CHUNK_BYTES
 

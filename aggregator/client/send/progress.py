@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from aggregator.client.send.screen import Screen
+from aggregator.client.screen import Screen
 from aggregator.client.terminal import printable
 
 

@@ -21,10 +21,11 @@ from functools import partial
 from typing import Final
 
 from aggregator.client.connect import shown
+from aggregator.client.descriptors import allow_descriptors
 from aggregator.client.reply import NotOurProtocol, reason
+from aggregator.client.screen import Screen
 from aggregator.client.send.compressed import Damaged
 from aggregator.client.send.content import Refused
-from aggregator.client.send.descriptors import allow_descriptors
 from aggregator.client.send.follow import Files, Places, Trouble
 from aggregator.client.send.identity import file_id
 from aggregator.client.send.inputs import STDIN, total_bytes
@@ -34,7 +35,6 @@ from aggregator.client.send.options import SendOptions
 from aggregator.client.send.positions import Positions
 from aggregator.client.send.progress import Progress
 from aggregator.client.send.rejects import CannotKeep, Rejects
-from aggregator.client.send.screen import Screen
 from aggregator.client.send.tally import Tally
 from aggregator.client.send.track import Place
 from aggregator.client.send.wrap import Wrap

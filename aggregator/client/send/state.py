@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+from aggregator.client.replace import replace
+
 VERSION: Final = 1
 
 
@@ -57,25 +59,10 @@ class StateFile:
     def save(self, number: int, fields: dict[str, Any]) -> None:
         """Replace the file, unless one with a higher number has already been saved. Raises OSError."""
         text = json.dumps({"version": VERSION, **fields}, indent=1).encode()
-        made = self._path.with_name(self._path.name + ".new")
         with self._one_at_a_time:
-            if number < self._number:
-                return
-            with made.open("wb") as new:
-                new.write(text)
-                new.flush()
-                os.fsync(new.fileno())
-            os.replace(made, self._path)
-            _sync_folder(self._path.parent)
-            self._number = number
+            if number >= self._number:
+                replace(self._path, text)
+                self._number = number
 
     def close(self) -> None:
         os.close(self._lock)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -128,7 +128,7 @@ def pack(events: Events, first_seq: int, duplicates: Mapping[int, int], received
     data = b"".join(json)
     packed_digests = b"".join(digests)
     return Packed(
-        Commit(all_seqs, duplicates),
+        Commit(all_seqs, duplicates, received_at),
         seqs,
         packed_digests,
         len(data),

@@ -10,15 +10,14 @@ No sockets, no database: this module only cuts and reads.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, pairwise
 from typing import Final
 
 import orjson
 
-BLOCK_EVENTS: Final = 256
-"""Most events in a block, and so the most that are read to find one."""
+from aggregator.storage.sqlite.schema import BLOCK_EVENTS
 
 BLOCK_BYTES: Final = 64 * 1024
 """The same limit for large events; only a single event may be larger."""
@@ -53,17 +52,34 @@ def cut(topics: Sequence[str], json: Sequence[bytes]) -> Iterator[Block]:
         first, start = last, start + ends[-1]
 
 
-def events(
-    first_seq: int, numbers: str, ends: str, data: bytes, topic: int | None = None
-) -> Iterator[tuple[int, int, bytes]]:
-    """Seq, number of the topic and JSON of each event in a row, or of those in one topic.
+def columns(
+    first_seq: int, topics: str, numbers: str, ends: str, data: bytes, wanted: Callable[[str], bool] | None
+) -> tuple[Sequence[int], list[bytes]]:
+    """Seqs and JSON of the events in a row, of all topics or of those that are wanted.
 
-    Raises ValueError or TypeError where the row is damaged.
+    Raises ValueError, TypeError or LookupError where the row is damaged.
     """
     bounds = [0, *orjson.loads(ends)]
     if bounds[-1] != len(data) or bounds != sorted(bounds):
         raise ValueError(f"block {first_seq} is damaged")
-    each = zip(orjson.loads(numbers), pairwise(bounds), strict=True)
-    for seq, (number, (start, end)) in enumerate(each, first_seq):
-        if start < end and (topic is None or number == topic):
-            yield seq, number, data[start:end]
+    json = [data[start:end] for start, end in pairwise(bounds)]
+    seqs = range(first_seq, first_seq + len(json))
+    if wanted is None:
+        return (seqs, json) if all(json) else (list(compress(seqs, json)), list(filter(None, json)))
+    keep = list(map(wanted, orjson.loads(topics)))
+    if not keep:
+        raise ValueError("it has no topics")
+    if all(keep) and all(json):
+        return seqs, json
+    chosen = [one != b"" and keep[number] for one, number in zip(json, orjson.loads(numbers), strict=True)]
+    return list(compress(seqs, chosen)), list(compress(json, chosen))
+
+
+def events(first_seq: int, numbers: str, ends: str, data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Seq, number of the topic and JSON of each event in a row. Raises as ``columns`` does."""
+    seqs, json = columns(first_seq, "", numbers, ends, data, None)
+    of_topic = orjson.loads(numbers)
+    if len(of_topic) != len(orjson.loads(ends)):
+        raise ValueError(f"block {first_seq} is damaged")
+    for seq, one in zip(seqs, json, strict=True):
+        yield seq, of_topic[seq - first_seq], one

@@ -1,10 +1,10 @@
-"""The open database: its two connections, its files, and what SQLite's errors mean.
+"""The open database: its connections, its files, and what SQLite's errors mean.
 
 Rules that hold here:
 
 - There is exactly one read-write connection, and only that one checkpoints (SQLite before 3.51.3 can corrupt a database
-  that two connections write or checkpoint at once). Reads go through a second connection, ``mode=ro``, and never wait
-  for a commit.
+  that two connections write or checkpoint at once). Reads go through connections with ``mode=ro``, and never wait for a
+  commit. Readers that catch up have a connection of their own, so that commands never wait for them.
 - While SQLite has the database files open, no descriptor of them is closed but SQLite's own: closing one would drop its
   POSIX locks.
 """
@@ -51,6 +51,7 @@ class Database:
 
     writer: aiosqlite.Connection
     reader: aiosqlite.Connection
+    background_reader: aiosqlite.Connection
 
     def __init__(self, path: Path, made: list[Path]) -> None:
         self.path, self.wal_path, *_ = files = file.beside(path)
@@ -126,6 +127,7 @@ class Database:
             await self.write(f"PRAGMA {pragma}")
         await self.writer.executescript(schema.TEMPORARY)
         self.reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True)
+        self.background_reader = await self._connect(f"{self.path.as_uri()}?mode=ro", uri=True)
         promised = {"journal_mode": "wal", "synchronous": 2}
         found = {name: await self._pragma(name) for name in promised}
         if found != promised:
@@ -151,11 +153,12 @@ class Database:
         """
         return list(await self.writer.execute_fetchall(sql, parameters))
 
-    async def read(self, sql: str, parameters: Any) -> list[sqlite3.Row]:
-        """Read through the connection that never waits for a commit. Raises sqlite3.Error."""
+    async def read(self, sql: str, parameters: Any, background: bool = False) -> list[sqlite3.Row]:
+        """Read through a connection that never waits for a commit. Raises sqlite3.Error."""
+        connection = self.background_reader if background else self.reader
         while True:
             try:
-                return list(await self.reader.execute_fetchall(sql, parameters))
+                return list(await connection.execute_fetchall(sql, parameters))
             except sqlite3.OperationalError as error:
                 # Tables of keys come and go: SQLite tries again by itself, but not for ever.
                 if error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
@@ -231,7 +234,8 @@ def unusable(path: Path, error: Exception) -> StorageUnusable:
         if error.errno == errno.ELOOP and error.filename:
             return StorageUnusable(f"cannot use {error.filename}: it is a symbolic link")
         return StorageUnusable(f"cannot use {error.filename or path}: {error.strerror or error}")
-    return StorageUnusable(f"cannot use {file.blame(path)}: {error}")
+    full = isinstance(error, sqlite3.Error) and isinstance(storage_error(error), StorageFull)
+    return StorageUnusable(f"cannot use {file.blame(path)}: {os.strerror(errno.ENOSPC) if full else error}")
 
 
 def storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageFailed:

@@ -7,6 +7,7 @@ statement both adds postings and moves ``posted_seq``, so in any snapshot each b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from aggregator.storage.sqlite.database import Database
@@ -20,31 +21,41 @@ _UNWRITTEN = """
 SELECT coalesce(sum(json_array_length(topics)), 0) FROM blocks WHERE first_seq > (SELECT posted_seq FROM totals)
 """
 
-# The rows of the next blocks from :start on, with the number that the topic has there. What was written comes before
-# what was not.
+_START: Final = """coalesce(
+    (SELECT max(first_seq) FROM blocks WHERE first_seq <= :after + 1), (SELECT min(first_seq) FROM blocks), 0
+)"""
+PAST_AFTER: Final = f"BETWEEN {_START} AND :until"
+"""Of ``first_seq``: the block that has the event past ``:after``, and those that follow it. If the beginning is gone,
+it is the oldest block that is there, because postings may still name others."""
+
+# For each topic the next few of its blocks, and whatever has no postings yet.
+_OF_TOPIC = """
+SELECT block FROM (
+    SELECT block FROM postings WHERE topic = {topic} AND block {from_} ORDER BY block {order} LIMIT :blocks
+)"""
 _BLOCKS = """
-SELECT block, received_at, number, numbers, ends, data FROM postings CROSS JOIN blocks ON first_seq = block
-WHERE topic = (SELECT id FROM topics WHERE name = :topic) AND block {written}
-UNION ALL
-SELECT first_seq, received_at, key, numbers, ends, data FROM blocks CROSS JOIN json_each(topics)
-WHERE first_seq > (SELECT posted_seq FROM totals) AND value = :topic AND first_seq {unwritten}
-ORDER BY 1 {order} LIMIT :blocks
+SELECT first_seq, received_at, topics, numbers, ends, data FROM blocks WHERE first_seq IN (
+    SELECT block FROM (
+        {parts}
+        SELECT first_seq AS block FROM blocks
+        WHERE first_seq {unwritten}
+          AND EXISTS (SELECT 1 FROM json_each(blocks.topics) WHERE value IN (SELECT value FROM json_each(:names)))
+    ) ORDER BY block {order} LIMIT :blocks
+) ORDER BY first_seq {order}
 """
-NEWEST: Final = _BLOCKS.format(written="<= :start", unwritten="<= :start", order="DESC")
-"""Blocks that have events of ``topic``, newest first."""
 
-OLDEST: Final = _BLOCKS.format(written=">= :start", unwritten=">= :start", order="")
-"""The same blocks, oldest first."""
 
-BLOCK_BEFORE: Final = """
-SELECT max(
-    coalesce((SELECT max(block) FROM postings
-              WHERE block <= :after AND topic = (SELECT id FROM topics WHERE name = :topic)), 0),
-    coalesce((SELECT max(first_seq) FROM blocks
-              WHERE first_seq <= :after AND first_seq > (SELECT posted_seq FROM totals)), 0)
-)
-"""
-"""Where to start with OLDEST, so that no event of ``topic`` past the seq ``after`` is left out."""
+def blocks_of(topics: Sequence[int], backwards: bool) -> str:
+    """SQL for the rows of the next ``:blocks`` blocks that have events of topics, past ``:after`` or up to ``:before``.
+
+    The topics are given by id, if they have postings, and by name in the JSON array ``:names``.
+    """
+    from_, order = ("<= :before", "DESC") if backwards else (PAST_AFTER, "")
+    # With two lower bounds SQLite searches by one of them, and may go through all blocks that have postings.
+    first = "(SELECT posted_seq FROM totals) + 1"
+    unwritten = f"BETWEEN {first} AND :before" if backwards else f"BETWEEN max({first}, {_START}) AND :until"
+    parts = "".join(f"{_OF_TOPIC.format(topic=id, from_=from_, order=order)} UNION " for id in topics)
+    return _BLOCKS.format(parts=parts, unwritten=unwritten, order=order)
 
 
 class Postings:

@@ -1,46 +1,64 @@
-"""Everything that reads stored events: by key, by topic, by the names of topics."""
+"""Everything that reads stored events: by key, in the order of seqs, by time; and the names of topics.
+
+An answer is read a slice at a time, and other answers have their slices in between: many large answers hold up a small
+one by a slice each. Each slice is made of statements that end; none is held open until the next slice, because that
+would keep the WAL from starting afresh.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import sqlite3
-import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
+import orjson
+
 from aggregator.event import digest
-from aggregator.storage.engine import StorageUnreadable, StoredEvent, Topic
+from aggregator.storage.engine import Cursor, Slice, StorageUnreadable, StoredEvent, Stretch, Topic, Wanted
 from aggregator.storage.sqlite import block, postings
 from aggregator.storage.sqlite.database import Database
 from aggregator.storage.sqlite.ledger import Ledger
+from aggregator.storage.sqlite.plans import Plans
+from aggregator.storage.sqlite.writer import Writer
+
+SLICE_BLOCKS: Final = 4
+"""Blocks in a slice: about 1,000 events, or 256 KiB, half a millisecond of the event loop."""
+
+HEADS: Final = 64
+"""Blocks of which only the topics are looked at, to find those that are wanted."""
+
+MAX_RECEIVED_AT: Final = 253_402_300_800_000
+"""The year 10000, which no clock is at, and which cannot be shown."""
 
 _BLOCK_OF = """
-SELECT first_seq, received_at, NULL, numbers, ends, data
+SELECT first_seq, received_at, topics, numbers, ends, data
 FROM blocks WHERE first_seq <= :seq ORDER BY first_seq DESC LIMIT 1
 """
-SLICE_BLOCKS: Final = 8
-"""Blocks in a slice of an answer: half a mebibyte, or eight events that are larger than a block. Some 2 ms."""
-
-ANSWER_S: Final = 0.25
-"""How long an answer is worked on, in its own slices, before it is cut short: a thousand blocks, mostly."""
-
-MAX_SEQ: Final = (1 << 63) - 1
-
+_ROWS = "SELECT first_seq, received_at, topics, numbers, ends, data FROM blocks WHERE first_seq"
+_FORWARDS = f"{_ROWS} {postings.PAST_AFTER} ORDER BY first_seq LIMIT :blocks"
+_BACKWARDS = f"{_ROWS} <= :before ORDER BY first_seq DESC LIMIT :blocks"
+_HEADS = "SELECT first_seq, topics FROM blocks WHERE first_seq"
+_HEADS_FORWARDS = f"{_HEADS} {postings.PAST_AFTER} ORDER BY first_seq LIMIT :heads"
+_HEADS_BACKWARDS = f"{_HEADS} <= :before ORDER BY first_seq DESC LIMIT :heads"
+_THESE = f"{_ROWS} IN (SELECT value FROM json_each(:these)) ORDER BY first_seq"
+_OLDEST = "SELECT min(first_seq) FROM blocks"
+_PROBE = "SELECT first_seq, received_at FROM blocks WHERE first_seq <= ? ORDER BY first_seq DESC LIMIT 1"
 _TOPICS = "SELECT name, stored, last_seq FROM topics WHERE name > ? ORDER BY name LIMIT ?"
+_CURSORS = "SELECT name, interest, acked, acked_at FROM cursors"
 
 
 class Reader:
-    """Reads one database, through the connection that never waits for a commit. All raise StorageUnreadable.
+    """Reads one database, through connections that never wait for a commit. All raise StorageUnreadable."""
 
-    An answer is read a slice at a time, and whoever else wants to read has his slice in between: many large answers
-    hold up a small one by a slice each. Each slice is a statement that ends; none is held open over the next, because
-    that would keep the WAL from starting afresh.
-    """
-
-    def __init__(self, database: Database, ledger: Ledger) -> None:
+    def __init__(self, database: Database, ledger: Ledger, writer: Writer) -> None:
         self._database = database
         self._ledger = ledger
-        self._turn = asyncio.Lock()  # first come, first served
+        self._writer = writer
+        self._plans = Plans(writer)
+        self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}  # first come, first served; True: in the background
 
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
         """The event with this key."""
@@ -50,65 +68,168 @@ class Reader:
             raise StorageUnreadable(f"cannot read: {error}") from error
         if seq is None:
             return None
-        rows, _ = await self._slice(_BLOCK_OF, {"seq": seq})
-        for row in rows:
-            for one in _events_in(row):
-                if one.seq == seq:
-                    return one
+        for row in await self._rows(_BLOCK_OF, {"seq": seq}):
+            stretch = _stretch(row, None)
+            if seq in stretch.seqs:
+                return StoredEvent(seq, stretch.received_at, stretch.json[stretch.seqs.index(seq)])
         raise StorageUnreadable(f"cannot read: event {seq} is missing")
 
-    async def events(self, topic: str, limit: int, after: int | None, max_bytes: int) -> tuple[list[StoredEvent], bool]:
-        """As ``Engine.events``."""
-        newest = after is None
-        sql = postings.NEWEST if newest else postings.OLDEST
-        start = MAX_SEQ
-        if after is not None:
-            ((start,),), _ = await self._slice(postings.BLOCK_BEFORE, {"topic": topic, "after": after})
-        found: list[StoredEvent] = []
-        size = 0
-        worked_s = 0.0
-        while True:
-            rows, took_s = await self._slice(sql, {"topic": topic, "start": start, "blocks": SLICE_BLOCKS})
-            for row in rows:
-                events = _events_in(row)
-                for one in reversed(events) if newest else events:
-                    if after is not None and one.seq <= after:
-                        continue
-                    size += len(one.json)
-                    if found and size > max_bytes:
-                        return found, True
-                    found.append(one)
-                    if len(found) == limit:
-                        return found, False
-            if len(rows) < SLICE_BLOCKS:
-                return found, False
-            start = rows[-1][0] + (-1 if newest else 1)
-            worked_s += took_s
-            if found and worked_s > ANSWER_S:
-                return found, True
+    async def read(self, wanted: Wanted, after: int, until: int, background: bool) -> Slice:
+        """As ``Engine.read``."""
+        if after >= until:
+            return Slice((), after)
+        async with self._turns[background]:
+            rows, position = await self._forwards(wanted, after, until, background)
+            # Looked up behind the rows: what has gone in between is in the gap. It goes from the beginning.
+            ((oldest,),) = await self._rows(_OLDEST, (), background)
+        gap = None
+        if oldest is None or oldest > after + 1:
+            after = gap = until if oldest is None else min(until, oldest - 1)
+        stretches: list[Stretch] = []
+        for number, row in enumerate(rows):
+            try:
+                stretch = _stretch(row, wanted, after, until)
+            except StorageUnreadable:
+                if not number:
+                    raise
+                position = row[0] - 1  # what comes before a damaged block is read
+                break
+            if stretch.seqs:
+                stretches.append(stretch)
+        else:
+            if position is None:
+                position = min(until, _last_seq(rows[-1]))
+        return Slice(stretches, max(after, position), gap)
+
+    async def _forwards(
+        self, wanted: Wanted, after: int, until: int, background: bool
+    ) -> tuple[list[sqlite3.Row], int | None]:
+        """The rows of the next blocks, and how far was looked: None, if up to the end of the last."""
+        parameters: dict[str, Any] = {"after": after, "until": until, "blocks": SLICE_BLOCKS, "heads": HEADS}
+        topics = await self._plans.topics(wanted, partial(self._rows, background=background))
+        if topics is not None:
+            parameters["names"] = orjson.dumps([name for _, name in topics]).decode()
+            sql = postings.blocks_of([id for id, _ in topics], backwards=False)
+        elif wanted.all_topics:
+            sql = _FORWARDS
+        else:
+            return await self._scan(wanted, parameters, background)
+        rows = await self._rows(sql, parameters, background)
+        return rows, until if len(rows) < SLICE_BLOCKS else None
+
+    async def _scan(
+        self, wanted: Wanted, parameters: dict[str, Any], background: bool
+    ) -> tuple[list[sqlite3.Row], int]:
+        """The next blocks that have topics that are wanted, and how far was looked."""
+        heads = await self._rows(_HEADS_FORWARDS, parameters, background)
+        position = parameters["until"]
+        if len(heads) == HEADS:
+            position = heads.pop()[0] - 1  # where its block ends is not known
+        these: list[int] = []
+        for first_seq, topics in heads:
+            if _has_wanted(wanted, topics):
+                if len(these) == SLICE_BLOCKS:
+                    position = first_seq - 1
+                    break
+                these.append(first_seq)
+        return await self._these(these, background), position
+
+    async def read_back(self, wanted: Wanted, before: int) -> Slice:
+        """As ``Engine.read_back``."""
+        parameters: dict[str, Any] = {"before": before, "blocks": SLICE_BLOCKS, "heads": HEADS}
+        async with self._turns[False]:
+            topics = await self._plans.topics(wanted, self._rows)
+            if topics is None and not wanted.all_topics:
+                rows, position = await self._scan_back(wanted, parameters)
+            else:
+                sql = _BACKWARDS
+                if topics is not None:
+                    parameters["names"] = orjson.dumps([name for _, name in topics]).decode()
+                    sql = postings.blocks_of([id for id, _ in topics], backwards=True)
+                rows = await self._rows(sql, parameters)
+                position = 0 if len(rows) < SLICE_BLOCKS else rows[-1][0] - 1
+        return Slice([stretch for row in rows if (stretch := _stretch(row, wanted, 0, before)).seqs], position)
+
+    async def _scan_back(self, wanted: Wanted, parameters: dict[str, Any]) -> tuple[list[sqlite3.Row], int]:
+        heads = await self._rows(_HEADS_BACKWARDS, parameters)
+        position = heads[-1][0] - 1 if len(heads) == HEADS else 0
+        these: list[int] = []
+        for first_seq, topics in heads:
+            if _has_wanted(wanted, topics):
+                these.append(first_seq)
+                if len(these) == SLICE_BLOCKS:
+                    position = first_seq - 1
+                    break
+        return (await self._these(these))[::-1], position
+
+    async def seek(self, received_at: int) -> int:
+        """As ``Engine.seek``: by halves, because ``received_at`` never falls."""
+        low, high = 0, self._writer.head  # the position is in between
+        async with self._turns[False]:
+            while low < high:
+                middle = (low + high + 1) // 2
+                found = await self._rows(_PROBE, (middle,))
+                if found and found[0][1] >= received_at:
+                    high = found[0][0] - 1
+                else:
+                    low = middle
+        return low
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """As ``Engine.topics``."""
-        rows, _ = await self._slice(_TOPICS, (after, limit))
-        return list(itertools.starmap(Topic, rows))
+        async with self._turns[False]:
+            return list(itertools.starmap(Topic, await self._rows(_TOPICS, (after, limit))))
 
-    async def _slice(self, sql: str, parameters: Any) -> tuple[list[sqlite3.Row], float]:
-        """One statement's rows, read whole, in this answer's turn; and how many seconds that took."""
-        async with self._turn:
-            started = time.monotonic()
-            try:
-                rows = await self._database.read(sql, parameters)
-            except sqlite3.Error as error:
-                raise StorageUnreadable(f"cannot read: {error}") from error
-            return rows, time.monotonic() - started
+    async def cursors(self) -> list[Cursor]:
+        """As ``Engine.cursors``."""
+        return list(itertools.starmap(Cursor, await self._rows(_CURSORS, ())))
+
+    async def _these(self, first_seqs: Sequence[int], background: bool = False) -> list[sqlite3.Row]:
+        if not first_seqs:
+            return []
+        return await self._rows(_THESE, {"these": orjson.dumps(first_seqs).decode()}, background)
+
+    async def _rows(self, sql: str, parameters: Any, background: bool = False) -> list[sqlite3.Row]:
+        try:
+            return await self._database.read(sql, parameters, background)
+        except sqlite3.Error as error:
+            raise StorageUnreadable(f"cannot read: {error}") from error
 
 
-def _events_in(row: sqlite3.Row) -> list[StoredEvent]:
-    """The events of a block, or those of the topic that the row names."""
-    first_seq, received_at, topic, numbers, ends, data = row
+def _has_wanted(wanted: Wanted, topics: Any) -> bool:
+    """Whether a block has a topic that is wanted. A damaged one may have: it is looked into, and it is said there."""
     try:
-        return [
-            StoredEvent(seq, received_at, json) for seq, _, json in block.events(first_seq, numbers, ends, data, topic)
-        ]
-    except (ValueError, TypeError) as error:  # a damaged block
-        raise StorageUnreadable(f"cannot read: {error}") from error
+        names = orjson.loads(topics)
+        return not names or any(map(wanted.wants_topic, names))
+    except (ValueError, TypeError):
+        return True
+
+
+def _last_seq(row: sqlite3.Row) -> int:
+    first_seq, ends = row[0], row[4]
+    try:
+        return int(first_seq) + len(orjson.loads(ends)) - 1
+    except (ValueError, TypeError) as error:
+        raise _damaged(first_seq, error) from error
+
+
+def _stretch(row: sqlite3.Row, wanted: Wanted | None, after: int = 0, until: int | None = None) -> Stretch:
+    """The events of a block that are wanted, past ``after`` and up to ``until``."""
+    first_seq, received_at, topics, numbers, ends, data = row
+    wants_topic = None if wanted is None or wanted.all_topics else wanted.wants_topic
+    try:
+        if type(data) is not bytes or type(received_at) is not int or not 0 <= received_at < MAX_RECEIVED_AT:
+            raise ValueError("a column has a value that it cannot have")
+        if wanted and wanted.needle and wanted.needle not in data:
+            return Stretch((), (), received_at)
+        seqs, json = block.columns(first_seq, topics, numbers, ends, data, wants_topic)
+    except (ValueError, TypeError, LookupError) as error:
+        raise _damaged(first_seq, error) from error
+    if seqs and (seqs[0] <= after or (until is not None and seqs[-1] > until)):
+        inside = [after < seq and (until is None or seq <= until) for seq in seqs]
+        seqs, json = list(itertools.compress(seqs, inside)), list(itertools.compress(json, inside))
+    return Stretch(seqs, json, received_at)
+
+
+def _damaged(first_seq: int, error: Exception) -> StorageUnreadable:
+    return StorageUnreadable(f"cannot read: the block of event {first_seq} is damaged: {error}")

@@ -9,7 +9,7 @@ from typing import Final
 
 from aggregator.event import DIGEST_BYTES, KEY_BYTES
 
-VERSION: Final = 6
+VERSION: Final = 7
 """``PRAGMA user_version``. Goes up with each change to a table."""
 
 APPLICATION_ID: Final = 0x41475245
@@ -17,6 +17,9 @@ APPLICATION_ID: Final = 0x41475245
 
 KEY_COLUMNS: Final = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 """Of a table of keys, in memory or on disk: the first KEY_BYTES of a key's digest, and the seq of its event."""
+
+BLOCK_EVENTS: Final = 256
+"""Most events in a block, and so the most that are read to find one."""
 
 MEMTABLES: Final = 2
 
@@ -36,17 +39,31 @@ CREATE TABLE blocks (                      -- block.py
     ends TEXT NOT NULL,                    -- JSON array, likewise: where in data its event ends
     data BLOB NOT NULL                     -- the events as they were sent, end to end
 );
-CREATE VIEW events AS                      -- for people: a server does not look at it
-    SELECT seq, json_extract(topics, '$[' || number || ']') AS topic, received_at,
-           CAST(substr(data, start + 1, length) AS TEXT) AS json
+CREATE INDEX blocks_received_at ON blocks (received_at);
+CREATE TABLE places (                      -- 0 to {BLOCK_EVENTS - 1}: the places in a block
+    place INTEGER PRIMARY KEY
+);
+INSERT INTO places
+    WITH RECURSIVE counted(place) AS (SELECT 0 UNION ALL SELECT place + 1 FROM counted LIMIT {BLOCK_EVENTS})
+    SELECT place FROM counted;
+-- For people: a server does not look at it. SQLite cannot know in which block a seq lies: a condition on seq looks at
+-- the number of each event, one on block or received_at only at the blocks that it names. Whether a place is in use is
+-- a subquery, because SQLite evaluates that after everything else.
+CREATE VIEW events AS
+    SELECT seq, json_extract(topics, '$[' || json_extract(numbers, here) || ']') AS topic,
+           json ->> 'event_id' AS event_id, json ->> 'timestamp' AS timestamp, json ->> 'source' AS source,
+           received_at, json, block
     FROM (
-        SELECT first_seq + key AS seq, topics, received_at, data,
-               json_extract(numbers, '$[' || key || ']') AS number,
-               iif(key, json_extract(ends, '$[' || (key - 1) || ']'), 0) AS start,
-               value - iif(key, json_extract(ends, '$[' || (key - 1) || ']'), 0) AS length
-        FROM blocks CROSS JOIN json_each(ends)
+        SELECT block, seq, received_at, topics, numbers, here, ends, start,
+               CAST(substr(data, start + 1, json_extract(ends, here) - start) AS TEXT) AS json
+        FROM (
+            SELECT first_seq AS block, first_seq + place AS seq, received_at, topics, numbers, ends, data,
+                   '$[' || place || ']' AS here,
+                   iif(place, json_extract(ends, '$[' || (place - 1) || ']'), 0) AS start
+            FROM blocks CROSS JOIN places
+        )
     )
-    WHERE length > 0;
+    WHERE (SELECT json_extract(ends, here) > start);
 CREATE TABLE postings (                    -- postings.py
     topic INTEGER NOT NULL REFERENCES topics,
     block INTEGER NOT NULL REFERENCES blocks,
@@ -58,9 +75,16 @@ CREATE TABLE totals (
     next_seq INTEGER NOT NULL,             -- never handed out before, whatever is deleted
     stored INTEGER NOT NULL,
     topics INTEGER NOT NULL,
-    posted_seq INTEGER NOT NULL            -- first_seq of the last block whose postings are written
+    posted_seq INTEGER NOT NULL,           -- first_seq of the last block whose postings are written
+    store TEXT NOT NULL                    -- a random name of this database
 );
-INSERT INTO totals VALUES (1, 1, 0, 0, 0);
+INSERT INTO totals VALUES (1, 1, 0, 0, 0, lower(hex(randomblob(8))));
+CREATE TABLE cursors (                     -- readers that have a name
+    name TEXT PRIMARY KEY,
+    interest TEXT NOT NULL,                -- what it was made for, in the words of the server
+    acked INTEGER NOT NULL,                -- seq
+    acked_at INTEGER NOT NULL              -- milliseconds since 1970, UTC
+) WITHOUT ROWID;
 CREATE TABLE runs (                        -- ledger.py; the keys of run N are in a table keys_N
     id INTEGER PRIMARY KEY,                -- a higher one has newer keys, within a level
     level INTEGER NOT NULL,
@@ -112,6 +136,15 @@ CREATE TEMP TRIGGER write_postings AFTER UPDATE OF posted_seq ON totals BEGIN
         WHERE first_seq > OLD.posted_seq AND first_seq <= NEW.posted_seq;
 END;
 """
+
+SAVE_CURSORS: Final = """
+INSERT INTO cursors (name, interest, acked, acked_at)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+           json_extract(value, '$[3]')
+    FROM json_each(?) WHERE true
+    ON CONFLICT (name) DO UPDATE SET interest = excluded.interest, acked = excluded.acked, acked_at = excluded.acked_at
+"""
+FORGET_CURSORS: Final = "DELETE FROM cursors WHERE name IN (SELECT value FROM json_each(?))"
 
 APPEND: Final = """
 INSERT INTO batch VALUES (:first_seq, :next_seq, :received_at, :stored, :memtable, :seqs, :digests,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+import orjson
+
 from aggregator.metric import Metric
-from aggregator.storage.engine import Commit, StorageFailed, StoredEvent, Topic
+from aggregator.storage.engine import Commit, Cursor, Position, Slice, StorageFailed, StoredEvent, Topic, Wanted
 from aggregator.storage.sqlite import schema
 from aggregator.storage.sqlite.batch import Batch
 from aggregator.storage.sqlite.database import Database, storage_error, unusable
@@ -19,6 +21,8 @@ from aggregator.storage.sqlite.reader import Reader
 from aggregator.storage.sqlite.upkeep import Upkeep
 from aggregator.storage.sqlite.wal import Wal
 from aggregator.storage.sqlite.writer import Writer
+
+MAX_SEQ_DIGITS: Final = 18  # of a number that fits into 64 bits, whatever its digits
 
 log = logging.getLogger("aggregator")
 
@@ -42,7 +46,7 @@ class Store:
         self._data_version = 0  # as it was when the database was opened
         self._foreign: str | None = None  # what another program did
         self._writer = Writer(database, self.ledger)
-        self._reader = Reader(database, self.ledger)
+        self._reader = Reader(database, self.ledger, self._writer)
         self._upkeep = Upkeep(self.wal, self.ledger, self.postings, self._writer)
 
     @classmethod
@@ -143,9 +147,54 @@ class Store:
         """As ``Engine.event``."""
         return await self._reader.event(topic, event_id)
 
-    async def events(self, topic: str, limit: int, after: int | None, max_bytes: int) -> tuple[list[StoredEvent], bool]:
-        """As ``Engine.events``."""
-        return await self._reader.events(topic, limit, after, max_bytes)
+    @property
+    def head(self) -> int:
+        """As ``Engine.head``: the highest seq that was handed out."""
+        return self._writer.head
+
+    @property
+    def store_id(self) -> str:
+        """As ``Engine.store_id``."""
+        return self._writer.store_id
+
+    def parse_position(self, text: str) -> Position | None:
+        """As ``Engine.parse_position``: a seq."""
+        return int(text) if text.isdecimal() and len(text) <= MAX_SEQ_DIGITS else None
+
+    def advance(self, position: Position, seqs: Sequence[int]) -> Position:
+        """As ``Engine.advance``: there is one order."""
+        return seqs[-1] if seqs else position
+
+    def distance(self, earlier: Position, later: Position) -> int:
+        """As ``Engine.distance``."""
+        return int(later) - int(earlier)
+
+    async def read(self, wanted: Wanted, after: Position, until: Position, background: bool = False) -> Slice:
+        """As ``Engine.read``."""
+        return await self._reader.read(wanted, int(after), int(until), background)
+
+    async def read_back(self, wanted: Wanted, before: Position) -> Slice:
+        """As ``Engine.read_back``."""
+        return await self._reader.read_back(wanted, int(before))
+
+    async def seek(self, received_at: int) -> Position:
+        """As ``Engine.seek``."""
+        return await self._reader.seek(received_at)
+
+    async def cursors(self) -> list[Cursor]:
+        """As ``Engine.cursors``."""
+        return await self._reader.cursors()
+
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> None:
+        """As ``Engine.save_cursors``."""
+        rows = [(one.name, one.interest, one.acked, one.acked_at) for one in changed]
+        try:
+            if rows:
+                await self.database.write(schema.SAVE_CURSORS, (orjson.dumps(rows).decode(),))
+            if gone:
+                await self.database.write(schema.FORGET_CURSORS, (orjson.dumps(gone).decode(),))
+        except sqlite3.Error as error:
+            raise storage_error(error) from error
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """As ``Engine.topics``."""

@@ -27,23 +27,32 @@ SEEN_TOPICS: Final = 10_000
 _NEW_TOPICS = "SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT name FROM topics)"
 
 _TOTALS = """
-SELECT next_seq, stored, topics, coalesce(
-    (SELECT first_seq + json_array_length(ends) FROM blocks ORDER BY first_seq DESC LIMIT 1), 1
+SELECT next_seq, stored, topics, store, coalesce(received_at, 0), coalesce(following, 1)
+FROM totals LEFT JOIN (
+    SELECT received_at, first_seq + json_array_length(ends) AS following FROM blocks ORDER BY first_seq DESC LIMIT 1
 )
-FROM totals
 """
 
 
 class _Packing:
     """Packs one batch: at once, or when its turn has come, in SQLite's thread, after looking its keys up there.
 
-    Nothing else touches the batch at that time. ``context`` are the parameters that only the writer knows.
+    Nothing else touches the batch at that time. ``context`` are the parameters that only the writer knows;
+    ``not_before`` is when the batch before was received.
     """
 
-    def __init__(self, batch: Batch, first_seq: int, context: dict[str, int], look_up: LookUp | None = None) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        first_seq: int,
+        context: dict[str, int],
+        not_before: int,
+        look_up: LookUp | None = None,
+    ) -> None:
         self._batch = batch
         self._first_seq = first_seq
         self._context = context
+        self._not_before = not_before
         self._look_up = look_up
         self.packed: Packed | None = None
 
@@ -54,7 +63,8 @@ class _Packing:
 
     def pack(self, duplicates: Mapping[int, int]) -> dict[str, Any]:
         """Pack without these duplicates; return the parameters of the statement."""
-        self.packed = pack(self._batch.events, self._first_seq, duplicates, time.time_ns() // 1_000_000)
+        received_at = max(self._not_before, time.time_ns() // 1_000_000)  # the clock may have been set back
+        self.packed = pack(self._batch.events, self._first_seq, duplicates, received_at)
         return self.packed.parameters | self._context
 
 
@@ -66,7 +76,9 @@ class Writer:
         self._ledger = ledger
         self.stored_total = 0
         self.topics_total = 0
+        self.store_id = ""
         self._next_seq = 1
+        self._received_at = 0  # of the last batch; milliseconds since 1970, UTC
         self._upcoming_seq = 1  # once the batch that is being appended is stored
         self._handed_over = 0  # batches, for the first or another time, to SQLite
         self._seen_topics: set[str] = set()
@@ -76,10 +88,15 @@ class Writer:
         totals = await self._database.write(_TOTALS)
         if not totals:
             raise sqlite3.DatabaseError("the row of its totals is missing")
-        ((next_seq, self.stored_total, self.topics_total, following),) = totals
+        next_seq, self.stored_total, self.topics_total, self.store_id, self._received_at, following = totals[0]
         if next_seq < following:
             await self._database.write("UPDATE totals SET next_seq = ?", (following,))
         self._next_seq = self._upcoming_seq = max(next_seq, following)
+
+    @property
+    def head(self) -> int:
+        """The highest seq that was handed out."""
+        return self._next_seq - 1
 
     async def decide(self, batch: Batch) -> None:
         """Find out which events of a full batch are duplicates, if what is being appended now will be stored.
@@ -98,10 +115,12 @@ class Writer:
         context = {"new_topics": await self._count_new(topics), "memtable": self._ledger.memtable}
         decision = batch.decision
         if decision and (decision.after, decision.first_seq) == (self._handed_over, first_seq):
-            packing = _Packing(batch, first_seq, context)
+            packing = _Packing(batch, first_seq, context, self._received_at)
             parameters: Any = packing.pack(decision.duplicates)
         else:  # another batch was handed over since, or what was handed over is not stored
-            parameters = packing = _Packing(batch, first_seq, context, self._ledger.look_up(batch.maybe_stored))
+            parameters = packing = _Packing(
+                batch, first_seq, context, self._received_at, self._ledger.look_up(batch.maybe_stored)
+            )
         self._upcoming_seq = first_seq + len(batch)
         self._handed_over += 1
         try:
@@ -110,6 +129,7 @@ class Writer:
         finally:
             self._upcoming_seq = self._next_seq
         assert packing.packed
+        self._received_at = packing.packed.commit.received_at
         self.stored_total += len(packing.packed.seqs)
         self.topics_total += context["new_topics"]
         self._remember(topics)

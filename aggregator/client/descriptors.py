@@ -1,4 +1,4 @@
-"""Descriptors of this process: enough for all files, and the standard three never taken by something else."""
+"""Descriptors of this process: enough for all files, and some left for everything else."""
 
 from __future__ import annotations
 
@@ -28,12 +28,3 @@ def open_to_read(name: str) -> int:
         os.close(fd)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return fd
-
-
-def fill_standard_streams() -> None:
-    """Open /dev/null for each standard stream that was closed: the next file or socket would take its place."""
-    for stream in range(3):
-        try:
-            os.fstat(stream)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest descriptor that is free

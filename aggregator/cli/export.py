@@ -1,0 +1,77 @@
+"""``aggregator export``: all events of a time, complete or with an exit code that says otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from aggregator.cli.parser import Commands, age_or_time, option_to, seconds
+from aggregator.client.read.export import BEGINNING, ExportOptions, export
+from aggregator.client.read.show import COLUMNS
+
+_EPILOG: Final = """\
+A PATTERN is a topic, or has * for any characters, ? for one, [ab] for one of a set. Without any: all topics.
+A T is a date and time, an age such as 10m (s, m, h, d), or NOW; it is compared with when an event was stored.
+Exit code 0 means that everything is there. `aggregator export | aggregator send --to HOST:PORT` copies it, and again
+stores nothing twice."""
+
+
+def add_command(commands: Commands) -> None:
+    """Add ``export`` to the commands."""
+    export = commands.add_parser(
+        "export",
+        help="write all events to a file or a pipe",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.set_defaults(run=_run, parser=export)
+    export.add_argument("patterns", nargs="*", metavar="PATTERN", help="topics (*)")
+    option_to(export)
+    export.add_argument("--since", type=age_or_time, default=BEGINNING, metavar="T", help="the first one (the oldest)")
+    export.add_argument("--until", type=age_or_time, default="NOW", metavar="T", help="before this time (NOW)")
+    export.add_argument("--source", help="only events with this source")
+    export.add_argument("--contains", metavar="TEXT", help="only events with this text anywhere in their JSON")
+    export.add_argument(
+        "--format", choices=("event", "json", "csv"), default="event",
+        help="event: byte for byte as sent; json: with seq and received_at (event)",
+    )  # fmt: skip
+    export.add_argument(
+        "--columns", type=_columns, metavar="NAME,…",
+        help=f"with csv: members, and paths into the payload such as payload.user.id ({','.join(COLUMNS)})",
+    )  # fmt: skip
+    export.add_argument("--output", type=Path, metavar="FILE", help="it is there when all is in it (standard output)")
+    export.add_argument("--quiet", action="store_true", help="nothing but errors on standard error")
+    export.add_argument("--give-up-after", type=seconds, metavar="SECONDS", help="without the server (30)")
+
+
+def _columns(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names:
+        raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
+    return names
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.columns and options.format != "csv":
+        options.parser.error("--columns needs --format csv")
+    host, port = options.to
+    return asyncio.run(
+        export(
+            ExportOptions(
+                patterns=options.patterns or ["*"],
+                host=host,
+                port=port,
+                since=options.since,
+                until=options.until,
+                format=options.format,
+                columns=options.columns or COLUMNS,
+                source=options.source,
+                contains=options.contains,
+                output=options.output,
+                quiet=options.quiet,
+                give_up_after_s=options.give_up_after,
+            )
+        )
+    )

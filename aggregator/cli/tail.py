@@ -1,0 +1,84 @@
+"""``aggregator tail``: events as they come, and the last ones before."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from aggregator.cli.parser import Commands, age_or_time, integer, option_to, position, seconds
+from aggregator.client.read.show import FORMATS
+from aggregator.client.read.tail import TailOptions, tail
+
+MAX_NEWEST: Final = 1_000_000
+"""They are held in memory, because they are read backwards."""
+
+DEFAULT_NEWEST: Final = 10
+
+_EPILOG: Final = """\
+A PATTERN is a topic, or has * for any characters, ? for one, [ab] for one of a set. Without any: all topics.
+A T is a date and time, an age such as 10m (s, m, h, d), or NOW; it is compared with when an event was stored.
+With --follow it goes on for ever, reconnects, and misses nothing; Ctrl-C ends it with exit code 0."""
+
+
+def add_command(commands: Commands) -> None:
+    """Add ``tail`` to the commands."""
+    tail = commands.add_parser(
+        "tail",
+        help="show the newest events, and with --follow those that come",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tail.set_defaults(run=_run, parser=tail)
+    tail.add_argument("patterns", nargs="*", metavar="PATTERN", help="topics (*)")
+    option_to(tail)
+    tail.add_argument("--follow", "-f", action="store_true", help="go on with what comes")
+    tail.add_argument("--format", choices=FORMATS, help="text on a terminal, else json; event: byte for byte as sent")
+    tail.add_argument("--source", help="only events with this source")
+    tail.add_argument("--contains", metavar="TEXT", help="only events with this text anywhere in their JSON")
+    tail.add_argument("--until", type=age_or_time, metavar="T", help="only events that were stored before")
+    tail.add_argument(
+        "--give-up-after", type=seconds, metavar="SECONDS", help="without the server (30; with --follow never)"
+    )
+
+    start = tail.add_argument_group("where to begin").add_mutually_exclusive_group()
+    start.add_argument("-n", type=_newest, metavar="N", dest="newest", help=f"with the N newest ({DEFAULT_NEWEST})")
+    start.add_argument("--since", type=age_or_time, metavar="T", help="with those that were stored since")
+    start.add_argument("--after", type=position, metavar="SEQ", help="behind this one; 0: with the oldest")
+
+    place = tail.add_argument_group("going on where it ended").add_mutually_exclusive_group()
+    place.add_argument("--cursor-file", type=Path, metavar="FILE", help="the position is kept in this file")
+    place.add_argument("--name", help="the position is kept by the server under this name")
+
+
+def _newest(text: str) -> int:
+    return integer(text, 0, MAX_NEWEST)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.follow and options.until is not None:
+        options.parser.error("--follow has no end: leave out --until")
+    if options.name is not None and options.newest is not None:
+        options.parser.error("--name begins where it ended, or with --since or --after: leave out -n")
+    host, port = options.to
+    return asyncio.run(
+        tail(
+            TailOptions(
+                patterns=options.patterns or ["*"],
+                host=host,
+                port=port,
+                newest=DEFAULT_NEWEST if options.newest is None else options.newest,
+                since=options.since,
+                after=options.after,
+                until=options.until,
+                follow=options.follow,
+                format=options.format,
+                source=options.source,
+                contains=options.contains,
+                name=options.name,
+                cursor_file=options.cursor_file,
+                give_up_after_s=options.give_up_after,
+            )
+        )
+    )

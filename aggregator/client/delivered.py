@@ -1,0 +1,58 @@
+"""A stored event as it is delivered: its bytes as they came, taken apart only when somebody asks."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from aggregator import json_text
+
+_SEQ: Final = b',"seq":'
+_RECEIVED_AT: Final = b',"received_at":"'
+
+
+class DeliveredEvent:
+    """One event, with what the store knows of it.
+
+    The server puts two members at the end of the event, ``seq`` and ``received_at``. Events may have members of these
+    names themselves, so the last ones count.
+    """
+
+    __slots__ = ("_value", "line")
+
+    def __init__(self, line: bytes) -> None:
+        self.line = line
+        """The event with ``seq`` and ``received_at`` at its end, as ``EVENTS`` shows it."""
+        self._value: Any = None
+
+    @property
+    def seq(self) -> int:
+        """Its number: a reader that has handled it goes on after this one."""
+        start = self.line.rindex(_SEQ) + len(_SEQ)
+        return int(self.line[start : self.line.index(b",", start)])
+
+    @property
+    def received_at(self) -> str:
+        """When the server stored it, as RFC 3339 has it, in UTC."""
+        start = self.line.rindex(_RECEIVED_AT) + len(_RECEIVED_AT)
+        return self.line[start:-2].decode()
+
+    @property
+    def json(self) -> bytes:
+        """The event byte for byte as it was sent, but for blanks around it."""
+        return self.line[: self.line.rindex(_SEQ)] + b"}"
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The same decoded. Digits that a float cannot hold are lost here; they are there in ``json``."""
+        if self._value is None:
+            self._value = json_text.decode(self.json)
+        found: dict[str, Any] = self._value
+        return found
+
+    @property
+    def topic(self) -> str:
+        """The event's topic."""
+        return str(self.value["topic"])
+
+    def __repr__(self) -> str:
+        return f"DeliveredEvent({self.line!r})"

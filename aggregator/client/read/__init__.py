@@ -1,0 +1,1 @@
+"""What ``aggregator tail`` and ``aggregator export`` are made of."""

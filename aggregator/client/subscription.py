@@ -1,0 +1,209 @@
+"""One SUBSCRIBE on one connection: what is sent, and what the lines that come back mean.
+
+Lines come in this order: the answer to SUBSCRIBE; then deliveries and lines that say how far they are, with the answers
+to ACK between them; at last a line that says why nothing follows, or the end of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from enum import IntEnum
+from typing import Any, Final, Protocol
+
+from aggregator.client import query
+from aggregator.client.connect import Reached, SocketAddress, connect
+from aggregator.client.connection import Connection
+from aggregator.client.query import Position
+from aggregator.client.reply import NotOurProtocol, decode
+from aggregator.wire import Code, Status, Word
+from aggregator.wire.delivery import EVENT_START
+
+_RESET: Final = struct.pack("ii", 1, 0)
+"""Closing is a reset. Only that ends a subscription at once, because it outlives its client's half of the stream."""
+
+_ASIDE: Final = (Status.CAUGHT_UP, Status.HEARTBEAT, Status.GAP)
+
+
+class Gap(Exception):
+    """Events are no longer stored: those past ``after``, up to ``seq``."""
+
+    def __init__(self, after: Position, seq: Position) -> None:
+        super().__init__(f"a gap: events past {after}, up to {seq}, are no longer stored")
+        self.after, self.seq = after, seq
+
+
+class AnotherStore(Exception):
+    """The server has another store than before, in which positions mean something else."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__(f"another store: {found}, not {expected}")
+        self.expected, self.found = expected, found
+
+
+class TakenOver(Exception):
+    """Another client has subscribed under the same name, or has removed it. Coming back would take it over in turn."""
+
+
+class Refused(Exception):
+    """The server does not take the subscription, and never will."""
+
+
+class Reader(Protocol):
+    """Who subscribes."""
+
+    def begun(self, fields: dict[str, Any]) -> None:
+        """The server has answered ``ok``."""
+
+    def delivered(self, lines: list[bytes]) -> None:
+        """Events, each line without its LF; never none."""
+
+    def said(self, status: Status, seq: Position, fields: dict[str, Any]) -> None:
+        """``caught_up``, ``heartbeat``, ``gap`` or ``end``; or ``error``, after which the connection is dropped."""
+
+    def acked(self, taken: bool) -> None:
+        """The ack was answered."""
+
+    def failed(self, error: Exception) -> None:
+        """It is no use to try again."""
+
+
+class _Stage(IntEnum):
+    NEW = 0
+    ASKING = 1
+    """for the store, before anything is done in it"""
+    SUBSCRIBING = 2
+    SUBSCRIBED = 3
+    ENDED = 4
+
+
+class Subscription:
+    """The dialogue."""
+
+    connection: Connection
+
+    def __init__(self, reader: Reader, command: bytes, store: str | None) -> None:
+        self._reader = reader
+        self._command = command
+        self._store = store
+        self._stage = _Stage.NEW
+        self._acks = 0  # unanswered
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the server has taken it."""
+        return self._stage >= _Stage.SUBSCRIBED
+
+    @property
+    def may_ack(self) -> bool:
+        """Whether an ack can be sent now: one at a time, because the server answers each from its disk."""
+        return self._stage >= _Stage.SUBSCRIBED and not self._acks and not self.connection.over.done()
+
+    async def connect(self, host: str, port: int, last: SocketAddress | None) -> Reached:
+        """Connect and subscribe. First see that it is the same store: a name must not be made in another.
+
+        Raises OSError.
+        """
+        reached = await connect(host, port, last)
+        reached.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        _, self.connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(self._take_lines), sock=reached.socket
+        )
+        if self._store is None:
+            self._subscribe()
+        else:
+            self._stage = _Stage.ASKING
+            self.connection.transport.write(query.line(Word.SUBSCRIBE, ["-"], {}) + b"UNSUBSCRIBE\n")
+        return reached
+
+    def _subscribe(self) -> None:
+        self._stage = _Stage.SUBSCRIBING
+        self.connection.transport.write(self._command)
+
+    def ack(self, seq: int) -> None:
+        """All events up to this one are handled."""
+        self._acks += 1
+        self.connection.transport.write(b"ACK %d\n" % seq)
+
+    def _take_lines(self, lines: list[bytes | None]) -> None:
+        try:
+            self._take(lines)
+        except Exception as error:  # what listens there is no aggregator, or a defect
+            self._fail(error)
+
+    def _take(self, lines: list[bytes | None]) -> None:
+        events = [line for line in lines if line is not None and line.startswith(EVENT_START)]
+        if len(events) != len(lines):  # seldom
+            events = []
+            for line in lines:
+                if line is not None and line.startswith(EVENT_START):
+                    events.append(line)
+                    continue
+                self._deliver(events)
+                events = []
+                self._take_other(line)
+        self._deliver(events)
+
+    def _deliver(self, lines: list[bytes]) -> None:
+        if lines and self._stage is _Stage.SUBSCRIBED:
+            self._reader.delivered(lines)
+
+    def _take_other(self, line: bytes | None) -> None:
+        if self.connection.over.done():
+            return
+        if line is None:
+            raise NotOurProtocol("a line that is far too long")
+        fields = decode(line)
+        status = fields["status"]
+        if self._stage is _Stage.ASKING:
+            self._take_store(status, fields)
+        elif self._stage is _Stage.SUBSCRIBING:
+            self._take_answer(status, fields)
+        elif status in _ASIDE:
+            self._reader.said(Status(status), fields["seq"], fields)
+        elif status == Status.END:
+            self._stage = _Stage.ENDED
+            self._reader.said(Status.END, fields["seq"], fields)
+        elif status == Status.ERROR and "seq" in fields:
+            self._over(fields)
+        elif self._acks and status in (Status.OK, Status.REJECTED, Status.ERROR):
+            self._acks -= 1
+            self._reader.acked(status == Status.OK)
+        else:
+            self._drop(fields)
+
+    def _take_store(self, status: str, fields: dict[str, Any]) -> None:
+        if status in (Status.REJECTED, Status.ERROR):
+            self._drop(fields)
+        elif fields.get("unsubscribed"):
+            self._subscribe()
+        elif (found := fields.get("store")) not in (None, self._store):
+            assert self._store
+            self._fail(AnotherStore(self._store, str(found)))
+
+    def _take_answer(self, status: str, fields: dict[str, Any]) -> None:
+        if status == Status.OK and "store" in fields:
+            self._stage = _Stage.SUBSCRIBED
+            self._reader.begun(fields)
+        elif status == Status.REJECTED:
+            self._fail(Refused(str(fields.get("detail"))))
+        else:
+            self._drop(fields)
+
+    def _over(self, fields: dict[str, Any]) -> None:
+        if fields.get("code") == Code.TAKEN_OVER:
+            self._fail(TakenOver(str(fields.get("detail"))))
+        else:
+            self._reader.said(Status.ERROR, fields["seq"], fields)
+            self._drop(fields)
+
+    def _drop(self, fields: dict[str, Any]) -> None:
+        """What was said ends the connection; another one may do better."""
+        if fields["status"] not in tuple(Status):
+            raise NotOurProtocol(f"unexpected status {fields['status']!r}")
+        self.connection.end(f"{fields.get('code')}: {fields.get('detail')}")
+
+    def _fail(self, error: Exception) -> None:
+        self._reader.failed(error)
+        self.connection.end(str(error))

@@ -1,0 +1,167 @@
+"""Cursors: how far the reader of a name has come, kept in the store, so that it can go on after a crash of either side.
+
+Acks are merged: one statement stores all cursors that have moved, at most SAVES_PER_S times a second. An ack is
+answered when it is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import orjson
+
+from aggregator.server.subscription import Subscription
+from aggregator.storage.engine import AnyEngine, Cursor, Position, StorageBusy, StorageError, StorageFailed
+from aggregator.wire.interest import Interest
+
+MAX_CURSORS: Final = 1000
+"""Names that the store keeps."""
+
+SAVES_PER_S: Final = 20
+"""Statements a second, for all cursors together: each is an fsync that commits wait for."""
+
+FOLLOW_S: Final = 1.0
+"""How often the cursor of a reader that has acked all that it was sent is moved past what does not match."""
+
+
+class Cursors:
+    """All names of one store. ``load`` comes first, then ``start``."""
+
+    def __init__(self, engine: AnyEngine, on_failure: Callable[[StorageFailed], None]) -> None:
+        self._engine = engine
+        self._on_failure = on_failure
+        self._cursors: dict[str, Cursor] = {}
+        self._readers: dict[str, Subscription] = {}
+        self._changed: set[str] = set()
+        self._gone: set[str] = set()
+        self._under_way: set[str] = set()  # changed or gone, and being stored
+        self._waiting: list[asyncio.Future[None]] = []  # for all that has changed so far to be on disk
+        self._something_changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def load(self) -> None:
+        """Read the cursors of the store."""
+        self._cursors = {cursor.name: cursor for cursor in await self._engine.cursors()}
+
+    def start(self) -> None:
+        """Begin to store what changes."""
+        self._tasks = [asyncio.create_task(self._store()), asyncio.create_task(self._follow())]
+
+    async def stop(self) -> None:
+        """Store nothing any more."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def __len__(self) -> int:
+        return len(self._cursors)
+
+    def get(self, name: str) -> Cursor | None:
+        """The cursor of this name."""
+        return self._cursors.get(name)
+
+    def listed(self) -> Sequence[Cursor]:
+        """All cursors, by name."""
+        return [self._cursors[name] for name in sorted(self._cursors)]
+
+    def reader(self, name: str) -> Subscription | None:
+        """The subscription that reads under this name now."""
+        reader = self._readers.get(name)
+        return reader if reader and not reader.over else None
+
+    def took(self, name: str, subscription: Subscription) -> None:
+        """From now on this subscription reads under the name."""
+        self._readers[name] = subscription
+
+    def move(self, name: str, interest: Interest, position: Position) -> None:
+        """Set a cursor, or make it. It is durable after ``on_disk``."""
+        self._set(Cursor(name, shown(interest), position, time.time_ns() // 1_000_000))
+
+    def forget(self, name: str) -> bool:
+        """Remove a cursor; return whether there was one. It is durable after ``on_disk``."""
+        known = self._cursors.pop(name, None) is not None
+        if known:
+            self._changed.discard(name)
+            self._gone.add(name)
+        return known
+
+    async def on_disk(self, name: str) -> None:
+        """Return when all that was done to this name is on disk. Raises StorageFull or StorageFailed.
+
+        What could not be stored is still to be stored: then the next call tries again.
+        """
+        if name in self._changed or name in self._gone or name in self._under_way:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            self._something_changed.set()
+            await future
+
+    def _set(self, cursor: Cursor) -> None:
+        self._cursors[cursor.name] = cursor
+        self._gone.discard(cursor.name)
+        self._changed.add(cursor.name)
+        self._something_changed.set()
+
+    async def _store(self) -> None:
+        """Store what has changed, again and again. What could not be stored is stored with the next change."""
+        while True:
+            await self._something_changed.wait()
+            self._something_changed.clear()
+            changed, gone, waiting = self._changed, self._gone, self._waiting
+            self._changed, self._gone, self._waiting = set(), set(), []
+            self._under_way = changed | gone
+            try:
+                await self._engine.save_cursors([self._cursors[name] for name in changed], list(gone))
+            except Exception as caught:
+                error = caught if isinstance(caught, StorageError) else StorageFailed(f"a defect: {caught!r}")
+                self._changed |= changed & self._cursors.keys()
+                self._gone |= self._under_way - self._cursors.keys()
+                if isinstance(error, StorageBusy):  # nobody is told anything: it is tried again
+                    self._waiting = waiting + self._waiting
+                    self._something_changed.set()
+                else:
+                    _tell(waiting, error)
+                if isinstance(error, StorageFailed):
+                    self._on_failure(error)
+                    return
+            else:
+                _tell(waiting, None)
+            self._under_way = set()
+            await asyncio.sleep(1 / SAVES_PER_S)
+
+    async def _follow(self) -> None:
+        """Move the cursors of readers that have acked all that they were sent past what does not match, for ever."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            for name, reader in list(self._readers.items()):
+                cursor = self._cursors.get(name)
+                if reader.over or cursor is None:
+                    del self._readers[name]
+                elif cursor.acked == reader.sent != reader.position:
+                    reader.sent = reader.position
+                    self._set(Cursor(name, cursor.interest, reader.position, cursor.acked_at))
+
+
+def _tell(waiting: Sequence[asyncio.Future[None]], error: StorageError | None) -> None:
+    for future in waiting:
+        if not future.done():
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+
+def shown(interest: Interest) -> str:
+    """An interest as JSON: two are equal if their texts are."""
+    options = {"source": interest.source, "contains": interest.contains, "shard": interest.shard}
+    given = {name: value for name, value in options.items() if value is not None}
+    return orjson.dumps({"patterns": sorted(set(interest.patterns)), **given}).decode()
+
+
+def patterns(shown_interest: str) -> list[str]:
+    """The patterns of such a text."""
+    found: list[str] = orjson.loads(shown_interest)["patterns"]
+    return found

@@ -1,0 +1,89 @@
+"""What one client gets besides replies: the lines of its subscription, written between replies as there is room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from aggregator.server.feed import Feed
+from aggregator.server.subscription import Subscription
+
+HIGH_BYTES: Final = 256 * 1024
+LOW_BYTES: Final = 64 * 1024
+"""What waits in this process for one subscriber; the rest waits in the store."""
+
+
+class Deliveries:
+    """The subscription of one client, if it has one, and the way of its lines. A client gets at most one at a time."""
+
+    def __init__(self, peer: str, feed: Feed, transport: asyncio.Transport, reply_buffer: tuple[int, int]) -> None:
+        self._peer = peer
+        self._feed = feed
+        self._transport = transport
+        self._reply_buffer = reply_buffer  # high and low water in bytes, while there is no subscription
+        self.subscription: Subscription | None = None
+        self.last_subscription: Subscription | None = None
+        """The same, also when it is over."""
+        self.stopped = False
+        """Whether the connection has come too far towards its end for more lines."""
+        self.on_over: Callable[[], None] = lambda: None
+        self._full = False
+        self._limit_write_buffer()
+
+    @property
+    def peer(self) -> str:
+        """The client's name in the log."""
+        return self._peer
+
+    # --- called by commands and by the feed
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Deliver when the reply to the command that is being carried out has left."""
+        self.subscription = self.last_subscription = subscription
+
+    def push(self, data: bytes) -> bool:
+        """Write whole lines; return whether there is room for more."""
+        if self.stopped or self._transport.is_closing():
+            return False
+        self._transport.write(data)
+        return not self._full
+
+    def subscription_over(self) -> None:
+        """Nothing follows: the connection ends if its client has closed its half."""
+        self.subscription = None
+        self._limit_write_buffer()
+        asyncio.get_running_loop().call_soon(self.on_over)
+
+    # --- called by the connection
+
+    def begin(self) -> None:
+        """The reply to the command that subscribed has been written."""
+        if self.stopped:
+            self.end()
+        elif self.subscription:
+            self._limit_write_buffer()
+            self._feed.begin(self.subscription)
+
+    def pause(self) -> None:
+        """The client does not read for now."""
+        self._full = True
+        if self.subscription:
+            self._feed.pause(self.subscription)
+
+    def resume(self) -> None:
+        """It reads again."""
+        self._full = False
+        if self.subscription:
+            self._feed.resume(self.subscription)
+
+    def end(self) -> None:
+        """Deliver no more."""
+        if self.subscription:
+            self._feed.end(self.subscription)
+            self.subscription = None
+
+    def _limit_write_buffer(self) -> None:
+        if not self._transport.is_closing():
+            high, low = (HIGH_BYTES, LOW_BYTES) if self.subscription else self._reply_buffer
+            self._transport.set_write_buffer_limits(high=high, low=low)

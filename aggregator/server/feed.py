@@ -1,0 +1,305 @@
+"""Deliveries: each subscriber gets what is stored, in order, then what is committed, without a gap or a double.
+
+The store is the only buffer. A subscriber is *live* when its position is the feed's head: then each commit is written
+to it as it is published. All others are *behind* and read from the store, a slice each in turn. A subscriber that does
+not read leaves the live ones, keeps its position, and reads from the store when it has room again.
+
+The hand-over rule: the head moves in the step that publishes a commit, after the commit. A read never goes past the
+head that it saw. A subscriber whose read has brought it to the head joins the live ones in that same step, without an
+await. A commit is written only to those whose position is where the commit begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from aggregator.event import Events
+from aggregator.metric import Kind, Metric
+from aggregator.server import pieces
+from aggregator.server.intake import Intake
+from aggregator.server.live import Live
+from aggregator.server.pieces import Piece
+from aggregator.server.subscription import Subscription
+from aggregator.storage.engine import AnyEngine, Commit, Position, StorageUnreadable
+from aggregator.wire import Failure, replies
+from aggregator.wire.interest import Interest
+
+log = logging.getLogger("aggregator")
+
+BUSY_S: Final = 0.1
+"""After a commit in the last so many seconds senders are at work, and reading the backlog is paced."""
+
+PACE: Final = 3
+"""How many times as long as it worked catching up pauses beside senders: their latency counts more."""
+
+QUEUE_EVENTS: Final = 256
+"""While more events wait in the intake it pauses only as long as it worked: latency is a batch's then, and a reader
+must gain on the load."""
+
+TICK_S: Final = 1.0
+"""How often heartbeats are looked at."""
+
+RATE_WINDOW_S: Final = 10.0
+"""Deliveries a second are a mean over this time."""
+
+
+class Feed:
+    """All subscriptions of one server."""
+
+    def __init__(self, engine: AnyEngine, intake: Intake) -> None:
+        self._engine = engine
+        self._intake = intake
+        self.head: Position = engine.head
+        self.stopped = False
+        self._all: dict[Subscription, None] = {}
+        self._live = Live(self._deliver, self._fall_behind)
+        self._behind: deque[Subscription] = deque()
+        self._parked: dict[Subscription, None] = {}  # at the head, and to read from the store what comes next
+        self._something_behind = asyncio.Event()
+        self._waiting: dict[asyncio.Event, Interest] = {}
+        self._published_at = 0.0
+        self._fell_behind = 0
+        self._delivered_before = 0  # by subscriptions that are over
+        self._rate: deque[tuple[float, int]] = deque(maxlen=int(RATE_WINDOW_S / TICK_S) + 1)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __len__(self) -> int:
+        """How many subscriptions are not over."""
+        return len(self._all)
+
+    def start(self) -> None:
+        """Begin to deliver. Call it once, in the event loop."""
+        self._tasks = [asyncio.create_task(self._catch_up()), asyncio.create_task(self._tick())]
+
+    def stop(self, failure: Failure) -> None:
+        """End every subscription, and take no other; ``failure`` says why."""
+        self.stopped = True
+        for subscription in list(self._all):
+            self.fail(subscription, failure)
+        for woken in self._waiting:
+            woken.set()
+        for task in self._tasks:
+            task.cancel()
+
+    # --- subscriptions
+
+    def admit(self, subscription: Subscription) -> None:
+        """Count it from now on."""
+        self._all[subscription] = None
+
+    def begin(self, subscription: Subscription) -> None:
+        """Deliver from its position on: the reply to its command has left."""
+        subscription.begun = True
+        subscription.quiet_since = time.monotonic()
+        if not subscription.over:
+            self._put_behind(subscription)
+        elif subscription.last_line is not None:
+            self._say_last(subscription, subscription.last_line)
+
+    def end(self, subscription: Subscription, last_line: bytes | None = None) -> None:
+        """Deliver no more, after this line."""
+        if subscription.over:
+            return
+        subscription.over = True
+        self._all.pop(subscription, None)
+        self._parked.pop(subscription, None)
+        self._live.leave(subscription)
+        self._delivered_before += subscription.delivered
+        if not subscription.begun:
+            subscription.last_line = last_line
+        elif last_line is not None:
+            self._say_last(subscription, last_line)
+
+    def fail(self, subscription: Subscription, failure: Failure) -> None:
+        """End it with an error line."""
+        self.end(subscription, replies.subscription_over(failure, subscription.position))
+
+    def pause(self, subscription: Subscription) -> None:
+        """Its receiver takes no more for now."""
+        subscription.room = False
+        subscription.stalled_since = subscription.stalled_since or time.monotonic()
+        if self._live.leave(subscription):
+            self._fell_behind += 1
+
+    def resume(self, subscription: Subscription) -> None:
+        """Its receiver takes more again."""
+        if not subscription.room:
+            subscription.room = True
+            subscription.stalled_since = None
+            if subscription.begun and not subscription.over:
+                self._put_behind(subscription)
+
+    @property
+    def subscriptions(self) -> Sequence[Subscription]:
+        """Those that are not over, the oldest first."""
+        return list(self._all)
+
+    def state(self, subscription: Subscription) -> str:
+        """``live``, ``catching_up`` or ``stalled``."""
+        if not subscription.room:
+            return "stalled"
+        return "live" if subscription in self._live else "catching_up"
+
+    def _put_behind(self, subscription: Subscription) -> None:
+        if not subscription.queued:
+            subscription.queued = True
+            self._behind.append(subscription)
+        self._something_behind.set()
+
+    def _fall_behind(self, subscription: Subscription) -> None:
+        if self._live.leave(subscription):
+            self._fell_behind += 1
+        self._put_behind(subscription)
+
+    def _say(self, subscription: Subscription, line: bytes) -> None:
+        subscription.sent = subscription.position
+        self._push(subscription, line)
+
+    def _push(self, subscription: Subscription, data: bytes) -> None:
+        subscription.quiet_since = time.monotonic()
+        if not subscription.receiver.push(data):
+            self.pause(subscription)
+
+    def _say_last(self, subscription: Subscription, line: bytes) -> None:
+        subscription.sent = subscription.position
+        subscription.receiver.push(line)
+        subscription.receiver.subscription_over()
+
+    def _deliver(self, subscription: Subscription, piece: Piece) -> None:
+        subscription.position = self._engine.advance(subscription.position, piece.seqs)
+        subscription.sent = subscription.position
+        subscription.delivered += len(piece.seqs)
+        self._push(subscription, piece.data)
+
+    # --- live
+
+    def publish(self, parts: Sequence[Events], commit: Commit, after: Position) -> None:
+        """Deliver a commit: its events, in the parts in which they came, and the position behind it."""
+        before, self.head = self.head, after
+        self._published_at = time.monotonic()
+        if not self._all and not self._waiting:
+            return
+        for subscription in self._parked:
+            self._put_behind(subscription)
+        self._parked.clear()
+        try:
+            self._wake(parts)
+            self._live.publish(before, after, commit, parts)
+        except Exception:  # a defect of ours
+            log.exception("a commit could not be published")
+            self._live.leave_all()
+
+    # --- behind
+
+    async def _catch_up(self) -> None:
+        while True:
+            while not self._behind:
+                self._something_behind.clear()
+                await self._something_behind.wait()
+            subscription = self._behind.popleft()
+            subscription.queued = False
+            started = time.monotonic()
+            try:
+                await self._read_for(subscription)
+            except StorageUnreadable as error:
+                self.fail(subscription, replies.cannot_read(str(error)))
+            except Exception as error:  # a defect of ours ends this subscription, and harms nobody else
+                log.exception("%s: a delivery failed", subscription.receiver.peer)
+                self.fail(subscription, replies.cannot_read(f"a defect: {type(error).__name__}"))
+            worked_s = time.monotonic() - started
+            if time.monotonic() - self._published_at < BUSY_S:
+                await asyncio.sleep(worked_s * (1 if self._intake.waiting_events > QUEUE_EVENTS else PACE))
+
+    async def _read_for(self, subscription: Subscription) -> None:
+        """Deliver one slice."""
+        if subscription.over or not subscription.room:
+            return
+        until = self.head if subscription.until is None else subscription.until
+        found = await self._engine.read(subscription.interest, subscription.position, until, background=True)
+        if subscription.over or not subscription.room:
+            return
+        if found.gap is not None:
+            line = replies.gap(subscription.position, found.gap)
+            subscription.position = found.gap
+            self._say(subscription, line)
+        for piece in pieces.of_slice(subscription.interest, found.stretches, subscription.left):
+            if not subscription.room:
+                return
+            self._deliver(subscription, piece)
+            if subscription.left is not None:
+                subscription.left -= len(piece.seqs)
+        if subscription.left == 0:
+            self.end(subscription, replies.end(subscription.position))
+        elif subscription.room:
+            subscription.position = found.position
+            self._look_at_end(subscription, until)
+
+    def _look_at_end(self, subscription: Subscription, until: Position) -> None:
+        """In one step: whether it has ended, is live now, or has to read on."""
+        if subscription.position != until:
+            self._put_behind(subscription)
+        elif subscription.until is not None:
+            self.end(subscription, replies.end(subscription.position))
+        elif subscription.position != self.head:  # something was published while it read
+            self._put_behind(subscription)
+        else:
+            if not subscription.caught_up:
+                subscription.caught_up = True
+                self._say(subscription, replies.caught_up(subscription.position))
+            if subscription.bounded:
+                self._parked[subscription] = None
+            elif subscription.room and not subscription.queued:  # if it is queued, it will be looked at once more
+                self._live.join(subscription)
+
+    # --- waiting for the next commit
+
+    async def wait(self, interest: Interest, timeout_s: float) -> None:
+        """Return when something that may be wanted was published, when the time is over, or when the feed stops."""
+        woken = asyncio.Event()
+        self._waiting[woken] = interest
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await woken.wait()
+        finally:
+            del self._waiting[woken]
+
+    def _wake(self, parts: Sequence[Events]) -> None:
+        if self._waiting:
+            topics = {topic for part in parts for topic in part.topics}
+            for woken, interest in self._waiting.items():
+                if any(map(interest.wants_topic, topics)):
+                    woken.set()
+
+    # --- heartbeats and numbers
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            self._rate.append((now, self._delivered))
+            for one in list(self._all):
+                if one.begun and one.room and one.beat_s and now - one.quiet_since >= one.beat_s:
+                    self._say(one, replies.heartbeat(one.position))
+
+    @property
+    def _delivered(self) -> int:
+        return self._delivered_before + sum(subscription.delivered for subscription in self._all)
+
+    def metrics(self) -> Iterator[Metric]:
+        """The numbers of the subscriptions."""
+        rate = 0.0
+        if len(self._rate) > 1:
+            (first_at, first), (last_at, last) = self._rate[0], self._rate[-1]
+            rate = round((last - first) / (last_at - first_at), 1)
+        yield Metric("subscribers", len(self._all), "clients that have subscribed")
+        yield Metric("catching_up", len(self._all) - len(self._live), "subscribers that read from the store")
+        yield Metric("delivered", self._delivered, "events delivered to subscribers", Kind.COUNTER)
+        yield Metric("deliveries_per_s", rate, f"events delivered a second, over the last {RATE_WINDOW_S:g} s")
+        yield Metric("fell_behind", self._fell_behind, "how often a live subscriber had no room", Kind.COUNTER)

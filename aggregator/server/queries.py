@@ -1,0 +1,118 @@
+"""The arguments of SUBSCRIBE and EVENTS: patterns, and options in pairs at the end of the line.
+
+The line is read from its end, so a topic may be called AFTER: what is left in front are the patterns, at least one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aggregator.server.state import State
+from aggregator.storage.engine import Position
+from aggregator.wire import Rejection, moment, replies
+from aggregator.wire.interest import MAX_PATTERNS, Interest, interest_in
+from aggregator.wire.pattern import BadPattern
+
+MAX_NUMBER: Final = (1 << 63) - 1
+
+
+class BadCommand(Exception):
+    """A command that has bad arguments, or comes at a bad moment."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.detail)
+        self.rejection = rejection
+
+
+def number(name: str, text: str, lowest: int, highest: int) -> int:
+    """A number among arguments. Raises BadCommand."""
+    # isdecimal() keeps out signs, blanks and underscores, the length a number that int() would take long for.
+    if text.isdecimal() and len(text) <= 19 and lowest <= int(text) <= highest:
+        return int(text)
+    raise BadCommand(replies.bad_number(name, text, lowest, highest))
+
+
+@dataclass(slots=True)
+class Query:
+    """Patterns and options, as they were typed."""
+
+    patterns: list[str]
+    options: dict[str, str] = field(default_factory=dict)
+    usage: str = ""
+
+    def interest(self) -> Interest:
+        """What is asked for. Raises BadCommand."""
+        if len(self.patterns) > MAX_PATTERNS:
+            raise BadCommand(replies.bad_option(f"at most {MAX_PATTERNS} patterns", self.usage))
+        shard = self.options.get("SHARD")
+        try:
+            return interest_in(
+                tuple(self.patterns),
+                self.options.get("SOURCE"),
+                self.options.get("CONTAINS"),
+                None if shard is None else _shard(shard),
+            )
+        except BadPattern as error:
+            raise BadCommand(replies.bad_option(str(error), self.usage)) from None
+
+    def position(self, name: str, state: State) -> Position | None:
+        """The position that an option names, if it is there. Raises BadCommand."""
+        if (text := self.options.get(name)) is None:
+            return None
+        position = state.engine.parse_position(text)
+        if position is None:
+            raise BadCommand(replies.bad_number(name.lower(), text, 0, MAX_NUMBER))
+        if state.engine.distance(position, state.feed.head) < 0:
+            raise BadCommand(replies.past_the_newest(name.lower(), position, state.feed.head))
+        return position
+
+    async def moment(self, name: str, state: State) -> Position | None:
+        """The position before a moment that an option names, if it is there. Raises BadCommand, StorageUnreadable."""
+        if (text := self.options.get(name)) is None:
+            return None
+        now = time.time_ns() // 1_000_000
+        found = moment.read(text, now)
+        if found is None:
+            raise BadCommand(replies.not_a_moment(name.lower(), text))
+        if found == now:
+            return state.feed.head
+        position = await state.engine.seek(found)
+        if state.engine.distance(position, state.feed.head) > 0:
+            return position
+        if found > now:  # and past all that is stored, although the clock may have been set back
+            raise BadCommand(replies.not_now(f"{name.lower()}: {text[:40]} is still to come"))
+        return state.feed.head  # what is committed, and not published yet, is still to be delivered
+
+    def seconds(self, name: str, default: int, highest: int) -> int:
+        """An option that is a number of seconds. Raises BadCommand."""
+        text = self.options.get(name)
+        return default if text is None else number(name.lower(), text, 0, highest)
+
+
+def parse(arguments: Sequence[str], known: Collection[str], usage: str, exclusive: Collection[str] = ()) -> Query:
+    """Split arguments. ``known`` are the names of options, of which only one of ``exclusive`` may be there.
+
+    Raises BadCommand.
+    """
+    rest = list(arguments)
+    options: dict[str, str] = {}
+    while len(rest) >= 3 and rest[-2].upper() in known:
+        value, name = rest.pop(), rest.pop().upper()
+        if name in options:
+            raise BadCommand(replies.bad_option(f"{name} is given twice", usage))
+        options[name] = value
+    if not rest:
+        raise BadCommand(replies.missing_argument("a topic or pattern is missing", usage))
+    if len(both := [name for name in exclusive if name in options]) > 1:
+        raise BadCommand(replies.bad_option(f"{both[0]} and {both[1]} exclude each other", usage))
+    return Query(rest, options, usage)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    first, _, second = text.partition("/")
+    if first.isdecimal() and second.isdecimal() and len(text) <= 11 and 1 <= int(first) <= int(second):
+        return int(first), int(second)
+    raise BadCommand(replies.not_now(f"shard: expected I/N with I from 1 to N, got {text[:40]!r}"))

@@ -1,0 +1,355 @@
+"""The commands of the read side: EVENTS, SUBSCRIBE and what belongs to a subscription."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final, Protocol
+
+import orjson
+
+from aggregator.server import queries
+from aggregator.server.cursors import MAX_CURSORS, patterns, shown
+from aggregator.server.queries import BadCommand, number
+from aggregator.server.state import State
+from aggregator.server.subscription import Receiver, Subscription
+from aggregator.storage.engine import Position, Stretch
+from aggregator.wire import Failure, delivery, moment, replies
+from aggregator.wire.interest import Interest
+from aggregator.wire.rules import MAX_NAME_CHARS
+
+EVENTS_DEFAULT: Final = 10
+EVENTS_MAX: Final = 1000
+"""Events in one answer to EVENTS; the rest is a page further."""
+
+ANSWER_S: Final = 0.25
+"""How long an answer is worked on before it is cut short: a thousand blocks, mostly."""
+
+MAX_WAIT_S: Final = 60
+DEFAULT_BEAT_S: Final = 15
+MAX_BEAT_S: Final = 3600
+
+SUBSCRIBERS_DIVISOR: Final = 4
+"""One of so many places for connections is kept from subscribers: they stay, and must not starve senders."""
+
+EVENTS_USAGE: Final = (
+    "EVENTS <pattern>… [limit] [AFTER seq | BEFORE seq | SINCE time] [UNTIL time] [SOURCE name] [CONTAINS text]"
+    " [WAIT s]"
+)
+SUBSCRIBE_USAGE: Final = (
+    "SUBSCRIBE <pattern>… [AFTER seq | SINCE time] [UNTIL time] [LIMIT n] [SOURCE name] [CONTAINS text] [SHARD i/n]"
+    " [BEAT s] [AS name]"
+)
+EVENT_USAGE: Final = "EVENT <topic> <event_id>"
+ACK_USAGE: Final = "ACK <seq>"
+FORGET_USAGE: Final = "FORGET <name>"
+CURSORS_USAGE: Final = "CURSORS [limit] [AFTER name]"
+_EVENTS_OPTIONS: Final = ("AFTER", "BEFORE", "SINCE", "UNTIL", "SOURCE", "CONTAINS", "WAIT")
+_SUBSCRIBE_OPTIONS: Final = ("AFTER", "SINCE", "UNTIL", "LIMIT", "SOURCE", "CONTAINS", "SHARD", "BEAT", "AS")
+
+Answer = dict[str, Any]
+
+
+class Refused(Exception):
+    """A command that is right, and cannot be carried out now."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+class Asker(Receiver, Protocol):
+    """The client that gave a command, as far as the command may touch it."""
+
+    subscription: Subscription | None
+    last_subscription: Subscription | None
+    """The same, or the one that is over: what it was sent may still be acked."""
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Deliver when the reply to this command has left."""
+
+
+# --- EVENTS
+
+
+async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
+    query = queries.parse(arguments, _EVENTS_OPTIONS, EVENTS_USAGE, ("AFTER", "BEFORE", "SINCE"))
+    limit = EVENTS_DEFAULT
+    if len(query.patterns) > 1 and query.patterns[-1].isdecimal():
+        limit = number("limit", query.patterns.pop(), 1, EVENTS_MAX)
+    interest = query.interest()
+    wait_s = query.seconds("WAIT", 0, MAX_WAIT_S)
+    if "WAIT" in query.options and "AFTER" not in query.options:
+        raise BadCommand(replies.bad_option("WAIT needs AFTER", EVENTS_USAGE))
+    after = query.position("AFTER", state)
+    if after is None:
+        after = await query.moment("SINCE", state)
+    until = await query.moment("UNTIL", state)
+    page = _Page(interest, limit, state.config.reply_buffer_bytes)
+    if after is None:
+        before = query.position("BEFORE", state)
+        seq = await _newest(page, state, _earlier(state, until, None if before is None else _one_before(before)))
+    else:
+        seq = await _oldest(page, state, after, until)
+        deadline = time.monotonic() + wait_s
+        while until is None and not (page.events or page.cut or state.feed.stopped):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                break
+            if state.engine.distance(seq, state.feed.head) <= 0:  # else there is more since it was looked
+                await state.feed.wait(interest, left_s)
+            seq = await _oldest(page, state, seq, None)
+    names = (
+        {"topic": query.patterns[0]} if interest.names and len(interest.names) == 1 else {"patterns": query.patterns}
+    )
+    listed = {**names, "events": [orjson.Fragment(one) for one in page.events]}
+    return {**listed, **({"truncated": True} if page.cut else {}), "seq": seq}
+
+
+def _one_before(position: Position) -> Position:
+    """BEFORE leaves its seq out."""
+    return max(0, position - 1) if isinstance(position, int) else position
+
+
+def _earlier(state: State, one: Position | None, other: Position | None) -> Position | None:
+    """The earlier of two positions that may be missing."""
+    if one is None or other is None:
+        return one if other is None else other
+    return one if state.engine.distance(one, other) >= 0 else other
+
+
+class _Page:
+    """The events of one answer: so many, of so many bytes, in so much time."""
+
+    def __init__(self, interest: Interest, limit: int, max_bytes: int) -> None:
+        self.interest = interest
+        self.events: list[bytes] = []
+        self.cut = False
+        self._limit = limit
+        self._bytes_left = max_bytes
+
+    @property
+    def full(self) -> bool:
+        return len(self.events) >= self._limit or self.cut
+
+    def take(self, stretch: Stretch, backwards: bool = False) -> int | None:
+        """Add events until it is full; return the seq of the last one that was added, or looked at."""
+        each = list(zip(stretch.seqs, stretch.json, strict=True))
+        last: int | None = None
+        for seq, json in reversed(each) if backwards else each:
+            if self.full:
+                break
+            if not self.interest.picky or self.interest.wants_event(json):
+                self._bytes_left -= len(json)
+                if self.events and self._bytes_left < 0:
+                    self.cut = True
+                    break
+                self.events.append(delivery.shown(seq, json, stretch.received_at))
+            last = seq
+        return last
+
+
+async def _oldest(page: _Page, state: State, after: Position, until: Position | None) -> Position:
+    """Fill the page past ``after``; return how far was looked."""
+    head = state.feed.head if until is None else until
+    position = after
+    deadline = time.monotonic() + ANSWER_S
+    while state.engine.distance(position, head) > 0 and not page.full:
+        found = await state.engine.read(page.interest, position, head)
+        for stretch in found.stretches:
+            if (last := page.take(stretch)) is not None:
+                position = state.engine.advance(position, [last])
+            if page.full:
+                return position
+        position = found.position
+        if position != head and time.monotonic() > deadline:
+            page.cut = True
+    return position
+
+
+async def _newest(page: _Page, state: State, before: Position | None) -> Position:
+    """Fill the page from ``before`` backwards; return the head that was seen."""
+    head = state.feed.head
+    position = head if before is None else before
+    deadline = time.monotonic() + ANSWER_S
+    while position != 0 and not page.full:
+        found = await state.engine.read_back(page.interest, position)
+        for stretch in found.stretches:
+            page.take(stretch, backwards=True)
+        position = found.position
+        if position != 0 and not page.full and time.monotonic() > deadline:
+            page.cut = True
+    return head
+
+
+async def event(arguments: list[str], state: State, asker: Asker) -> Answer:
+    if len(arguments) != 2:
+        raise BadCommand(replies.missing_argument("a topic and an event_id are needed", EVENT_USAGE))
+    found = await state.engine.event(*arguments)
+    if found is None:
+        return {"event": None}
+    return {"event": orjson.Fragment(delivery.shown(found.seq, found.json, found.received_at))}
+
+
+# --- SUBSCRIBE
+
+
+async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
+    query = queries.parse(arguments, _SUBSCRIBE_OPTIONS, SUBSCRIBE_USAGE, ("AFTER", "SINCE"))
+    if asker.subscription:
+        raise BadCommand(replies.not_now("this connection has a subscription: UNSUBSCRIBE first, or open another"))
+    interest = query.interest()
+    beat_s = query.seconds("BEAT", DEFAULT_BEAT_S, MAX_BEAT_S)
+    left = number("limit", query.options["LIMIT"], 1, queries.MAX_NUMBER) if "LIMIT" in query.options else None
+    name = query.options.get("AS")
+    if name is not None and not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
+        raise BadCommand(replies.not_now(f"as: expected 1 to {MAX_NAME_CHARS} printable characters"))
+    _refuse_too_many(state)
+    after = query.position("AFTER", state)
+    if after is None:
+        after = await query.moment("SINCE", state)
+    until = await query.moment("UNTIL", state)
+    start = state.feed.head if after is None else after
+    if name is not None:
+        start = await _start_of(name, interest, start, state)
+    # From here on without an await: others may have come, and the server may be stopping by now.
+    _refuse_too_many(state)
+    if until is not None and state.engine.distance(start, until) < 0:
+        until = start
+    subscription = Subscription(asker, interest, start, until, left, beat_s, name)
+    state.feed.admit(subscription)
+    if name is not None:
+        if previous := state.cursors.reader(name):
+            state.feed.fail(previous, replies.taken_over(asker.peer, name))
+        state.cursors.took(name, subscription)
+    asker.subscribe(subscription)
+    return {
+        "subscribed": query.patterns,
+        "after": start,
+        "head": state.feed.head,
+        "store": state.engine.store_id,
+    }
+
+
+def _refuse_too_many(state: State) -> None:
+    if state.feed.stopped:
+        raise Refused(replies.no_more_deliveries())
+    limit = state.config.max_connections - state.config.max_connections // SUBSCRIBERS_DIVISOR
+    if len(state.feed) >= limit:
+        state.stats.subscribers_refused += 1
+        raise Refused(replies.too_many_subscribers(limit))
+
+
+async def _start_of(name: str, interest: Interest, start: Position, state: State) -> Position:
+    """Where the reader of a name goes on; a new name is stored with its start."""
+    if (cursor := state.cursors.get(name)) is None:
+        if len(state.cursors) >= MAX_CURSORS:
+            raise Refused(replies.too_many_cursors(MAX_CURSORS))
+        state.cursors.move(name, interest, start)
+    elif cursor.interest != shown(interest):
+        raise BadCommand(replies.not_now(f"{name[:40]} was made for other patterns or filters: FORGET it first"))
+    await state.cursors.on_disk(name)
+    if (cursor := state.cursors.get(name)) is None:
+        raise _forgotten(name)
+    return cursor.acked
+
+
+def _forgotten(name: str) -> BadCommand:
+    return BadCommand(replies.not_now(f"{name[:40]} was forgotten"))
+
+
+async def unsubscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
+    subscription = asker.subscription
+    if subscription is None:
+        raise BadCommand(replies.not_now("this connection has no subscription"))
+    state.feed.end(subscription)
+    asker.subscription_over()
+    return {"unsubscribed": True, "seq": subscription.position}
+
+
+async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
+    if len(arguments) != 1:
+        raise BadCommand(replies.missing_argument("a seq is missing", ACK_USAGE))
+    subscription = asker.last_subscription
+    if subscription is None or subscription.name is None:
+        raise BadCommand(replies.not_now("this connection has no subscription with a name"))
+    if state.cursors.reader(subscription.name) not in (None, subscription):
+        raise BadCommand(replies.not_now(f"another client has subscribed as {subscription.name[:40]}"))
+    position = state.engine.parse_position(arguments[0])
+    if position is None:
+        raise BadCommand(replies.bad_number("seq", arguments[0], 0, queries.MAX_NUMBER))
+    if state.engine.distance(position, subscription.sent) < 0:
+        raise BadCommand(replies.not_now(f"seq: {position} is past {subscription.sent}, the last that was sent"))
+    name = subscription.name
+    if (cursor := state.cursors.get(name)) is None:
+        raise _forgotten(name)
+    if state.engine.distance(cursor.acked, position) > 0:
+        state.cursors.move(name, subscription.interest, position)
+    else:
+        position = cursor.acked
+    await state.cursors.on_disk(name)
+    return {"name": name, "acked": position}
+
+
+# --- who reads
+
+
+async def subscribers(arguments: list[str], state: State, asker: Asker) -> Answer:
+    limit = number("limit", arguments[0], 1, EVENTS_MAX) if arguments else EVENTS_MAX
+    every = state.feed.subscriptions
+    now = time.monotonic()
+    return {
+        "total": len(every),
+        "subscribers": [
+            {
+                "peer": one.receiver.peer,
+                "name": one.name,
+                "patterns": one.interest.patterns,
+                "state": state.feed.state(one),
+                "next": one.position + 1 if isinstance(one.position, int) else one.position,
+                "lag": state.engine.distance(one.position, state.feed.head),
+                "delivered": one.delivered,
+                "stalled_s": round(now - one.stalled_since, 1) if one.stalled_since is not None else 0.0,
+            }
+            for one in every[:limit]
+        ],
+    }
+
+
+async def cursors(arguments: list[str], state: State, asker: Asker) -> Answer:
+    rest = list(arguments)
+    after = ""
+    if len(rest) >= 2 and rest[-2].upper() == "AFTER":
+        after = rest.pop()
+        rest.pop()
+    limit = number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_MAX
+    if rest:
+        raise BadCommand(replies.unexpected_argument(rest[0], CURSORS_USAGE))
+    every = state.cursors.listed()
+    now = time.time_ns() // 1_000_000
+    listed = []
+    for cursor in [one for one in every if one.name > after][:limit]:
+        reader = state.cursors.reader(cursor.name)
+        lag = state.engine.distance(cursor.acked, state.feed.head)
+        listed.append(
+            {
+                "name": cursor.name,
+                "patterns": patterns(cursor.interest),
+                "acked": cursor.acked,
+                "lag": lag,
+                "lag_s": round((now - cursor.acked_at) / 1000, 1) if lag else 0.0,
+                "acked_at": moment.shown(cursor.acked_at),
+                "peer": reader.receiver.peer if reader else None,
+            }
+        )
+    return {"total": len(every), "cursors": listed}
+
+
+async def forget(arguments: list[str], state: State, asker: Asker) -> Answer:
+    if len(arguments) != 1:
+        raise BadCommand(replies.missing_argument("a name is missing", FORGET_USAGE))
+    (name,) = arguments
+    if reader := state.cursors.reader(name):
+        state.feed.fail(reader, replies.forgotten(asker.peer, name))
+    forgotten = state.cursors.forget(name)
+    await state.cursors.on_disk(name)
+    return {"name": name, "forgotten": forgotten}

@@ -1,0 +1,43 @@
+"""Stored events as a reader sees them: the event byte for byte, with its seq and when it was received.
+
+A delivered event stands inside ``event``, so no field that users put into their events can be taken for ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from aggregator.wire import moment
+
+_CLOSING_BRACE: Final = b"}"[0]
+
+EVENT_START: Final = b'{"status":"event","event":'
+"""Each delivered line begins so: ``line[26:-2]`` is the event, the line with its LF."""
+
+ENVELOPE_BYTES: Final = 100
+"""About what a delivered line is longer than the event as it was sent."""
+
+
+def shown(seq: int, json: bytes, received_at: int) -> bytes:
+    """An event with two more fields at its end, because parsers keep the last of two equal names.
+
+    ``received_at`` is in milliseconds since 1970, UTC.
+    """
+    return b'%b,"seq":%d,"received_at":"%b"}' % (_open(json), seq, moment.shown(received_at).encode())
+
+
+def lines(seqs: Iterable[int], json: Iterable[bytes], received_at: int) -> bytes:
+    """The lines that deliver events of one commit."""
+    end = b',"received_at":"%b"}}\n' % moment.shown(received_at).encode()
+    return b"".join(
+        [
+            b'{"status":"event","event":%b,"seq":%d%b' % (_open(one), seq, end)
+            for seq, one in zip(seqs, json, strict=True)
+        ]
+    )
+
+
+def _open(json: bytes) -> bytes:
+    """A JSON object without its last brace."""
+    return json[:-1] if json[-1] == _CLOSING_BRACE else json.rstrip()[:-1]

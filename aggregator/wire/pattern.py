@@ -1,0 +1,85 @@
+"""Globs over topics, as in SQLite's GLOB.
+
+``*`` is any run of characters, dots too; ``?`` is one character; ``[abc]``, ``[a-z]``, ``[^a]`` are one of a set. Case
+counts. A pattern without any of these characters is one topic's name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_SPECIAL = re.compile(r"[*?[]")
+
+
+class BadPattern(Exception):
+    """The pattern is none; the text says why."""
+
+
+def is_name(pattern: str) -> bool:
+    """Whether a pattern matches only the topic of that name."""
+    return _SPECIAL.search(pattern) is None
+
+
+def compile(pattern: str) -> Callable[[str], object]:
+    """A function that tells whether a topic matches. Raises BadPattern for a set that is not closed.
+
+    What stands between two stars is matched as early as possible and never again (an atomic group): otherwise a pattern
+    of many stars would take for ever.
+    """
+    first, *rest = _pieces(pattern)
+    if not rest:
+        return re.compile(first, re.DOTALL).fullmatch
+    *middle, last = rest
+    early = "".join(f"(?>.*?{piece})" for piece in middle if piece)
+    return re.compile(f"{first}{early}.*{last}", re.DOTALL).fullmatch
+
+
+def _pieces(pattern: str) -> list[str]:
+    """The parts between the stars, each as a regular expression without repetition."""
+    pieces = [""]
+    index = 0
+    while index < len(pattern):
+        character = pattern[index]
+        index += 1
+        if character == "*":
+            pieces.append("")
+        elif character == "?":
+            pieces[-1] += "."
+        elif character == "[":
+            expression, index = _set(pattern, index)
+            pieces[-1] += expression
+        else:
+            pieces[-1] += re.escape(character)
+    return pieces
+
+
+def _set(pattern: str, start: int) -> tuple[str, int]:
+    """The set that opens before ``start`` as a regular expression, and the index behind it."""
+    index = start
+    negated = pattern[index : index + 1] == "^"
+    index += negated
+    ranges: list[tuple[str, str]] = []
+    if pattern[index : index + 1] == "]":  # first in a set it is a member
+        ranges.append(("]", "]"))
+        index += 1
+    low = ""  # what a hyphen makes a range of
+    while (character := pattern[index : index + 1]) != "]":
+        if not character:
+            raise BadPattern(f"the set that opens at character {start} is not closed")
+        index += 1
+        if character == "-" and low and pattern[index : index + 1] not in ("]", ""):
+            ranges.append((low, pattern[index]))
+            low = ""
+            index += 1
+        else:
+            ranges.append((character, character))
+            low = character
+    members = "".join(f"{_escape(low)}-{_escape(high)}" for low, high in ranges if low <= high)
+    if not members:
+        return ("." if negated else "(?!)"), index + 1
+    return f"[{'^' if negated else ''}{members}]", index + 1
+
+
+def _escape(character: str) -> str:
+    return f"\\U{ord(character):08x}"
