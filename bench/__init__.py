@@ -7,6 +7,7 @@ Commands that measure. Each writes one result file, ``bench/results/<machine>/<c
 - ``growth``    all of this again while the database grows
 - ``stages``    what an event costs at each stage, one after another
 - ``peers``     other systems with the same events
+- ``subscribe`` what readers get and what they cost, beside other systems
 
 The fault tests write ``faults.json`` and ``soak.json`` beside them. Commands that show:
 

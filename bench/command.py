@@ -43,7 +43,7 @@ def repeat(name: str, options: argparse.Namespace, one_run: Callable[[int, Path]
         for number in progress:
             one = one_run(number, Path(folder))
             runs.append(one)
-            for line in _summary(one):
+            for line in summary(one):
                 progress.write(line, file=sys.stderr)
     write(name, options, {"medians": medians(runs), "runs": runs})
     return 0 if exact(runs) else 1
@@ -77,7 +77,7 @@ def exact(figures: Any) -> bool:
     return not isinstance(figures, list) or all(map(exact, figures))
 
 
-def _summary(figures: dict[str, Any], path: str = "") -> list[str]:
+def summary(figures: dict[str, Any], path: str = "") -> list[str]:
     """A line for each group of figures."""
     numbers = {
         key: value for key, value in figures.items() if isinstance(value, int | float) and not isinstance(value, bool)
@@ -85,5 +85,5 @@ def _summary(figures: dict[str, Any], path: str = "") -> list[str]:
     lines = [f"{path}: " + ", ".join(f"{key} {value:,}" for key, value in numbers.items())] if numbers else []
     for key, value in figures.items():
         if isinstance(value, dict) and key != "stats":
-            lines += _summary(value, f"{path} {key}".strip())
+            lines += summary(value, f"{path} {key}".strip())
     return lines

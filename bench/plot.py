@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, TypeAlias
 
 from bench import ceiling, command
 from bench.result import RESULTS
 
 Result: TypeAlias = dict[str, Any]
+SYSTEM_COLORS: Final = {"ours": "C0", "redis": "C3", "nats": "C2"}
 PERCENTILES: Final = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "p100_ms")
 
 
@@ -19,12 +21,19 @@ def add_command(commands: command.Commands) -> None:
     one = commands.add_parser("plot", help="draw result files, each into an .svg file beside it")
     one.set_defaults(run=_run)
     one.add_argument(
-        "results", nargs="*", type=Path, metavar="RESULT", help="of load, latency, growth or peers (all records)"
+        "results",
+        nargs="*",
+        type=Path,
+        metavar="RESULT",
+        help="of load, latency, growth, peers or subscribe (all records)",
     )
 
 
 def _run(options: argparse.Namespace) -> int:
-    drawn = {"load": draw_load, "latency": draw_latency, "growth": draw_growth, "peers": draw_peers}
+    drawn = {
+        "load": draw_load, "latency": draw_latency, "growth": draw_growth, "peers": draw_peers,
+        "subscribe": draw_subscribe,
+    }  # fmt: skip
     paths = options.results or [path for name in drawn for path in sorted(RESULTS.glob(f"*/{name}.json"))]
     for path in paths:
         found = json.loads(path.read_text())
@@ -132,6 +141,45 @@ def draw_peers(result: Result, output: Path) -> None:
     axes.margins(x=0.12)
     figure.legend(loc="outside upper center", ncols=2)
     _save(figure, output)
+
+
+def draw_subscribe(result: Result, output: Path) -> None:
+    """Catch-up, and the cost and delay of fan-out: bars for medians, dots for runs, a color for each system."""
+    figures = result["figures"]
+    figure, (caught, cost, delay) = _subplots(3, 14)
+    if "catch_up" in figures:
+        runs = figures["catch_up"]["runs"]
+        bars = [(name, what) for name, found in runs[0].items() for what in found]
+        for place, (name, what) in enumerate(bars):
+            rates = [run[name][what]["events_per_s"] / 1000 for run in runs]
+            _bar(caught, place, rates, SYSTEM_COLORS[name], width=0.7)
+        caught.set_xticks(range(len(bars)), [f"{name}, {what.replace('_', ' ')}" for name, what in bars],
+                          rotation=30, ha="right")  # fmt: skip
+    if "fan_out" in figures:
+        runs = figures["fan_out"]["runs"]
+        for number, name in enumerate(SYSTEM_COLORS):
+            for place, shape in enumerate(runs[0]):
+                measured = [run[shape][name] for run in runs if name in run[shape]]
+                if measured:
+                    x, color = place + (number - 1) * 0.27, SYSTEM_COLORS[name]
+                    label = None if place else name
+                    _bar(cost, x, [one["server_cpu_us_per_delivery"] for one in measured], color, 0.25, label)
+                    for part, strength in (("p99_ms", 0.4), ("p50_ms", 1.0)):
+                        times = [one["after_sent"][part] for one in measured]
+                        delay.bar(x, median(times), 0.25, color=color, alpha=strength)
+        for axes in (cost, delay):
+            axes.set_xticks(range(len(runs[0])), list(runs[0]), rotation=30, ha="right")
+        cost.legend()
+        delay.set_yscale("log")
+    caught.set_title("catch-up: 1000 events/s")
+    cost.set_title("fan-out: server's processor time, µs a delivery")
+    delay.set_title("fan-out: delay since it was sent, ms: p50, p99 (pale)")
+    _save(figure, output)
+
+
+def _bar(axes: Any, x: float, values: list[float], color: str, width: float, label: str | None = None) -> None:
+    axes.bar(x, median(values), width, color=color, alpha=0.6, label=label)
+    axes.plot([x] * len(values), values, "o", color=color, markersize=3)
 
 
 def _subplots(columns: int, width: float, rows: int = 1, height: float | None = None) -> Any:

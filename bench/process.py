@@ -21,6 +21,12 @@ START_S: Final = 30.0
 FILL_S: Final = 300.0
 
 
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far (proc(5), stat: fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Server:
     """``aggregator serve`` on a free port. ``cpu_s`` and ``rss_bytes`` are of that process alone."""
 
@@ -43,6 +49,10 @@ class Server:
                 raise SystemExit(f"the server did not start: {self._log.read_text()}")
             time.sleep(0.01)
         self.port = int(match[1])
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def pause(self) -> None:
         """Stop it in its tracks until ``resume``."""
@@ -78,9 +88,8 @@ class Server:
 
     @property
     def cpu_s(self) -> float:
-        """User and system time so far (proc(5), stat: fields 14 and 15)."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """User and system time so far."""
+        return cpu_s(self._process.pid)
 
     @property
     def rss_bytes(self) -> int:

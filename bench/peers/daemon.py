@@ -53,13 +53,13 @@ def free_port() -> int:
 @contextmanager
 def running(
     command: list[str], log: Path, port: int, stop: signal.Signals = signal.SIGTERM, **popen: Any
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Start it, wait until it accepts connections on this port, stop it at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **popen)
     try:
         _wait(lambda: _accepts(port), process, command[0], log)
-        yield
+        yield process
     finally:
         process.send_signal(stop)
         try:

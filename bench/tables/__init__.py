@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench.tables import faults, growth, latency, load, peers, stages
+from bench.tables import faults, growth, latency, load, peers, stages, subscribe
 
 TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "load": load.table,
@@ -11,8 +11,10 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "latency": latency.table,
     "growth": growth.table,
     "peers": peers.table,
+    "subscribe": subscribe.table,
     "faults": faults.table,
     "found": faults.found_table,
+    "readers": faults.found_table,
     "soak": faults.soak_table,
 }
 """By the name of the result file."""

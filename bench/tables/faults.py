@@ -82,7 +82,7 @@ def soak_table(record: dict[str, Any]) -> str:
 
 def _names() -> dict[str, str]:
     """Each fault's number with its name, by its number."""
-    found = re.findall(r"^\| ((T\d+) .+?) \|", NAMES.read_text(), re.MULTILINE)
+    found = re.findall(r"^\| (([TR]\d+) .+?) \|", NAMES.read_text(), re.MULTILINE)
     return {number: name for name, number in found}
 
 
