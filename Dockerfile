@@ -9,7 +9,7 @@ RUN python -m venv --without-pip /opt/venv
 # The dependencies, in a layer of their own: it stays as it is until setup.cfg changes.
 COPY setup.cfg .
 RUN python -c "import configparser; c = configparser.RawConfigParser(); c.read('setup.cfg'); \
-        print(c['options']['install_requires'])" > requirements.txt \
+        print(c['options']['install_requires'], c['options.extras_require']['forward'])" > requirements.txt \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -r requirements.txt
 COPY pyproject.toml .
 COPY aggregator aggregator

@@ -25,6 +25,25 @@ Wire: the language of the socket, without any input or output.
 - ``wire.interest``              what a reader wants
 - ``wire.moment``                moments as people type them, and as they are shown
 - ``wire.delivery``              stored events as a reader sees them
+- ``wire.forward``               Forward, the protocol of Fluentd and Fluent Bit
+- ``wire.forward.framing``       bytes to messages
+- ``wire.forward.handshake``     the proof that both sides know the shared key, and acks
+- ``wire.forward.entries``       messages to times and records
+- ``wire.forward.events``        times and records to events
+- ``wire.forward.values``        MessagePack to JSON
+
+Wrap: what programs write, without any input or output.
+
+- ``wrap``                       what a text becomes
+- ``wrap.recognition``           how the texts of a stream are set apart, or that it has none
+- ``wrap.scan``                  where a JSON object ends
+- ``wrap.framing``               bytes to texts
+- ``wrap.wrapper``               texts to events
+- ``wrap.topic``                 a template to a topic
+- ``wrap.fields``                what a JSON object says of itself
+- ``wrap.syslog``                lines of syslog
+- ``wrap.stamp``                 the date and time in front of a line
+- ``wrap.flatted``               log4js's default layout
 
 Storage: the promise on disk.
 
@@ -52,12 +71,18 @@ Server: one process.
 - ``server``                     the way of an event through it
 - ``server.server``              starting and stopping
 - ``server.signals``             what each signal does
+- ``server.supervisor``          what the service manager is told, and its watchdog
 - ``server.log``                 the log, for which nobody waits
 - ``server.listeners``           accepting clients, and refusing them
 - ``server.sockets``             a host and a port as bound sockets
 - ``server.port``                the kinds of port
-- ``server.connection``          one client: its transport, pressure, the phases of its end
+- ``server.activation``          listening sockets from outside
+- ``server.peer``                one client of any port: its transport, pressure, the phases of its end
+- ``server.connection``          one client of a port that takes lines
 - ``server.inbox``               what comes in: bytes to lines to what they mean
+- ``server.wrap_inbox``          the same of the wrap port: bytes to texts to events
+- ``server.forward``             one client of the Forward port
+- ``server.forward_inbox``       what comes in there: bytes to chunks of events
 - ``server.outcomes``            what became of events, as replies
 - ``server.deliveries``          the lines of a subscription, between replies
 - ``server.tcp``                 whether a client that is only written to is gone
@@ -78,6 +103,7 @@ Server: one process.
 - ``server.stats``               what is counted
 - ``server.health``              what is wrong
 - ``server.peer_log``            what the log says of clients, limited
+- ``server.excerpt``             the start of what a client has sent, as the log may show it
 
 Client: the wire from the other side. What programs may import:
 
@@ -135,7 +161,6 @@ and what ``aggregator send`` is made of:
 - ``client.send.positions``    how far every file has got
 - ``client.send.state``        the file of ``--state``
 - ``client.send.wrap``         lines to events
-- ``client.send.stamp``        the date and time in front of a line
 - ``client.send.tally``        what became of the events
 - ``client.send.rejects``      rejected lines: said, and kept
 - ``client.send.progress``     the bar, and what is said while it stands
@@ -149,6 +174,7 @@ Command line: argv and environment to options, outcomes to exit codes.
 - ``cli.tail``                   ``aggregator tail``
 - ``cli.export``                 ``aggregator export``
 - ``cli.admin``                  ``aggregator admin``
+- ``cli.unit``                   ``aggregator unit``
 - ``__main__``                   ``python -m aggregator``
 """
 

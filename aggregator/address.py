@@ -16,6 +16,11 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def host_of(joined: str) -> str:
+    """The host of what ``join`` has made."""
+    return without_brackets(joined.rpartition(":")[0])
+
+
 def without_brackets(text: str) -> str:
     """``[::1]`` as ``::1``; anything else as it is."""
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text

@@ -23,6 +23,29 @@ class Config:
     silent_port: int | None = 8081
     """The port that never writes a byte; 0 means any free one, None means that there is none."""
 
+    forward_port: int | None = None
+    """The port that takes Forward; 0 means any free one, None means that there is none."""
+
+    forward_shared_key_file: Path | None = None
+    """The file with the key that Forward clients must know; None: whoever connects may send."""
+
+    forward_id: str | None = None
+    """The field of a Forward record that is the event_id; None: the chunk's name and the index in it."""
+
+    forward_source: str | None = None
+    """The field of a Forward record that is the source; None: the peer's address."""
+
+    forward_chunk_bytes: int = 16 * MIB
+    """Longest Forward message: Fluent Bit's chunks have 2 MB, Fluentd's in memory 8 MB, and a little around them."""
+    wrap_port: int | None = None
+    """The port that makes an event of whatever text arrives; 0 means any free one, None means that there is none."""
+
+    wrap_topic: str = "app"
+    """The topic of what is wrapped: a template, by the grammar in ``wrap.topic``."""
+
+    wrap_id_field: str | None = None
+    """The field of a JSON object that is its event_id; None: a random UUID, because equal lines are no duplicates."""
+
     db: Path = Path("data/events.db")
     """The database file; its folder is made."""
 

@@ -85,6 +85,13 @@ class Events:
         self.size_bytes += more.size_bytes
         return self
 
+    def pieces(self, count: int) -> Iterator[Events]:
+        """The same events in order, ``count`` at a time."""
+        for start in range(0, len(self), count):
+            part = slice(start, start + count)
+            json = self.json[part]
+            yield Events(self.topics[part], self.event_ids[part], json, self.digests[part], sum(map(len, json)))
+
     def append(self, event: Event) -> None:
         """Add one event at the end."""
         self.topics.append(event.topic)

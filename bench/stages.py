@@ -1,7 +1,8 @@
 """What an event costs at each stage, in microseconds: one stage after another, nothing else running.
 
 In the server the event loop's stages and those of SQLite's thread run side by side; the longer of the two sums is the
-least time an event can take, and half of both and the sender's is what two cores leave.
+least time an event can take, and half of both and the sender's is what two cores leave. Texts of the wrap port go the
+same way, but for replies.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import itertools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,16 +21,26 @@ import uvloop
 from aggregator.cli.serve import GC_THRESHOLDS, SWITCH_INTERVAL_S
 from aggregator.config import Config
 from aggregator.event import Events
+from aggregator.server.wrap_inbox import PIECE_TEXTS
 from aggregator.storage.sqlite.batch import pack
 from aggregator.storage.sqlite.store import Store
 from aggregator.wire.lines import LineSplitter
 from aggregator.wire.meaning import PIECE_LINES
 from aggregator.wire.replies import encode_acks
 from aggregator.wire.rules import parse_plain
+from aggregator.wrap.framing import Framer
+from aggregator.wrap.topic import TopicTemplate
+from aggregator.wrap.wrapper import Defaults, Wrapper
 from bench import command, workload
 
 BATCH: Final = 7_000
 """Events in a batch under full load, about."""
+
+Take = Callable[[bytes, dict[str, float]], Events]
+"""What becomes of the bytes of one read; the time that each stage took is added to the stages."""
+
+TEXTS: Final[dict[str, Callable[[int], bytes]]] = {"wrapped JSON": workload.json_line, "syslog": workload.syslog_line}
+"""What the wrap port takes, by kind."""
 
 CHUNK_BYTES: Final = 1 << 18
 """What one read of uvloop's brings at most."""
@@ -52,67 +63,115 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _one_run(options: argparse.Namespace, number: int, folder: Path) -> dict[str, Any]:
     (lines,) = workload.generate(options.events, options.dup, 1, "random", number * options.events).lines
+    events, stored = await _costs(_event_lines(), lines, folder / f"{number}.db", answers=True)
+    wrapped: dict[str, Any] = {}
+    exact = stored == len(set(lines))
+    for name, text in TEXTS.items():
+        texts = [text(place) for place in range(options.events // 4)]
+        costs, stored = await _costs(_texts(), texts, folder / f"{number} {name}.db", answers=False)
+        exact = exact and stored == len(texts)
+        wrapped[name] = {
+            **costs["event loop"],
+            "SQLite's thread": costs["SQLite's thread"]["sum"],
+            "times an event line": round(_whole(costs) / _whole(events), 3),
+        }
+    return {**events, "wrap port": wrapped, "exact": exact}
+
+
+def _whole(costs: dict[str, dict[str, float]]) -> float:
+    return sum(stages["sum"] for stages in costs.values())
+
+
+async def _costs(take: Take, lines: list[bytes], db: Path, answers: bool) -> tuple[dict[str, dict[str, float]], int]:
+    """What one of these lines costs at each stage, in microseconds; and how many events are stored then."""
     stream = b"".join(lines)
-    count = len(lines)
     loop_s: dict[str, float] = {}
     writer_s: dict[str, float] = {}
-
-    def taken(stages: dict[str, float], name: str, started: float) -> float:
-        now = time.perf_counter()
-        stages[name] = stages.get(name, 0.0) + now - started
-        return now
-
-    config = Config()
-    splitter = LineSplitter(config.max_line_bytes)
-    store = await Store.open(folder / f"{number}.db", config.wal_limit_bytes)
+    store = await Store.open(db, Config().wal_limit_bytes)
     waiting = Events()
     try:
         for start in range(0, len(stream), CHUNK_BYTES):
-            chunk = stream[start : start + CHUNK_BYTES]
-            now = time.perf_counter()
-            found = splitter.feed(chunk)
-            now = taken(loop_s, "split into lines", now)
-            for first in range(0, len(found), PIECE_LINES):
-                events = parse_plain(found[first : first + PIECE_LINES])
-                assert events, "the workload has plain events only"
-                waiting += events
-            taken(loop_s, "decode, judge, digest", now)
+            waiting += take(stream[start : start + CHUNK_BYTES], loop_s)
             if len(waiting) >= BATCH:
-                await _store(store, waiting, loop_s, writer_s, taken)
+                await _store(store, waiting, loop_s, writer_s, answers)
                 waiting = Events()
         if waiting:
-            await _store(store, waiting, loop_s, writer_s, taken)
+            await _store(store, waiting, loop_s, writer_s, answers)
         stored = store.stored_total
     finally:
         await store.close()
 
     def micros(stages: dict[str, float]) -> dict[str, float]:
-        per_event = {name: round(seconds / count * 1e6, 3) for name, seconds in stages.items()}
+        per_event = {name: round(seconds / len(lines) * 1e6, 3) for name, seconds in stages.items()}
         return {**per_event, "sum": round(sum(per_event.values()), 3)}
 
-    unique = len(set(itertools.chain(lines)))
-    return {"event loop": micros(loop_s), "SQLite's thread": micros(writer_s), "exact": stored == unique}
+    return {"event loop": micros(loop_s), "SQLite's thread": micros(writer_s)}, stored
+
+
+def _event_lines() -> Take:
+    """What the acked port does with what it reads."""
+    splitter = LineSplitter(Config().max_line_bytes)
+
+    def take(chunk: bytes, loop_s: dict[str, float]) -> Events:
+        taken = Events()
+        now = time.perf_counter()
+        found = splitter.feed(chunk)
+        now = _taken(loop_s, "split into lines", now)
+        for first in range(0, len(found), PIECE_LINES):
+            events = parse_plain(found[first : first + PIECE_LINES])
+            assert events, "the workload has plain events only"
+            taken += events
+        _taken(loop_s, "decode, judge, digest", now)
+        return taken
+
+    return take
+
+
+def _texts() -> Take:
+    """What the wrap port does with what it reads."""
+    framer = Framer(Config().max_line_bytes)
+    wrapper = Wrapper(Defaults(TopicTemplate("app"), "127.0.0.1"))
+
+    def take(chunk: bytes, loop_s: dict[str, float]) -> Events:
+        taken = Events()
+        now = time.perf_counter()
+        found = framer.feed(chunk)
+        now = _taken(loop_s, "set texts apart", now)
+        for first in range(0, len(found), PIECE_TEXTS):
+            taken += wrapper.wrap(found[first : first + PIECE_TEXTS])
+        _taken(loop_s, "wrap, digest", now)
+        return taken
+
+    return take
+
+
+def _taken(stages: dict[str, float], name: str, started: float) -> float:
+    """Add the time since ``started`` to a stage; return the time that it is now."""
+    now = time.perf_counter()
+    stages[name] = stages.get(name, 0.0) + now - started
+    return now
 
 
 async def _store(
-    store: Store, events: Events, loop_s: dict[str, float], writer_s: dict[str, float], taken: Any
+    store: Store, events: Events, loop_s: dict[str, float], writer_s: dict[str, float], answers: bool
 ) -> None:
     now = time.perf_counter()
     batch = store.new_batch()
     batch.add(events)
-    now = taken(loop_s, "pack, ask the filter", now)
+    now = _taken(loop_s, "pack, ask the filter", now)
     await store.prepare(batch)
-    now = taken(writer_s, "look up", now)
+    now = _taken(writer_s, "look up", now)
     assert batch.decision
     pack(batch.events, batch.decision.first_seq, batch.decision.duplicates, received_at=1)
-    bound = taken(loop_s, "bind", now)
+    bound = _taken(loop_s, "bind", now)
     commit = await store.append(batch)
-    now = taken(writer_s, "append, commit", 2 * bound - now)  # it binds again, which is the loop's
+    now = _taken(writer_s, "append, commit", 2 * bound - now)  # it binds again, which is the loop's
     if store.wal.due:
         await store.wal.checkpoint()
-        now = taken(writer_s, "checkpoint", now)
+        now = _taken(writer_s, "checkpoint", now)
     await store.upkeep(quiet=False)
-    now = taken(writer_s, "flush and merge keys", now)
-    encode_acks(events, commit.seqs, commit.duplicates, commit.offset)
-    taken(loop_s, "encode replies", now)
+    now = _taken(writer_s, "flush and merge keys", now)
+    if answers:
+        encode_acks(events, commit.seqs, commit.duplicates, commit.offset)
+        _taken(loop_s, "encode replies", now)
     await asyncio.sleep(0)

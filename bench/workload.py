@@ -76,3 +76,22 @@ def line(number: int, kind: IdKind) -> bytes:
         f'"source":"host-{number % 7}","payload":{{"level":"info","request":{number},'
         f'"message":"GET /api/v1/items/{number} answered 200 in {number * 31 % 900} ms"}}}}\n'
     ).encode()
+
+
+def json_line(number: int) -> bytes:
+    """The same request as a usual logging library writes it: JSON that is no event."""
+    milliseconds = STARTED_MS + number // PER_MS
+    return (
+        f'{{"level":30,"time":{milliseconds},"pid":{number % 7},"hostname":"host-{number % 7}","request":{number},'
+        f'"method":"GET","path":"/api/v1/items/{number}","status":200,"duration_ms":{number * 31 % 900},'
+        f'"trace":"{event_id(number, "random")}","msg":"GET /api/v1/items/{number} answered 200"}}\n'
+    ).encode()
+
+
+def syslog_line(number: int) -> bytes:
+    """The same request as rsyslog forwards it by default (RFC 3164)."""
+    moment = time.strftime("%b %e %H:%M:%S", time.gmtime((STARTED_MS + number // PER_MS) // 1000))
+    return (
+        f"<134>{moment} host-{number % 7} service-{number % 20}[{number % 7}]: GET /api/v1/items/{number} "
+        f"answered 200 in {number * 31 % 900} ms, request {number}, trace {event_id(number, 'random')}, level info\n"
+    ).encode()

@@ -58,7 +58,7 @@ def server_on_both_loops(request: pytest.FixtureRequest, start_server: StartServ
     return start_server(loop=request.param)
 
 
-GROUPS = ("container", "fault", "netcat", "root", "shipper")
+GROUPS = ("container", "fault", "netcat", "producer", "root", "shipper")
 """Markers of tests that are skipped where a program or a right is missing. In CI nothing may be missing."""
 
 _passed: set[str] = set()

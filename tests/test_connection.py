@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aggregator.server.connection import GATHER_EVENTS
+from aggregator.server.peer import GATHER_EVENTS
 from aggregator.wire.meaning import PIECE_LINES
 from tests.harness.changes import gathering_for_a_minute
 from tests.harness.database_check import check_database

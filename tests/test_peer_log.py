@@ -7,9 +7,12 @@ import time
 
 import pytest
 
+from aggregator.server.excerpt import Excerpt
 from aggregator.server.peer_log import PEER_LOG_INTERVAL_S, PeerLog
 from aggregator.server.port import ACKED, SILENT
 from aggregator.wire import Code, Rejection
+
+START = '"<13>\\xff\\n' + 51 * "x" + '…"'
 
 
 @pytest.fixture
@@ -53,14 +56,14 @@ def test_rejections_are_said_by_port_and_by_code(said: pytest.LogCaptureFixture)
     log = PeerLog()
     for port in (ACKED, SILENT):
         for code in (Code.BAD_JSON, Code.BAD_EVENT, Code.BAD_JSON):
-            log.rejected(port, "192.0.2.1:5", 7, Rejection(code, "100 % wrong"))
+            log.rejected(port, "192.0.2.1:5", 7, Rejection(code, "100 % wrong"), Excerpt(b"<13>\xff\n" + 100 * b"x"))
     log.close()
 
     assert [(record.levelname, record.message) for record in said.records] == [
-        ("INFO", "acked port: rejected line 7 of 192.0.2.1:5: bad_json: 100 % wrong"),
-        ("INFO", "acked port: rejected line 7 of 192.0.2.1:5: bad_event: 100 % wrong"),
-        ("WARNING", "silent port: rejected line 7 of 192.0.2.1:5: bad_json: 100 % wrong"),
-        ("WARNING", "silent port: rejected line 7 of 192.0.2.1:5: bad_event: 100 % wrong"),
-        ("INFO", "1 more lines like this were left out: acked port: rejected line … of …: bad_json: …"),
-        ("INFO", "1 more lines like this were left out: silent port: rejected line … of …: bad_json: …"),
+        ("INFO", "acked port: rejected line 7 of 192.0.2.1:5: bad_json: 100 % wrong: " + START),
+        ("INFO", "acked port: rejected line 7 of 192.0.2.1:5: bad_event: 100 % wrong: " + START),
+        ("WARNING", "silent port: rejected line 7 of 192.0.2.1:5: bad_json: 100 % wrong: " + START),
+        ("WARNING", "silent port: rejected line 7 of 192.0.2.1:5: bad_event: 100 % wrong: " + START),
+        ("INFO", "1 more lines like this were left out: acked port: rejected line … of …: bad_json: …: …"),
+        ("INFO", "1 more lines like this were left out: silent port: rejected line … of …: bad_json: …: …"),
     ]

@@ -100,7 +100,8 @@ def test_the_configuration_table_has_every_option_with_its_default() -> None:
     defaults = Config()
 
     assert {name.replace("-", "_"): value for name, value in table.items()} == {
-        field.removesuffix("_s"): str(getattr(defaults, field)) for field in Config.__slots__
+        field.removesuffix("_s"): "off" if (value := getattr(defaults, field)) is None else str(value)
+        for field in Config.__slots__
     }
 
 

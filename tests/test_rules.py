@@ -37,6 +37,14 @@ def test_a_valid_event_keeps_its_key_and_its_bytes() -> None:
     assert parse(text) == Event.of("t", "e1", text)
 
 
+def test_a_missing_payload_counts_as_an_empty_one_and_the_event_is_kept_as_it_was_sent() -> None:
+    text = line(payload=...)
+
+    assert parse(text) == Event.of("t", "e", text)
+    assert parse(b"[" + text + b"]") == [Event.of("t", "e", text)]
+    assert parse_plain([text] * 2) is None, "it is rare: no work in the way of the others"
+
+
 @pytest.mark.parametrize(
     ("changes", "detail"),
     [
@@ -65,7 +73,7 @@ def test_a_valid_event_keeps_its_key_and_its_bytes() -> None:
             {"timestamp": "2026-11-22\ud83d10:00"},
             "timestamp: expected an ISO 8601 date and time, got '2026-11-22\\ud83d10:00'",
         ),
-        ({"payload": ...}, "payload: missing, expected an object"),
+        ({"payload": None}, "payload: expected an object, got null"),
         ({"payload": "text"}, "payload: expected an object, got a string"),
         ({"payload": []}, "payload: expected an object, got an array"),
     ],
@@ -493,7 +501,7 @@ def is_event(fields: dict[str, Any], depth: int) -> bool:
     return (
         all(is_name(fields.get(name)) for name in ("topic", "event_id", "source"))
         and is_date_time(fields.get("timestamp"))
-        and isinstance(fields.get("payload"), dict)
+        and isinstance(fields.get("payload", {}), dict)
         and depth <= MAX_DEPTH
     )
 

@@ -32,10 +32,10 @@ def ship(server: ServerProcess, tmp_path: Path) -> Iterator[Ship]:
 
     def start(configuration: str, log: Path) -> None:
         replacements = {"/var/log/app.log": f"{log}", "8081": f"{server.silent_port}"}
-        program = _syslog_ng
+        program = syslog_ng
         if configuration.startswith("rsyslog"):
             replacements["/var/spool/rsyslog"] = f"{tmp_path}"
-            program = _rsyslog
+            program = rsyslog
         text = (CONFIGURATIONS / configuration).read_text()
         for shown, here in replacements.items():
             assert text.count(shown) == 1
@@ -54,7 +54,7 @@ def ship(server: ServerProcess, tmp_path: Path) -> Iterator[Ship]:
             shipper.kill()
 
 
-def _rsyslog(configuration: Path, state: Path) -> tuple[list[str], str]:
+def rsyslog(configuration: Path, state: Path) -> tuple[list[str], str]:
     """Its command line, and where its libraries are."""
     folder = _unpacked("rsyslog")
     libraries = next(folder.glob("usr/lib/*-linux-*"))
@@ -62,7 +62,7 @@ def _rsyslog(configuration: Path, state: Path) -> tuple[list[str], str]:
     return command, f"{libraries}"
 
 
-def _syslog_ng(configuration: Path, state: Path) -> tuple[list[str], str]:
+def syslog_ng(configuration: Path, state: Path) -> tuple[list[str], str]:
     folder = _unpacked("syslog-ng-core")
     modules = next(folder.glob("usr/lib/syslog-ng/3*"))
     command = [

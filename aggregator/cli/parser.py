@@ -17,6 +17,7 @@ from aggregator.address import EVERYWHERE, loopback_of, without_brackets
 from aggregator.client.terminal import printable
 from aggregator.config import Config
 from aggregator.wire import moment
+from aggregator.wrap.topic import BadTemplate, TopicTemplate
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
@@ -214,6 +215,25 @@ def file(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a file, got none")
     return Path(text)
+
+
+def file_or_none(text: str) -> Path | None:
+    """A file that need not be named."""
+    return Path(text) if text else None
+
+
+def field(text: str) -> str | None:
+    """The name of a field of a record; an empty one names none."""
+    return text or None
+
+
+def topic_template(text: str) -> str:
+    """A topic that may have fields of the payload in it."""
+    try:
+        TopicTemplate(text)
+    except BadTemplate as error:
+        raise argparse.ArgumentTypeError(f"{error}, in {text!r}") from None
+    return text
 
 
 def address(text: str) -> tuple[str, int]:

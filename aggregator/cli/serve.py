@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from itertools import combinations
 from typing import Final
 
 import uvloop
@@ -17,7 +18,9 @@ import uvloop
 from aggregator.cli.parser import (
     Commands,
     count,
+    field,
     file,
+    file_or_none,
     host,
     log_level,
     option,
@@ -25,10 +28,12 @@ from aggregator.cli.parser import (
     port_or_off,
     seconds,
     size,
+    topic_template,
     unknown_variables,
 )
 from aggregator.config import Config
 from aggregator.server import log as server_log
+from aggregator.server.port import PORTS
 from aggregator.server.server import CannotStart, End, serve
 from aggregator.server.sockets import CannotListen
 from aggregator.storage.engine import StorageUnusable
@@ -56,6 +61,17 @@ def add_command(commands: Commands) -> None:
     option(server, "--host", host, defaults.host, "address to listen on")
     option(server, "--port", port, defaults.port, "acked port; 0: any free one")
     option(server, "--silent-port", port_or_off, defaults.silent_port, "port that never writes a byte; 0: any; off")
+    option(server, "--forward-port", port_or_off, defaults.forward_port, "port for Forward; 0: any; off", shown="off")
+    option(
+        server, "--forward-shared-key-file", file_or_none, None, "file with the key that Forward clients must know",
+        shown="none",
+    )  # fmt: skip
+    option(server, "--forward-id", field, None, "field of a Forward record that is the event_id", shown="the chunk's")
+    option(server, "--forward-source", field, None, "field of a Forward record that is the source", shown="the peer")
+    option(server, "--forward-chunk-bytes", size, defaults.forward_chunk_bytes, "longest Forward message")
+    option(server, "--wrap-port", port_or_off, defaults.wrap_port, "port that takes any text; 0: any; off", shown="off")
+    option(server, "--wrap-topic", topic_template, defaults.wrap_topic, "topic of wrapped texts, as logs.{program|app}")
+    option(server, "--wrap-id-field", str, defaults.wrap_id_field, "field of JSON that is the event_id", shown="a UUID")
     option(server, "--db", file, defaults.db, "database file; its folder is made")
     option(server, "--queue-events", count, defaults.queue_events, "events waiting to be stored")
     option(server, "--queue-bytes", size, defaults.queue_bytes, "the same in bytes")
@@ -73,8 +89,9 @@ def add_command(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until stopped; return the exit code."""
     config = Config(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Config)})
-    if config.port and config.port == config.silent_port:
-        options.parser.error(f"--port and --silent-port are both {config.port}")
+    for one, other in combinations(PORTS, 2):
+        if (number := one.number(config)) and number == other.number(config):
+            options.parser.error(f"{one.option} and {other.option} are both {number}")
     os.umask(os.umask(UMASK) | UMASK)  # stricter ones stay
     to_stderr = server_log.start(config.log_level)
     for remark in options.remarks:

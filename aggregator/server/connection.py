@@ -1,234 +1,111 @@
-"""One client: lines in, replies out, and the phases of its end.
-
-An ``asyncio.Protocol``, not a task with a stream: after a reset a StreamReader throws away complete lines it already
-holds, and awaiting ``drain()`` before reading on deadlocks against a peer that does not read.
-
-Rules that hold here:
-
-- Replies leave in the order of their lines (``outbox``).
-- Reading is paused, never awaited (``gate``). One client gets no more than a turn's worth of its lines interpreted in
-  one turn of the loop (``wire.meaning``), because the other clients want their turns.
-- While many events wait for their commit, a client that has sent few lines is read a little later, when more of its
-  lines have arrived.
-- Only this object writes to its transport, and never to a closing one (uvloop raises).
-- What was read is stored, whatever becomes of the connection; only an unterminated last line is dropped by a reset.
-"""
+"""A client of a port that takes lines: lines in, replies out, commands, and deliveries."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import time
 from collections.abc import Callable
-from enum import IntEnum, auto
 from functools import partial
-from typing import Final, cast
 
-from aggregator import address
 from aggregator.event import Event, Events
 from aggregator.server import commands, outcomes
 from aggregator.server.deliveries import Deliveries
-from aggregator.server.gate import Gate, Reason
 from aggregator.server.inbox import Inbox
-from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome, Submission
-from aggregator.server.outbox import Outbox, Place
+from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome
+from aggregator.server.outbox import Place
+from aggregator.server.peer import Peer, Phase
 from aggregator.server.port import Port
 from aggregator.server.queries import BadCommand
 from aggregator.server.reading import Refused
-from aggregator.server.slow_turns import SLOW_TURN_S
 from aggregator.server.state import State
 from aggregator.server.tcp import is_gone
+from aggregator.server.wrap_inbox import WrapInbox
 from aggregator.storage.engine import Commit, StorageError, StorageFull
 from aggregator.wire import Failure, Rejection, Status, Word, replies
-from aggregator.wire.meaning import PIECE_LINES, Command
+from aggregator.wire.meaning import Command
 from aggregator.wire.replies import Reply
 
 log = logging.getLogger("aggregator")
 
-IN_FLIGHT_DIVISOR: Final = 4
-"""One connection may have this part of the queue in flight, so that a flooder shares the queue instead of owning it;
-four connections together can still fill it."""
 
-GATHER_EVENTS: Final = 256
-GATHER_S: Final = 0.004
-"""While so many events wait, a connection from which fewer than PIECE_LINES were read is read again only after this
-time. At half of peak over 8 connections, each read has a dozen lines; reading, judging and answering them by the dozen
-took a tenth more processor time, and a quarter more in the percentiles. With fewer events waiting a commit is over
-sooner than this."""
+class Connection(Peer):
+    """A client of a port that takes lines."""
 
-REPLY_DEADLINE_S: Final = 5.0
-"""How long a client may leave its reply buffer full before it is muted. Long enough for a busy reader to come back,
-short enough that a fire-and-forget sender on the wrong port is held up only once."""
+    advice = "The silent port is for such senders"
 
-TICK_S: Final = 1.0
-"""How often unfinished lines are looked at."""
+    _inbox: Inbox | WrapInbox
 
-LINGER_S: Final = 1.0
-"""How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the
-kernel send a reset, which destroys replies that the peer has not read yet."""
-
-QUIET_S: Final = 1.0
-"""A silent client that sends nothing for so long after our half of the close is closed: what it has to say next, it
-says to the next server. Under load shippers send every few milliseconds."""
-
-
-class Phase(IntEnum):
-    """How far a connection has come towards its end. The peer's half-close and being muted are apart from that."""
-
-    SERVING = auto()
-    REFUSING = auto()  # the server is stopping: events are answered with an error
-    ENDING = auto()  # our last reply is queued: whatever else arrives is dropped
-    CLOSING = auto()  # our half is closed, or will be when the last reply is out
-    LOST = auto()  # the transport is gone; what was read is still being stored
-
-
-class Connection(asyncio.Protocol):
-    """A client of one port."""
-
-    def __init__(
-        self, state: State, port: Port, on_end: Callable[[Connection], None], stream: asyncio.StreamWriter
-    ) -> None:
-        self._stream = stream  # kept alive only: since Python 3.12 it closes the transport when it is collected
-        self._state = state
-        self._port = port
-        self._on_end = on_end
-        self._transport: asyncio.Transport
-        self._inbox = Inbox(state, port)
+    def __init__(self, state: State, port: Port, on_end: Callable[[Peer], None], stream: asyncio.StreamWriter) -> None:
+        inbox = WrapInbox(state, port) if port.wraps else Inbox(state, port)
+        super().__init__(state, port, on_end, stream, inbox, muted=not port.replies)
         self._deliveries: Deliveries
-        self._outbox = Outbox(muted=not port.replies)
-        self._gate = Gate(self._on_gate_open)
-        self._phase = Phase.SERVING
         self._refusal: Failure | None = None  # since REFUSING: what events are answered with
-        self._eof = False  # the peer has closed its half
-        self._share = max(1, state.config.queue_events // IN_FLIGHT_DIVISOR)
-        self._reads = 0
-        self._flush_scheduled = False
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
-        self._linger_s = LINGER_S
-        self._watch: asyncio.TimerHandle | None = None
 
     # --- called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop has a class of its own
-        self._gate.attach(self._transport)
-        name = self._transport.get_extra_info("peername")
-        if name:
-            self._inbox.peer = address.join(address.unmapped(name[0]), name[1])
-        log.debug("%s: connected to the %s", self._inbox.peer, self._port.name)
+        super().connection_made(transport)
         high_water = self._state.config.reply_buffer_bytes
         buffer = (high_water, high_water // LOW_WATER_DIVISOR)
         self._deliveries = Deliveries(self._inbox.peer, self._state.feed, self._transport, buffer)
         self._deliveries.on_over = self._close_when_done
 
-    def data_received(self, data: bytes) -> None:
-        self._reads += 1
-        if self._phase >= Phase.ENDING:
-            return
-        if last_reply := self._inbox.feed(data):
-            self._end(last_reply)
-        elif self._inbox and self._gate.open:
-            few = len(self._inbox) < PIECE_LINES
-            if self._take_lines() and few:
-                self._let_more_come()
-
-    def eof_received(self) -> bool:
-        self._eof = True
-        self._gate.end()
-        if self._phase < Phase.ENDING:
-            self._inbox.finish()
-        if self._gate.open:
-            self._take_lines()
-        self._close_when_done()
-        return True  # keep our half open until everything is answered
-
     def connection_lost(self, exc: Exception | None) -> None:
-        log.debug("%s: %s", self._inbox.peer, exc or "the connection has ended")
-        self._phase = Phase.LOST
-        self._stop_watch()
+        if self._port.wraps and not self._eof:
+            self._inbox.finish()  # a text without an end is kept: nobody would send it again
+            if self._gate.open:
+                self._take_turn()
         if self._running:
             self._running.cancel()  # nobody waits for its answer any more
-        self._end_deliveries()
-        self._mute()
+        super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._gate.shut(Reason.REPLIES)
         self._deliveries.pause()
-        self._start_watch()
+        super().pause_writing()
 
     def resume_writing(self) -> None:
-        if self._phase < Phase.CLOSING:
-            self._stop_watch()
-        self._flush_soon()
-        self._gate.lift(Reason.REPLIES)
+        super().resume_writing()
         self._deliveries.resume()
 
     # --- called by the server
 
-    def refuse(self, failure: Failure, linger_s: float) -> None:
-        """Say why this client is not served, and close."""
-        self._linger_s = linger_s
-        self._end(replies.encode(replies.error(failure)))
-
     def tick(self) -> None:
-        """TICK_S have passed: drop a client that is gone, end one that leaves a line, which is held, unfinished."""
+        """Drop a client that is gone, and would not be seen to be, because it only reads."""
         is_only_written_to = self._deliveries.subscription or self._running
         if is_only_written_to and is_gone(self._transport.get_extra_info("socket")):
             self.abort()
-        elif not self._gate.open or self._eof or self._phase >= Phase.ENDING:
-            self._inbox.forgive()
-        elif last_reply := self._inbox.wait(TICK_S):
-            self._end(last_reply)
+        else:
+            super().tick()
 
     def shut_down(self, failure: Failure) -> None:
         """Answer what was read, then close our half; events that arrive until then are answered with ``failure``.
 
-        A silent client gets our half of the close at once, and may go on sending until it has seen that. Some look for
-        it only when they have something to send (rsyslog), so one that sends nothing for a while is closed.
+        A silent client gets our half of the close at once, and may go on sending until it has seen that.
         """
         if not self._port.replies:
-            if not self._transport.is_closing():
-                self._close_our_half()
-                self._abort_when_quiet(reads_before=-1)
+            self._close_in_silence()
             return
         while self._inbox:
-            self._take_lines()
+            self._take_turn()
         self._refusal = failure
         self._phase = max(self._phase, Phase.REFUSING)
         self._close_when_done()
 
-    def _abort_when_quiet(self, reads_before: int) -> None:
-        if self._reads == reads_before and self._gate.open:
-            self.abort()
-        elif self._phase < Phase.LOST:
-            asyncio.get_running_loop().call_later(QUIET_S, self._abort_when_quiet, self._reads)
-
-    def abort(self) -> None:
-        """Drop the connection; what was read is stored all the same."""
-        self._transport.abort()
-
     # --- lines in
 
-    def _take_lines(self) -> bool:
-        """Interpret what was read, up to a turn's worth; return whether an event among it was queued."""
-        intake = self._state.intake
-        waiting_before = intake.waiting_events
-        started = time.thread_time()
-        for found in self._inbox.turn():
-            if isinstance(found, Events):
-                self._submit(found)
-            elif isinstance(found, Rejection):
-                self._reject(found)
-            elif isinstance(found, Command):
-                self._take_command(found)
-            else:
-                self._submit_batch(found)
-        queued = intake.waiting_events > waiting_before
-        self._push_back(queued, time.thread_time() - started)
-        return queued
+    def take(self, found: Events | list[Event | Rejection] | Command | Rejection) -> None:
+        """Do what lines ask for."""
+        if isinstance(found, Events):
+            self._submit_events(found)
+        elif isinstance(found, Rejection):
+            self._reject(found)
+        elif isinstance(found, Command):
+            self._take_command(found)
+        else:
+            self._submit_batch(found)
 
-    def _submit(self, events: Events) -> None:
+    def _submit_events(self, events: Events) -> None:
         self._state.stats.received += len(events)
         place = self._outbox.reserve(len(events))
         self._queue(events, partial(self._settled, place, events))
@@ -251,7 +128,7 @@ class Connection(asyncio.Protocol):
             self._state.stats.errors += len(events)
             settle(self._refusal)
         else:
-            self._state.intake.put(Submission(events, partial(self._settle_carefully, settle)))
+            self._submit(events, settle)
 
     def _reject(self, rejection: Rejection) -> None:
         self._state.stats.received += 1
@@ -273,13 +150,6 @@ class Connection(asyncio.Protocol):
         if not self._outbox.muted:
             self._fill(self._outbox.reserve(1), replies.encode(reply))
 
-    def _settle_carefully(self, settle: Callable[[Outcome], None], outcome: Outcome) -> None:
-        try:
-            settle(outcome)
-        except Exception:  # a defect of ours: this client must not wait for ever, nor those who are told after it
-            log.exception("%s: a reply failed", self._inbox.peer)
-            self.abort()
-
     def _settled(self, place: Place, events: Events, outcome: Outcome) -> None:
         self._fill(place, b"" if self._outbox.muted else outcomes.encoded(events, outcome))
 
@@ -289,37 +159,17 @@ class Connection(asyncio.Protocol):
         muted = self._outbox.muted
         self._fill(place, b"" if muted else outcomes.encoded_batch(members, line_number, outcome))
 
-    def _fill(self, place: Place, reply: bytes) -> None:
-        self._outbox.fill(place, reply)
-        if self._outbox.muted:
-            self._progressed()
-        else:
-            self._flush_soon()
-
-    def _flush_soon(self) -> None:
-        # Once per turn of the loop: a commit settles many submissions, and one write carries all their replies.
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_scheduled = False
-        if self._outbox.muted or self._gate.is_shut_for(Reason.REPLIES):
-            return
-        data = self._outbox.take()
-        if data and not self._transport.is_closing():
-            self._transport.write(data)
-        self._outbox.written()
+    def on_flushed(self) -> None:
+        """Begin the command that is the first in line."""
         if (place := self._outbox.command) and place.command and not self._running:
             self._running = asyncio.get_running_loop().create_task(place.command(place))
-        self._progressed()
 
     async def _carry_out(self, command: Command, line_number: int, place: Place) -> None:
         try:
             reply = replies.ok(await commands.answer(command.word, command.arguments, self._state, self._deliveries))
         except BadCommand as error:
             self._state.stats.received += 1
-            self._inbox.count_rejection(error.rejection, line_number)
+            self._inbox.count_rejection(error.rejection, line_number, command.typed)
             reply = replies.rejected(error.rejection, line_number)
         except Refused as refused:
             reply = replies.error(refused.failure)
@@ -336,113 +186,28 @@ class Connection(asyncio.Protocol):
         if command.word is Word.SUBSCRIBE and reply["status"] is Status.OK:
             place.then = self._deliveries.begin
             if self._outbox.muted:
-                self._end_deliveries()
+                self.say_no_more()
         self._fill(place, replies.encode(reply))
 
-    def _mute(self) -> None:
-        """Give up every reply; events that are being stored are still counted until they are settled."""
-        self._outbox.mute()
-        self._gate.lift(Reason.REPLIES)
-        self._progressed()
+    # --- deliveries
 
-    def _end_deliveries(self) -> None:
+    @property
+    def has_more_to_say(self) -> bool:
+        """Whether there is a subscription."""
+        return self._deliveries.subscription is not None
+
+    def say_no_more(self) -> None:
+        """End the subscription, and begin no other."""
         self._deliveries.stopped = True
         self._deliveries.end()
 
-    # --- pressure
-
-    def _push_back(self, queued: bool, took_s: float) -> None:
-        # A client that only asks is not held up: the end of its stream would not be seen until its turn comes.
-        intake = self._state.intake
-        if queued and intake.full and self._gate.shut(Reason.INTAKE):
-            intake.when_room(partial(self._gate.lift, Reason.INTAKE))
-        if self._outbox.unanswered >= self._share:
-            self._gate.shut(Reason.SHARE)
-        slow = took_s > SLOW_TURN_S
-        if (slow or self._inbox) and self._gate.shut(Reason.TURN):
-            lift = partial(self._gate.lift, Reason.TURN)
-            if slow:
-                self._state.slow_turns.rest(took_s, lift)
-            else:
-                asyncio.get_running_loop().call_later(0, lift)
-
-    def _let_more_come(self) -> None:
-        """Events that come in small pieces would only wait for a commit: read the next few together."""
-        if self._state.intake.waiting_events >= GATHER_EVENTS and self._gate.shut(Reason.GATHERING):
-            asyncio.get_running_loop().call_later(GATHER_S, self._gate.lift, Reason.GATHERING)
-
-    def _on_gate_open(self) -> None:
-        self._take_lines()
-        self._close_when_done()
-
-    def _progressed(self) -> None:
-        if self._outbox.unanswered <= self._share // LOW_WATER_DIVISOR:
-            self._gate.lift(Reason.SHARE)
-        self._close_when_done()
-
-    # --- the end
-
-    def _end(self, last_reply: bytes) -> None:
-        """Answer what came before, write ``last_reply``, close our half; drop what the peer still sends."""
-        self._phase = max(self._phase, Phase.ENDING)
-        self._inbox.clear()
-        if not self._outbox.muted:
-            self._fill(self._outbox.reserve(0), last_reply)
-        self._close_when_done()
-
-    def _close_when_done(self) -> None:
-        """Take the next step towards the end, once all lines are interpreted and all replies are out."""
-        if self._inbox or not self._outbox.empty:
-            return
-        over = (self._eof and not self._deliveries.subscription) or self._phase >= Phase.REFUSING
-        if self._phase == Phase.LOST:
-            self._on_end(self)
-            return
-        if self._transport.is_closing() or not over:
-            return
-        self._end_deliveries()  # nothing may be written behind the end of our half
-        if self._outbox.muted:
-            self._transport.abort()
-        elif self._eof:
-            self._phase = Phase.CLOSING
-            self._transport.close()
-            self._start_watch()
-        elif self._phase < Phase.CLOSING:
-            self._phase = Phase.CLOSING
-            self._close_our_half()
-            self._start_watch()
-
-    def _close_our_half(self) -> None:
-        with contextlib.suppress(OSError):  # the peer has reset the connection, and we are about to be told
-            self._transport.write_eof()
-
-    def _start_watch(self) -> None:
-        self._stop_watch()
-        waiting = self._transport.get_write_buffer_size()
-        delay_s = REPLY_DEADLINE_S if waiting else self._linger_s
-        answers_wait = self._outbox.answers_wait
-        self._watch = asyncio.get_running_loop().call_later(delay_s, self._look, waiting, answers_wait)
-
-    def _stop_watch(self) -> None:
-        if self._watch:
-            self._watch.cancel()
-            self._watch = None
-
     def _look(self, waiting_before: int, answers_waited: bool) -> None:
-        """A deadline has passed: a peer that has read nothing since is muted, or dropped if this is the end."""
-        reads = self._transport.get_write_buffer_size() < waiting_before
-        if reads or (self._deliveries.last_subscription and not answers_waited and self._phase < Phase.CLOSING):
+        if self._deliveries.last_subscription and not answers_waited and self._phase < Phase.CLOSING:
             self._start_watch()  # deliveries may wait for ever: the rest of them is in the store
-        elif self._phase >= Phase.CLOSING:
-            self._transport.abort()
         else:
-            self._state.stats.muted += 1
-            self._state.peer_log.say(
-                logging.WARNING,
-                "%s does not read its replies: muted; its events are stored. The silent port is for such senders",
-                self._inbox.peer,
-            )
-            self._end_deliveries()
-            self._mute()
-            if self._deliveries.last_subscription:
-                self._close_our_half()  # so that it sees an end of its deliveries
+            super()._look(waiting_before, answers_waited)
+
+    def _give_up_replies(self) -> None:
+        super()._give_up_replies()
+        if self._deliveries.last_subscription:
+            self._close_our_half()  # so that it sees an end of its deliveries

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Final
 
+from aggregator.server.excerpt import Excerpt
 from aggregator.server.port import Port
 from aggregator.server.state import State
-from aggregator.wire import Rejection, replies
+from aggregator.wire import Code, Rejection, replies
 from aggregator.wire.lines import Framing, LineSplitter
 from aggregator.wire.meaning import Interpreter, Meaning
 
 log = logging.getLogger("aggregator")
+
+NO_LF_S: Final = 5.0
+"""A first line that has not ended by then is worth a warning: its client may never end one."""
 
 
 class Inbox:
@@ -30,6 +35,7 @@ class Inbox:
         self._splitter = LineSplitter(state.config.max_line_bytes)
         self._interpreter = Interpreter(state.config.max_line_bytes)
         self._unfinished_s = 0.0  # for how long the same line has been unfinished
+        self._warned = False
 
     def __len__(self) -> int:
         return len(self._interpreter)
@@ -75,6 +81,8 @@ class Inbox:
             self.forgive()
             return None
         self._unfinished_s += seconds
+        if self._unfinished_s >= NO_LF_S and not self._warned and self.line_number == 0 and not self._splitter.skipping:
+            self._warn()
         if self._unfinished_s <= self._line_timeout_s:  # the first call came sooner after the line's first byte
             return None
         line_number = self.line_number + (0 if self._splitter.skipping else 1)
@@ -91,11 +99,25 @@ class Inbox:
         """Count the age of the unfinished line from now on: the client could not end it, or need not."""
         self._unfinished_s = 0.0
 
-    def count_rejection(self, rejection: Rejection, line_number: int) -> None:
-        """Count and log that an event, a line or a command was rejected."""
+    def count_rejection(self, rejection: Rejection, line_number: int, typed: str | None = None) -> None:
+        """Count and log that an event, a line or a command was rejected; ``typed``: a command of an earlier turn."""
         log.debug("%s: refused line %d: %s: %s", self.peer, line_number, rejection.code, rejection.detail)
         self._stats.reject(rejection.code)
-        self._log.rejected(self._port, self.peer, line_number, rejection)
+        if rejection.code is Code.TOO_LONG:
+            start = self._splitter.starts.popleft()
+        else:
+            start = typed.encode() if typed else self._interpreter.line or b""
+        self._log.rejected(self._port, self.peer, line_number, rejection, Excerpt(start))
+
+    def _warn(self) -> None:
+        """Say once that the client's bytes hold no line feed."""
+        self._warned = True
+        framing = self._splitter.look_at_framing()
+        hint = "" if framing is Framing.NONE else f": {framing.value}, which the wrap port takes"
+        self._log.say(
+            logging.WARNING, f"{self._port.name}: %s has sent no line feed for %g s{hint}: %s",
+            self.peer, NO_LF_S, Excerpt(self._splitter.start),
+        )  # fmt: skip
 
     def _note_skipped(self) -> None:
         """Count what is skipped of an over-long line, and say how the stream seems to be framed."""

@@ -9,16 +9,19 @@ import logging
 import select
 import socket
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aggregator import address
 from aggregator.server.connection import Connection
-from aggregator.server.port import Port
-from aggregator.server.sockets import CannotListen
+from aggregator.server.peer import Peer
+from aggregator.server.port import FORWARD, Port
+from aggregator.server.sockets import Bound, CannotListen
 from aggregator.server.state import State
 from aggregator.wire import Failure, replies
+
+if TYPE_CHECKING:
+    from aggregator.server.forward import ForwardConnection
 
 log = logging.getLogger("aggregator")
 
@@ -48,15 +51,18 @@ class Listeners:
     def __init__(self, state: State) -> None:
         self._state = state
         self._listeners: list[asyncio.Server] = []
-        self._connections: dict[Connection, str] = {}  # and where each comes from
+        self._backlogs: list[socket.socket] = []  # those that end with this process
+        self._connections: dict[Peer, str] = {}  # and where each comes from
         self._origins: Counter[str] = Counter()
-        self._refused: set[Connection] = set()
+        self._refused: set[Peer] = set()
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
 
-    async def listen(self, port: Port, sockets: Sequence[socket.socket]) -> None:
+    async def listen(self, port: Port, bound: Bound) -> None:
         """Accept clients at sockets that are bound. Raises CannotListen."""
-        for one in sockets:
+        if not bound.lives_on:
+            self._backlogs += bound.sockets
+        for one in bound.sockets:
             try:
                 one.listen(BACKLOG)  # uvloop would log an error, and go on
             except OSError as error:  # another process has begun to listen since the socket was bound
@@ -65,7 +71,7 @@ class Listeners:
             self._listeners.append(await asyncio.start_server(partial(self._accept, port), sock=one, backlog=BACKLOG))
 
     def tick(self) -> None:
-        """``connection.TICK_S`` have passed."""
+        """``peer.TICK_S`` have passed."""
         for connection in list(self._connections):
             connection.tick()
 
@@ -73,7 +79,7 @@ class Listeners:
 
     def _accept(self, port: Port, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
-        connection = Connection(self._state, port, self._ended, writer)
+        connection = _class_for(port)(self._state, port, self._ended, writer)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         self._state.stats.connections_total += 1
@@ -101,7 +107,7 @@ class Listeners:
             return replies.too_many_connections(config.address_connections, origin)
         return None
 
-    def _refuse(self, connection: Connection, port: Port, failure: Failure) -> None:
+    def _refuse(self, connection: Peer, port: Port, failure: Failure) -> None:
         self._state.stats.connections_refused += 1
         if not self._stopping:
             self._state.peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
@@ -109,9 +115,9 @@ class Listeners:
             connection.abort()
             return
         self._refused.add(connection)
-        connection.refuse(failure, BUSY_LINGER_S)
+        connection.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
 
-    def _ended(self, connection: Connection) -> None:
+    def _ended(self, connection: Peer) -> None:
         self._refused.discard(connection)
         if origin := self._connections.pop(connection, None):
             self._origins[origin] -= 1
@@ -124,7 +130,10 @@ class Listeners:
     # --- stopping
 
     async def empty_backlog(self) -> None:
-        """Accept clients that have connected already: a listener that closes resets its backlog."""
+        """Accept clients that have connected already: a listener that closes resets its backlog.
+
+        Those of a socket that lives on wait for the next server.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EMPTY_BACKLOG_S):
                 while self._somebody_waits():  # noqa: ASYNC110 (a backlog has no event)
@@ -132,9 +141,8 @@ class Listeners:
 
     def _somebody_waits(self) -> bool:
         poll = select.poll()
-        for listener in self._listeners:
-            for one in listener.sockets:
-                poll.register(one.fileno(), select.POLLIN)
+        for one in self._backlogs:
+            poll.register(one.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
     def stop(self, failure: Failure) -> None:
@@ -165,6 +173,14 @@ class Listeners:
                 {gone, unless} if unless else {gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
             gone.cancel()
+
+
+def _class_for(port: Port) -> type[Connection | ForwardConnection]:
+    if port is FORWARD:
+        from aggregator.server.forward import ForwardConnection  # here, because it needs the extra ``forward``
+
+        return ForwardConnection
+    return Connection
 
 
 def _origin(peername: tuple[str, int] | None) -> str:

@@ -7,6 +7,7 @@ import re
 import time
 from typing import Final
 
+from aggregator.server.excerpt import Excerpt
 from aggregator.server.port import Port
 from aggregator.wire import Rejection
 
@@ -35,11 +36,14 @@ class PeerLog:
         log.log(level, kind + "%s", *details, since)
         self._kinds[kind] = now + PEER_LOG_INTERVAL_S, 0
 
-    def rejected(self, port: Port, peer: str, line: int, rejection: Rejection) -> None:
-        """Say what a client sent that is not stored. On a port without replies nobody else is told."""
+    def rejected(self, port: Port, peer: str, line: int, rejection: Rejection, start: Excerpt) -> None:
+        """Say what a client sent that is not stored. On a port without replies nobody else is told.
+
+        The start of the line tells which program it is from.
+        """
         level = logging.INFO if port.replies else logging.WARNING
-        kind = f"{port.name}: rejected line %d of %s: {rejection.code}: %s"
-        self.say(level, kind, line, peer, rejection.detail)
+        kind = f"{port.name}: rejected line %d of %s: {rejection.code}: %s: %s"
+        self.say(level, kind, line, peer, rejection.detail, start)
 
     def close(self) -> None:
         """Say how much was left out, before the server ends."""

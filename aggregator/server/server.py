@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import importlib.util
 import logging
+import os
 import resource
-import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum, auto
 from itertools import chain
 from typing import Any, Final
 
 from aggregator import __version__, storage
 from aggregator.config import Config
-from aggregator.server import signals, sockets
-from aggregator.server.connection import TICK_S
+from aggregator.server import activation, signals, sockets
 from aggregator.server.consumer import Consumer
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
 from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
-from aggregator.server.port import ACKED, SILENT, Port
+from aggregator.server.peer import TICK_S
+from aggregator.server.port import FORWARD, PORTS, SILENT, Port
+from aggregator.server.sockets import Bound
 from aggregator.server.state import State
+from aggregator.server.supervisor import Supervisor
 from aggregator.storage.engine import AnyEngine, StorageBusy, StorageError, StorageFailed, StorageFull
 from aggregator.wire import replies
 
@@ -51,13 +54,16 @@ class End(Enum):
 class Server:
     """One store, its consumer, and the listeners."""
 
-    def __init__(self, config: Config, engine: AnyEngine, bound: Mapping[Port, Sequence[socket.socket]]) -> None:
+    def __init__(
+        self, config: Config, engine: AnyEngine, bound: Mapping[Port, Bound], forward_key: bytes | None = None
+    ) -> None:
         intake = Intake(config.queue_events, config.queue_bytes)
         feed = Feed(engine, intake)
         cursors = Cursors(engine, lambda error: self._consumer.fail(error))
-        self._state = state = State(config, engine, intake, feed, cursors)
+        self._state = state = State(config, engine, intake, feed, cursors, forward_key)
         self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.publish)
         self._listeners = Listeners(state)
+        self._supervisor = Supervisor(state.health, os.environ)
         self._bound = bound
 
     async def prove(self) -> None:
@@ -86,6 +92,7 @@ class Server:
         self._state.feed.start()
         self._state.cursors.start()
         self._say_ready()
+        self._supervisor.ready()
         self._tick()
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({consumer, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -97,16 +104,20 @@ class Server:
         return await self._drain(consumer)
 
     def _say_ready(self) -> None:
-        names = {port: list(map(sockets.name, bound)) for port, bound in self._bound.items()}
-        if open_to_others := [sockets.name(one) for one in chain(*self._bound.values()) if sockets.is_reachable(one)]:
+        bound = self._bound
+        everywhere = chain.from_iterable(one.sockets for one in bound.values())
+        if open_to_others := [sockets.name(one) for one in everywhere if sockets.is_reachable(one)]:
             log.warning(
                 "no authentication: whoever reaches %s can write events and read them", " or ".join(open_to_others)
             )
+        names = {port: " and ".join(map(sockets.name, one.sockets)) for port, one in bound.items()}
+        shown = [f"{port.name} {names.get(port, 'off')}" for port in PORTS if port in names or port is SILENT]
         log.info(
-            "aggregator %s ready: acked port %s, silent port %s, %d events in %s",
-            __version__, " and ".join(names[ACKED]), " and ".join(names.get(SILENT, ["off"])),
-            self._state.engine.stored_total, self._state.engine.location,
+            "aggregator %s ready: %s, %d events in %s",
+            __version__, ", ".join(shown), self._state.engine.stored_total, self._state.engine.location,
         )  # fmt: skip
+        if outside := [port.name for port, one in bound.items() if one.lives_on]:
+            log.info("sockets from outside, which live on: %s", ", ".join(outside))
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -121,6 +132,7 @@ class Server:
         asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     async def _drain(self, consumer: asyncio.Task[None]) -> bool:
+        self._supervisor.stopping()
         # 1. Accept who has connected already, and then nobody any more.
         await self._listeners.empty_backlog()
         # 2. End every subscription, then every connection.
@@ -156,6 +168,7 @@ class Server:
     async def _fail(self, consumer: asyncio.Task[None]) -> None:
         """The store is broken: no more acks. Tell those who wait, and leave the files to the next start's recovery."""
         failure = replies.store_failed(self._state.health.failure or "")
+        self._supervisor.stopping()
         error = consumer.exception()
         defect = None if isinstance(error, StorageError) else error  # a traceback is no use for a broken disk
         log.critical("stopping: %s", failure.detail, exc_info=defect)
@@ -173,8 +186,10 @@ async def serve(config: Config) -> End:
     stop = asyncio.Event()
     signals.handle(stop)  # before anything else: a process 1 without a handler is not ended by SIGTERM at all
     _allow_descriptors(config.max_connections)
+    inherited = _inherited()
+    forward_key = _forward_key(config, is_used=FORWARD in inherited or FORWARD.number(config) is not None)
     # 1. Bind, so that whatever is wrong with an address is found before there is a file.
-    binding = asyncio.create_task(_bind(config))
+    binding = asyncio.create_task(_bind(config, inherited))
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({binding, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not binding.done():
@@ -185,7 +200,7 @@ async def serve(config: Config) -> End:
     # 2. Open the store, prove it, and serve.
     engine = await storage.open(config)
     try:
-        server = Server(config, engine, bound)
+        server = Server(config, engine, bound, forward_key)
         await server.prove()
         return End.WELL if await server.run(stop) else End.BADLY
     except BaseException:
@@ -193,11 +208,41 @@ async def serve(config: Config) -> End:
         raise
 
 
-async def _bind(config: Config) -> dict[Port, list[socket.socket]]:
-    bound = {ACKED: await sockets.bind(ACKED, config.host, config.port)}
-    if config.silent_port is not None:
-        bound[SILENT] = await sockets.bind(SILENT, config.host, config.silent_port)
+def _inherited() -> dict[Port, Bound]:
+    try:
+        found = activation.inherited(PORTS, os.environ)
+    except activation.BadSocket as error:
+        raise CannotStart(str(error)) from error
+    return {port: Bound(passed_in, lives_on=True) for port, passed_in in found.items()}
+
+
+async def _bind(config: Config, inherited: Mapping[Port, Bound]) -> dict[Port, Bound]:
+    """The sockets of every port that there is to be; what was passed in is not bound again."""
+    bound: dict[Port, Bound] = {}
+    for port in PORTS:
+        if port in inherited:
+            bound[port] = inherited[port]
+        elif (number := port.number(config)) is not None:
+            bound[port] = Bound(await sockets.bind(port, config.host, number))
     return bound
+
+
+def _forward_key(config: Config, is_used: bool) -> bytes | None:
+    """What Forward clients must know; None: nothing. Raises CannotStart, also if the port cannot be served here."""
+    if not is_used:
+        return None
+    if importlib.util.find_spec("msgpack") is None:
+        raise CannotStart("the forward port needs msgpack: pip install 'aggregator[forward]'")
+    path = config.forward_shared_key_file
+    if path is None:
+        return None
+    try:
+        key = path.read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        raise CannotStart(f"cannot read {path} (--forward-shared-key-file): {error.strerror}") from error
+    if not key:
+        raise CannotStart(f"{path} (--forward-shared-key-file) is empty")
+    return key
 
 
 def _allow_descriptors(connections: int) -> None:

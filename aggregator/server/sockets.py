@@ -9,6 +9,8 @@ import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from aggregator import address
@@ -28,6 +30,14 @@ class CannotListen(Exception):
     def __init__(self, host: str, number: int, option: str, why: OSError | UnicodeError | str) -> None:
         reason = _reason(why) if isinstance(why, Exception) else why
         super().__init__(f"cannot listen on {address.join(host, number)} ({option}): {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """The sockets of one port. ``lives_on``: they are another process's too, and clients can wait in their backlog."""
+
+    sockets: Sequence[socket.socket]
+    lives_on: bool = False
 
 
 async def bind(port: Port, host: str, number: int) -> list[socket.socket]:

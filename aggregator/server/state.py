@@ -17,13 +17,15 @@ from aggregator.storage.engine import AnyEngine
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One server's configuration, its store, its queue, and what it counts."""
+    """One server's configuration, its store, its queue, what it counts, and its secret."""
 
     config: Config
     engine: AnyEngine
     intake: Intake
     feed: Feed
     cursors: Cursors
+    forward_key: bytes | None = None
+    """What Forward clients must know."""
     stats: Stats = field(default_factory=Stats)
     health: Health = field(default_factory=Health)
     peer_log: PeerLog = field(default_factory=PeerLog)

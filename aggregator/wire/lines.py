@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from enum import Enum
 from typing import Final
 
 BOM: Final = b"\xef\xbb\xbf"
 
 # How much of a first line is looked at to tell HTTP and TLS apart: the request line that common servers accept.
-_HEAD_BYTES = 8192
+HEAD_BYTES: Final = 8192
+
+START_BYTES: Final = 240
+"""How much of a line is kept to show where it came from: 60 characters, each of which may take four bytes."""
 
 _CR = b"\r"[0]
 
 # A request line, or what is enough to know a request line that is cut short by a limit. A web page can make a browser
 # send only GET, HEAD and POST unasked; the second form covers every other HTTP client. An event may hold such a text.
-_HTTP = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PRI) |[A-Za-z][!-~]* [!-~]+ HTTP/[0-9]")
+HTTP_REQUEST: Final = re.compile(
+    rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PRI) |[A-Za-z][!-~]* [!-~]+ HTTP/[0-9]"
+)
 # RFC 8446, section 5.1: a handshake record starts with type 22 and the legacy version's high byte, 3.
 TLS_HELLO: Final = b"\x16\x03"
 # A frame of RFC 6587, section 3.4.1: its length, a space, and what syslog or an event begins with.
 _OCTETS = re.compile(rb"[1-9][0-9]{0,8} [<{]")
 
 # The header with which a forwarder names its client (haproxy.org, proxy-protocol.txt, section 2).
-_PROXY_V1 = re.compile(rb"PROXY (?:TCP[46] |UNKNOWN[ \r])")
-_PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
+PROXY_V1: Final = re.compile(rb"PROXY (?:TCP[46] |UNKNOWN[ \r])")
+PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 
 
 class Foreign(Enum):
@@ -63,6 +69,8 @@ class LineSplitter:
         self._start = b""  # of the stream, as long as it may still be a header of PROXY's second version
         self.skipped_bytes = 0
         """The length of the over-long lines, as far as they have arrived."""
+        self.starts: deque[bytes] = deque()
+        """How the over-long lines begin, for whoever tells of them and takes them out."""
         self.framing = Framing.NONE
         """Of the last over-long line, or of the unfinished line when ``look_at_framing`` was called."""
 
@@ -70,6 +78,11 @@ class LineSplitter:
     def unfinished(self) -> bool:
         """Whether a line has begun that has not ended yet."""
         return bool(self._rest or self.skipping)
+
+    @property
+    def start(self) -> bytes:
+        """How the unfinished line begins."""
+        return bytes(self._rest[:START_BYTES])
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """Take the next bytes; return the lines that they complete."""
@@ -120,16 +133,16 @@ class LineSplitter:
     def _look_for_foreign_protocol(self, data: bytes) -> bytes:
         """Return the data, or nothing while it may still be the start of a header."""
         self._start = b""
-        if not self._rest and len(data) < len(_PROXY_V2) and _PROXY_V2.startswith(data):
+        if not self._rest and len(data) < len(PROXY_V2) and PROXY_V2.startswith(data):
             self._start = data
             return b""
-        size = min(_HEAD_BYTES, self._max)
+        size = min(HEAD_BYTES, self._max)
         first_line, _, _ = (self._rest[:size] + data[:size])[:size].partition(b"\n")
         if first_line.startswith(TLS_HELLO):
             self.foreign = Foreign.TLS
-        elif _PROXY_V1.match(first_line) or (not self._rest and data.startswith(_PROXY_V2)):
+        elif PROXY_V1.match(first_line) or (not self._rest and data.startswith(PROXY_V2)):
             self.foreign = Foreign.PROXY
-        elif _HTTP.match(first_line):
+        elif HTTP_REQUEST.match(first_line):
             self.foreign = Foreign.HTTP
         return data
 
@@ -138,6 +151,7 @@ class LineSplitter:
             line = line[:-1]
         first, self._in_first_line = self._in_first_line, False
         if len(line) > self._max:
+            self.starts.append(line[:START_BYTES])
             self.skipped_bytes += len(line)
             return None
         return line.removeprefix(BOM) if first else line
@@ -147,6 +161,7 @@ class LineSplitter:
         # One byte over the limit may still turn out to be the CR of the line's end.
         if excess > 1 or (excess == 1 and self._rest[-1] != _CR):
             lines.append(None)
+            self.starts.append(self.start)
             self.framing = _framing(self._rest)
             self.skipped_bytes += len(self._rest)
             self._rest.clear()
@@ -155,7 +170,7 @@ class LineSplitter:
 
 
 def _framing(line: bytes | bytearray) -> Framing:
-    head = line[:_HEAD_BYTES]
+    head = line[:HEAD_BYTES]
     if b"\0" in head:
         return Framing.NUL
     if _OCTETS.match(head):

@@ -46,6 +46,11 @@ class Command:
     word: Word
     arguments: list[str]
 
+    @property
+    def typed(self) -> str:
+        """The command as it could have been typed."""
+        return shlex.join([self.word, *self.arguments])
+
 
 Batch = list[Event | Rejection]
 """A batch line: its members in order, each judged by itself."""
@@ -60,6 +65,8 @@ class Interpreter:
     def __init__(self, max_line_bytes: int) -> None:
         self.line_number = 0
         """The 1-based number, on its connection, of the line whose meaning was given out last."""
+        self.line: bytes | None = None
+        """That line, if it is no plain event; None if it is over-long."""
         self._max_line_bytes = max_line_bytes
         self._lines: deque[bytes | None] = deque()
 
@@ -92,7 +99,7 @@ class Interpreter:
                     singly = PIECE_LINES
                 continue
             singly -= 1
-            line = self._lines.popleft()
+            line = self.line = self._lines.popleft()
             self.line_number += 1
             budget -= 1
             size += len(line or b"")

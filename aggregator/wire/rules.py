@@ -56,6 +56,8 @@ _fields = itemgetter("topic", "event_id", "source", "timestamp", "payload")
 _parse_date = date.fromisoformat
 _too_deep = json_text.is_too_deep
 
+_NO_PAYLOAD: Final[dict[str, Any]] = {}  # a missing payload counts as this, and the event is stored as it was sent
+
 _topics: dict[str, str] = {}
 
 
@@ -143,10 +145,10 @@ def _judge(fields: Any, json: bytes) -> Event | Rejection:
         return Rejection(Code.BAD_EVENT, f"expected an object, got {_kind(fields)}")
     topic, event_id = fields.get("topic"), fields.get("event_id")
     if (
-        _is_name(topic)
-        and _is_name(event_id)
-        and _is_name(fields.get("source"))
-        and type(fields.get("payload")) is dict
+        is_name(topic)
+        and is_name(event_id)
+        and is_name(fields.get("source"))
+        and type(fields.get("payload", _NO_PAYLOAD)) is dict
         and is_date_time(fields.get("timestamp"))
         and not _too_deep(json)
     ):
@@ -154,7 +156,7 @@ def _judge(fields: Any, json: bytes) -> Event | Rejection:
     return _find_fault(fields, topic, event_id)
 
 
-def _is_name(value: Any) -> bool:
+def is_name(value: Any) -> bool:
     # isprintable() is the cheap test; it also says no to some harmless characters, like a no-break space.
     return (
         type(value) is str
@@ -178,7 +180,7 @@ def _find_fault(fields: dict[str, Any], topic: Any, event_id: Any) -> Rejection:
 
 def _name_fault(fields: dict[str, Any], name: str) -> str | None:
     value = fields.get(name)
-    if _is_name(value):
+    if is_name(value):
         return None
     if type(value) is not str:
         return _expected(fields, name, "a string")
@@ -198,7 +200,7 @@ def _timestamp_fault(fields: dict[str, Any]) -> str | None:
 
 
 def _payload_fault(fields: dict[str, Any]) -> str | None:
-    return None if type(fields.get("payload")) is dict else _expected(fields, "payload", "an object")
+    return None if type(fields.get("payload", _NO_PAYLOAD)) is dict else _expected(fields, "payload", "an object")
 
 
 def is_date_time(text: Any) -> bool:

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.harness.account import Account
+from tests.harness.forward import ForwardPeer, forward
 from tests.harness.record import RecordFigures
-from tests.harness.server_process import ServerProcess
+from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.strace import has_strace, traced
 from tests.harness.wire import Peer
 
 _CALL = re.compile(r"^(\d+) +(?:<\.\.\. )?(\w+)(\(| resumed>)(.*)")
 _ACKED = re.compile(r'\{\\"status\\":\\"stored\\",\\"seq\\":\d+,\\"topic\\":\\"t\\",\\"event_id\\":\\"(#\d+#)\\"\}')
+_CHUNK_ACKED = re.compile(r"\\201\\243ack\\24\d(#\d+#)")  # {"ack": …} in MessagePack, as strace writes bytes
 _EVENT = re.compile(r"#\d+#")
 
 
-def acks_before_their_sync(trace: str) -> tuple[list[str], int]:
+def acks_before_their_sync(trace: str, acked: re.Pattern[str] = _ACKED) -> tuple[list[str], int]:
     """The events that were acked too soon, and how many acks there were.
 
     An ack comes too soon if it began to be written before the end of an fdatasync of the WAL that followed the write of
@@ -43,7 +45,7 @@ def acks_before_their_sync(trace: str) -> tuple[list[str], int]:
                 if rest.endswith("= 0"):
                     durable |= written.pop(thread, set())
         elif name in ("write", "writev", "sendto", "sendmsg"):
-            for event_id in _ACKED.findall(rest):
+            for event_id in acked.findall(rest):
                 acks += 1
                 if event_id not in durable:
                     early.append(event_id)
@@ -72,6 +74,27 @@ def test_an_fsync_of_the_wal_comes_before_each_ack(
     assert (early, acks) == ([], 1000)
     verdict = account.verify(server)
     record_figures(f"fsync before ack, {in_flight} in flight", violations=len(early), **verdict.figures)
+
+
+@pytest.mark.root
+@has_strace
+def test_an_fsync_of_the_wal_comes_before_each_ack_of_a_chunk(
+    start_server: StartServer, tmp_path: Path, record_figures: RecordFigures
+) -> None:
+    """T4: the same for 500 chunks of Forward, 20 of them on their way at a time."""
+    server, trace = start_server("--forward-port", "0"), tmp_path / "trace"
+    calls = "trace=fdatasync,pwrite64,write,writev,sendto,sendmsg"
+    with (
+        traced(server, "-y", "-s", "100000", "-o", str(trace), "-e", calls),
+        ForwardPeer(server.port_of("forward")) as peer,
+    ):
+        for start in range(0, 500, 20):
+            names = [f"#{number}#" for number in range(start, start + 20)]
+            peer.send(b"".join(forward("t", [{"x": name * 5}], name) for name in names))
+            assert [peer.answer() for _ in names] == [{"ack": name} for name in names]
+    early, acks = acks_before_their_sync(trace.read_text(), _CHUNK_ACKED)
+    assert (early, acks) == ([], 500)
+    record_figures("Forward: fsync before ack", violations=len(early), sent=500)
 
 
 def test_the_check_itself_sees_an_ack_that_comes_too_soon() -> None:

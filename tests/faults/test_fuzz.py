@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT
+from tests.harness import ROOT, fuzz_wrap
 from tests.harness.fuzz_protocol import check
+from tests.harness.fuzz_wrap import WRAPPED_SEEDS
 from tests.harness.mutated_lines import SEEDS
 from tests.harness.record import RecordFigures
 from tests.harness.sizes import FUZZ_S
+
+FOUND_ON_THE_WRAP_PORT: list[bytes] = []
 
 FOUND = [
     b"\x0a" + b"\0\0\0PROXY TCP4you\n",  # another protocol, or none, by where it was cut
@@ -26,11 +29,19 @@ def test_what_was_found_once(data: bytes) -> None:
     check(data)
 
 
+@pytest.mark.parametrize(
+    "data", [b"\x07\x40\x01\xff" + seed for seed in WRAPPED_SEEDS + SEEDS] + FOUND_ON_THE_WRAP_PORT
+)
+def test_what_was_found_once_on_the_wrap_port(data: bytes) -> None:
+    fuzz_wrap.check(data)
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("atheris"), reason="needs atheris: pip install -e '.[fuzz]'")
 @pytest.mark.timeout(FUZZ_S + 120)
-def test_fuzzing_finds_nothing(tmp_path: Path, record_figures: RecordFigures) -> None:
+@pytest.mark.parametrize(("program", "figures"), [("fuzz_protocol", "fuzzing"), ("fuzz_wrap", "fuzzing, wrap port")])
+def test_fuzzing_finds_nothing(program: str, figures: str, tmp_path: Path, record_figures: RecordFigures) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.harness.fuzz_protocol", f"{FUZZ_S}", f"{tmp_path}"],
+        [sys.executable, "-m", f"tests.harness.{program}", f"{FUZZ_S}", f"{tmp_path}"],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     found = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != "dictionary"]
@@ -40,4 +51,4 @@ def test_fuzzing_finds_nothing(tmp_path: Path, record_figures: RecordFigures) ->
     assert runs, done.stderr[-1000:]
     assert int(runs[1]) > 1000
     assert int(coverage[-1]) > 100, "it is guided by what the code does"
-    record_figures("fuzzing", rounds=int(runs[1]), fuzzed_s=FUZZ_S, coverage=int(coverage[-1]))
+    record_figures(figures, rounds=int(runs[1]), fuzzed_s=FUZZ_S, coverage=int(coverage[-1]))

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from aggregator.server.connection import REPLY_DEADLINE_S
+from aggregator.server.peer import REPLY_DEADLINE_S
 from tests.harness import ROOT
 from tests.harness.account import Account
 from tests.harness.background import in_background

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from aggregator.server.connection import IN_FLIGHT_DIVISOR
+from aggregator.server.peer import IN_FLIGHT_DIVISOR
 from aggregator.server.peer_log import PEER_LOG_INTERVAL_S
 from tests.harness.account import Account
 from tests.harness.background import in_background

@@ -27,10 +27,11 @@ from aggregator.config import Config
 from aggregator.event import Event, Events
 from aggregator.server import (
     commands,
-    connection,
     consumer,
     deliveries,
+    forward,
     listeners,
+    peer,
     pieces,
     reading,
     server,
@@ -124,7 +125,7 @@ def small_slices() -> None:
 
 def impatient() -> None:
     """Mute a client that does not read its replies after half a second, instead of five."""
-    _put(connection, "REPLY_DEADLINE_S", 0.5)
+    _put(peer, "REPLY_DEADLINE_S", 0.5)
 
 
 def quick_silence() -> None:
@@ -134,7 +135,7 @@ def quick_silence() -> None:
 
 def gathering_for_a_minute() -> None:
     """Read a client that has sent few lines a minute later, while many events wait."""
-    _put(connection, "GATHER_S", 60)
+    _put(peer, "GATHER_S", 60)
 
 
 def short_turns() -> None:
@@ -333,6 +334,20 @@ def _be_deaf_to(name: str, value: str) -> None:
 
 
 # --- death
+
+
+def dies_before_the_third_ack_of_a_chunk() -> None:
+    """Die when the third Forward chunk has been committed, and its ack is about to be written."""
+    settled, calls = forward.ForwardConnection._settled, 0
+
+    def deadly(self: Any, chunk: Any, outcome: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        settled(self, chunk, outcome)
+
+    _put(forward.ForwardConnection, "_settled", deadly)
 
 
 def kills_itself_at_work() -> None:

@@ -18,7 +18,6 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from types import FunctionType
 
 from aggregator import json_text
 from aggregator.event import Event
@@ -27,6 +26,7 @@ from aggregator.wire import lines as splitting
 from aggregator.wire.lines import BOM, Foreign, LineSplitter
 from aggregator.wire.meaning import Command, interpret
 from aggregator.wire.replies import Reply
+from tests.harness.fuzz import fuzz, pieces
 from tests.harness.mutated_lines import BLANKS, SEEDS, TOKENS, fault
 
 LIMIT = 1200
@@ -37,7 +37,7 @@ def check(data: bytes) -> None:
     """The first bytes say how the rest is cut. Raises AssertionError, or what a defect raises."""
     head, stream = data[:4], data[4:]
     lines, foreign = _split([stream])
-    assert (lines, foreign) == _split(_pieces(stream, head))
+    assert (lines, foreign) == _split(pieces(stream, head))
     if foreign:
         assert lines == []
         return
@@ -50,21 +50,10 @@ def check(data: bytes) -> None:
         assert wrong is None, (wrong, line, reply)
 
 
-def _pieces(stream: bytes, head: bytes) -> list[bytes]:
-    """Cut at the distances that ``head`` gives, again and again; a short head or a zero: a byte at a time."""
-    pieces: list[bytes] = []
-    start = 0
-    while start < len(stream):
-        distance = (head[len(pieces) % len(head)] if head else 0) or 1
-        pieces.append(stream[start : start + distance])
-        start += distance
-    return pieces
-
-
-def _split(pieces: list[bytes]) -> tuple[list[bytes | None], Foreign | None]:
+def _split(cut: list[bytes]) -> tuple[list[bytes | None], Foreign | None]:
     splitter = LineSplitter(LIMIT)
     lines: list[bytes | None] = []
-    for piece in pieces:
+    for piece in cut:
         lines += splitter.feed(piece)
         held = [value for value in vars(splitter).values() if isinstance(value, bytes | bytearray)]
         assert sum(map(len, held)) <= LIMIT + len(b"\r"), "more than one line is held"
@@ -109,26 +98,9 @@ def _to_event(member: Event | Rejection, number: int) -> Reply:
 
 
 def main(seconds: int, folder: Path) -> None:
-    import atheris
-
     modules = (json_text, splitting, meaning, replies, rules)
-    names = {module.__name__ for module in modules}
-    for holder in (*modules, LineSplitter):
-        for value in vars(holder).values():
-            if isinstance(value, FunctionType) and value.__module__ in names:
-                atheris.instrument_func(value)
-    corpus = folder / "corpus"
-    corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate([*SEEDS, b"".join(SEEDS), BOM + SEEDS[0]]):
-        (corpus / f"seed{number}").write_bytes(b"\x07\x40\x01\xff" + seed)
-    dictionary = folder / "dictionary"
-    tokens = {*TOKENS, b'"topic"', b'"event_id"', b'"timestamp"', b'"source"', b'"payload"'}
-    dictionary.write_text(
-        "".join('"' + "".join(f"\\x{byte:02x}" for byte in token) + '"\n' for token in tokens if len(token) < 100)
-    )
-    options = [f"-max_total_time={seconds}", f"-dict={dictionary}", "-max_len=4096", f"-artifact_prefix={folder}/"]
-    atheris.Setup([sys.argv[0], *options, "-timeout=10", "-rss_limit_mb=1024", f"{corpus}"], check)
-    atheris.Fuzz()
+    names = {b'"topic"', b'"event_id"', b'"timestamp"', b'"source"', b'"payload"'}
+    fuzz(seconds, folder, check, modules, [*SEEDS, b"".join(SEEDS), BOM + SEEDS[0]], {*TOKENS, *names})
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.harness import ROOT, wire
+from tests.harness import ROOT, activation, wire
 from tests.harness import changes as product_changes
 from tests.harness.changes import Change
 from tests.harness.polling import wait_until
@@ -21,6 +22,7 @@ class ServerProcess:
     """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
 
     ``prefix`` are words before the command, such as a tracer; ``changes`` are made to the product before it starts.
+    Listening sockets may be ``passed_in``, by the names of their ports.
     """
 
     def __init__(
@@ -31,17 +33,20 @@ class ServerProcess:
         loop: str = "uvloop",
         prefix: tuple[str, ...] = (),
         changes: Sequence[Change] = (),
+        passed_in: Mapping[str, socket.socket] | None = None,
     ) -> None:
         self.folder = folder
         self.db = db or folder / "data" / "events.db"
         self.log_path = folder / "server.log"
         self._options = options
-        self.prefix = prefix
+        self._passed_in = passed_in or {}
+        self.prefix = (*prefix, *activation.passing(self._passed_in))
         loops = [product_changes.on_asyncio] if loop == "asyncio" else []
         self._arguments = product_changes.arguments([*loops, *changes])
         self.process: subprocess.Popen[bytes]
         self.port = 0
         self.silent_port = 0
+        self.wrap_port = 0
 
     def start(self, port: int = 0, silent_port: int = 0) -> ServerProcess:
         """Start it and wait until it is ready."""
@@ -52,26 +57,35 @@ class ServerProcess:
     def try_to_start(self, port: int = 0, silent_port: int = 0) -> bool:
         """Start it and wait until it is ready, or has ended; return whether it is ready."""
         seen = len(self.log)
+        same = ["--wrap-port", str(self.wrap_port)] if self.wrap_port else []
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *self.prefix, sys.executable, *self._arguments, "serve", "--db", str(self.db),
-                    "--port", str(port), "--silent-port", str(silent_port), *self._options,
+                    "--port", str(port), "--silent-port", str(silent_port), *self._options, *same,
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=_environment(),
+                pass_fds=[one.fileno() for one in self._passed_in.values()],
             )  # fmt: skip
-        ready = re.compile(r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^ ]*:(\d+))")
+        ready = re.compile(
+            r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^ ]*:(\d+))(?:, wrap port [^ ]*:(\d+))?"
+        )
         wait_until(lambda: ready.search(self.log, seen) or self.process.poll() is not None)
         match = ready.search(self.log, seen)
         if match:
             self.port = int(match[1])
             self.silent_port = int(match[2] or 0)
+            self.wrap_port = int(match[3] or 0)
         return bool(match)
 
     @property
     def log(self) -> str:
         """All that it has written to standard error, in every run."""
         return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def port_of(self, name: str) -> int:
+        """The number of a port that is off by default, as the log named it last."""
+        return int(re.findall(rf"ready: .*{name} port [^ ]*:(\d+)", self.log)[-1])
 
     @property
     def pid(self) -> int:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.client.send.stamp import leading_stamp
 from aggregator.wire import rules
+from aggregator.wrap.stamp import leading_stamp
 from tests.harness.sending import run
 from tests.harness.server_process import ServerProcess
 

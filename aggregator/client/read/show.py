@@ -66,7 +66,7 @@ def _text(event: DeliveredEvent, coloured: bool) -> str:
     """Time, topic, source and message in one line. The lines of a longer message follow, indented."""
     fields = members(event.line.decode())
     time, topic, source = (printable(_unquoted(fields[name])) for name in ("timestamp", "topic", "source"))
-    level, message = _message(fields["payload"])
+    level, message = _message(fields.get("payload", "{}"))
     shown = _INDENT.join(map(printable, message.rstrip("\n").split("\n")))
     if not coloured:
         return f"{time} {topic} {source} {shown}"

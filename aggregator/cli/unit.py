@@ -1,0 +1,63 @@
+"""``aggregator unit``: units for systemd, with the paths of this installation."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+from aggregator.cli.parser import Commands, complain, put_out
+from aggregator.config import Config
+from aggregator.server.port import PORTS
+
+SERVICE: Final = "aggregator.service"
+
+_EXAMPLES: Final = {"--wrap-port": 8082, "--forward-port": 24224}
+"""The number in the unit where the port is off by default; Forward clients send to theirs by default."""
+
+_SOCKETS: Final = {f"aggregator-{port.descriptor}.socket": port for port in PORTS}
+
+_HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 (nothing is opened there)
+"""What the unit's ProtectHome and PrivateTmp hide from the server."""
+
+
+def add_command(commands: Commands) -> None:
+    """Add ``unit`` to the commands."""
+    unit = commands.add_parser("unit", help="print a unit for systemd: the service, or the socket of one port")
+    unit.set_defaults(run=_run, parser=unit)
+    unit.add_argument(
+        "unit", nargs="?", default=SERVICE, choices=(SERVICE, *_SOCKETS), metavar="UNIT",
+        help=f"{SERVICE} (the default), {', '.join(_SOCKETS)}",
+    )  # fmt: skip
+
+
+def _run(options: argparse.Namespace) -> int:
+    port = _SOCKETS.get(options.unit)
+    program = _program()
+    if not port and any(Path(program[0]).is_relative_to(folder) for folder in _HIDDEN):
+        complain(f"{program[0]} is in a folder that this unit hides from the server: install it in /opt, say")
+    filled_in = {"@PROGRAM@": " ".join(program)}
+    if port:
+        number = port.number(Config()) or _EXAMPLES[port.option]
+        filled_in = {"@NAME@": port.descriptor, "@NUMBER@": str(number)}
+    template = "aggregator.socket" if port else SERVICE
+    text = resources.files("aggregator").joinpath("systemd", template).read_text(encoding="utf-8")
+    for placeholder, value in filled_in.items():
+        text = text.replace(placeholder, value)
+    return 0 if put_out(text.encode()) else 1
+
+
+def _program() -> list[str]:
+    """How this installation is called: its script, or its Python where it has none."""
+    python = Path(sys.executable)
+    script = python.with_name("aggregator")
+    words = [str(script)] if script.exists() else [str(python), "-m", "aggregator"]
+    return [_quoted(word) for word in words]
+
+
+def _quoted(word: str) -> str:
+    """A word as ExecStart takes it (systemd.service(5), "Command lines")."""
+    word = word.replace("%", "%%").replace("$", "$$").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{word}"' if " " in word else word

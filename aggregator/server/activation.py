@@ -1,0 +1,76 @@
+"""Listening sockets from outside: a service manager has made them, and keeps them when this process ends.
+
+The protocol of sd_listen_fds(3): ``LISTEN_FDS`` descriptors from 3 on are for process ``LISTEN_PID``; their names stand
+in ``LISTEN_FDNAMES``, with colons between them, and say which port each is (``Port.descriptor``). Clients that connect
+while there is no server wait in the socket's backlog.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, MutableMapping, Sequence
+from typing import Final
+
+from aggregator.server.port import Port
+
+log = logging.getLogger("aggregator")
+
+FIRST_DESCRIPTOR: Final = 3
+"""SD_LISTEN_FDS_START."""
+
+_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+class BadSocket(Exception):
+    """A descriptor that was passed in cannot be served; the text says why in one line, for an administrator."""
+
+
+def inherited(ports: Sequence[Port], environment: MutableMapping[str, str]) -> dict[Port, list[socket.socket]]:
+    """The listening sockets that were passed to this process, by port. Raises BadSocket.
+
+    The variables are removed, because they are for this process and for no other.
+    """
+    pid, count, names = (environment.pop(name, "") for name in _VARIABLES)
+    if not count:
+        return {}
+    if pid != str(os.getpid()):
+        log.warning("LISTEN_FDS is ignored: it is for process %s, and this is %d", pid or "(none)", os.getpid())
+        return {}
+    if not count.isdecimal():
+        raise BadSocket(f"LISTEN_FDS: expected a number, got {count!r}")
+    found: dict[Port, list[socket.socket]] = {}
+    by_name = {port.descriptor: port for port in ports}
+    for descriptor, name in zip(_descriptors(int(count)), _names(names, int(count)), strict=True):
+        if name not in by_name:
+            expected = ", ".join(by_name)
+            raise BadSocket(
+                f"descriptor {descriptor} is named {name!r}: FileDescriptorName has to be one of {expected}"
+            )
+        found.setdefault(by_name[name], []).append(_listening(descriptor, name))
+    return found
+
+
+def _descriptors(count: int) -> range:
+    return range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count)
+
+
+def _names(text: str, count: int) -> Iterator[str]:
+    """A name for each descriptor; "unknown" where there is none, as systemd has it."""
+    names = text.split(":") if text else []
+    yield from (names + ["unknown"] * count)[:count]
+
+
+def _listening(descriptor: int, name: str) -> socket.socket:
+    try:
+        one = socket.socket(fileno=descriptor)  # finds out what it is
+    except OSError as error:
+        raise BadSocket(f"descriptor {descriptor} ({name}) is no socket: {os.strerror(error.errno or 0)}") from error
+    is_listening = one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if one.family not in (socket.AF_INET, socket.AF_INET6) or not is_listening:
+        one.detach()
+        raise BadSocket(f"descriptor {descriptor} ({name}) is no TCP socket that listens (Accept=no, ListenStream=)")
+    one.set_inheritable(False)
+    one.setblocking(False)
+    return one

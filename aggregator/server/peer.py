@@ -1,0 +1,391 @@
+"""One client of any port: its transport, its pressure, and the phases of its end. What it says, a subclass knows.
+
+An ``asyncio.Protocol``, not a task with a stream: after a reset a StreamReader throws away complete lines it already
+holds, and awaiting ``drain()`` before reading on deadlocks against a peer that does not read.
+
+Rules that hold here:
+
+- Replies leave in the order of what they answer (``outbox``).
+- Reading is paused, never awaited (``gate``). One client gets no more than a turn's worth of what it has sent
+  interpreted in one turn of the loop, because the other clients want their turns.
+- While many events wait for their commit, a client that has sent few lines is read a little later, when more of its
+  lines have arrived.
+- Only this object writes to its transport, and never to a closing one (uvloop raises).
+- What was read is stored, whatever becomes of the connection; only an unfinished last line or message is dropped by a
+  reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from enum import IntEnum, auto
+from functools import partial
+from typing import Any, ClassVar, Final, Protocol, cast
+
+from aggregator import address
+from aggregator.event import Events
+from aggregator.server.gate import Gate, Reason
+from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome, Submission
+from aggregator.server.outbox import Outbox, Place
+from aggregator.server.port import Port
+from aggregator.server.slow_turns import SLOW_TURN_S
+from aggregator.server.state import State
+from aggregator.wire import Failure
+from aggregator.wire.meaning import PIECE_LINES
+
+log = logging.getLogger("aggregator")
+
+IN_FLIGHT_DIVISOR: Final = 4
+"""One connection may have this part of the queue in flight, so that a flooder shares the queue instead of owning it;
+four connections together can still fill it."""
+
+GATHER_EVENTS: Final = 256
+GATHER_S: Final = 0.004
+"""While so many events wait, a connection from which fewer than PIECE_LINES were read is read again only after this
+time. At half of peak over 8 connections, each read has a dozen lines; reading, judging and answering them by the dozen
+took a tenth more processor time, and a quarter more in the percentiles. With fewer events waiting a commit is over
+sooner than this."""
+
+REPLY_DEADLINE_S: Final = 5.0
+"""How long a client may leave its reply buffer full before it is muted. Long enough for a busy reader to come back,
+short enough that a fire-and-forget sender on the wrong port is held up only once."""
+
+TICK_S: Final = 1.0
+"""How often unfinished lines are looked at."""
+
+LINGER_S: Final = 1.0
+"""How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the
+kernel send a reset, which destroys replies that the peer has not read yet."""
+
+QUIET_S: Final = 1.0
+"""A silent client that sends nothing for so long after our half of the close is closed: what it has to say next, it
+says to the next server. Under load shippers send every few milliseconds."""
+
+
+class Phase(IntEnum):
+    """How far a connection has come towards its end. The peer's half-close and being muted are apart from that."""
+
+    SERVING = auto()
+    REFUSING = auto()  # the server is stopping: events are answered with an error
+    ENDING = auto()  # our last reply is queued: whatever else arrives is dropped
+    CLOSING = auto()  # our half is closed, or will be when the last reply is out
+    LOST = auto()  # the transport is gone; what was read is still being stored
+
+
+class AnyInbox(Protocol):
+    """What comes in from one client; its length is the number of lines or messages that wait to be interpreted."""
+
+    peer: str
+
+    def __len__(self) -> int: ...
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take the next bytes. If the stream ends here, return what its client is told last."""
+
+    def finish(self) -> None:
+        """Take the orderly end of the stream."""
+
+    def turn(self) -> Iterator[Any]:
+        """Interpret what comes next, up to a turn's worth."""
+
+    def clear(self) -> None:
+        """Drop what waits."""
+
+    def wait(self, seconds: float) -> bytes | None:
+        """Seconds have passed; return what ends the client if it has left something unfinished for too long."""
+
+    def forgive(self) -> None:
+        """Count the age of what is unfinished from now on."""
+
+
+class Peer(asyncio.Protocol):
+    """A client of one port. ``muted``, it is never answered."""
+
+    advice: ClassVar[str] = ""
+    """What the log says to those who do not read their replies."""
+
+    def __init__(
+        self,
+        state: State,
+        port: Port,
+        on_end: Callable[[Peer], None],
+        stream: asyncio.StreamWriter,
+        inbox: AnyInbox,
+        muted: bool,
+    ) -> None:
+        self._stream = stream  # kept alive only: since Python 3.12 it closes the transport when it is collected
+        self._state = state
+        self._port = port
+        self._on_end = on_end
+        self._transport: asyncio.Transport
+        self._inbox = inbox
+        self._outbox = Outbox(muted)
+        self._gate = Gate(self._on_gate_open)
+        self._phase = Phase.SERVING
+        self._eof = False  # the peer has closed its half
+        self._share = max(1, state.config.queue_events // IN_FLIGHT_DIVISOR)
+        self._reads = 0
+        self._flush_scheduled = False
+        self._linger_s = LINGER_S
+        self._watch: asyncio.TimerHandle | None = None
+
+    # --- what a subclass knows
+
+    def take(self, found: Any) -> None:
+        """Do what one thing that was interpreted asks for."""
+        raise NotImplementedError
+
+    def shut_down(self, failure: Failure) -> None:
+        """End: the server is stopping, or its store has failed."""
+        raise NotImplementedError
+
+    @property
+    def has_more_to_say(self) -> bool:
+        """Whether something will be written that answers nothing."""
+        return False
+
+    def say_no_more(self) -> None:
+        """Nothing but replies may be written from now on."""
+
+    def on_flushed(self) -> None:
+        """Replies were written."""
+
+    # --- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop has a class of its own
+        self._gate.attach(self._transport)
+        name = self._transport.get_extra_info("peername")
+        if name:
+            self._inbox.peer = address.join(address.unmapped(name[0]), name[1])
+        log.debug("%s: connected to the %s", self._inbox.peer, self._port.name)
+
+    def data_received(self, data: bytes) -> None:
+        self._reads += 1
+        if self._phase >= Phase.ENDING:
+            return
+        if (last_reply := self._inbox.feed(data)) is not None:
+            self._end(last_reply)
+        elif self._inbox and self._gate.open:
+            few = len(self._inbox) < PIECE_LINES
+            if self._take_turn() and few:
+                self._let_more_come()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self._gate.end()
+        if self._phase < Phase.ENDING:
+            self._inbox.finish()
+        if self._gate.open:
+            self._take_turn()
+        self._close_when_done()
+        return True  # keep our half open until everything is answered
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        log.debug("%s: %s", self._inbox.peer, exc or "the connection has ended")
+        self._phase = Phase.LOST
+        self._stop_watch()
+        self.say_no_more()
+        self._mute()
+
+    def pause_writing(self) -> None:
+        self._gate.shut(Reason.REPLIES)
+        self._start_watch()
+
+    def resume_writing(self) -> None:
+        if self._phase < Phase.CLOSING:
+            self._stop_watch()
+        self._flush_soon()
+        self._gate.lift(Reason.REPLIES)
+
+    # --- called by the server
+
+    def refuse(self, last_reply: bytes, linger_s: float) -> None:
+        """Say why this client is not served, and close."""
+        self._linger_s = linger_s
+        self._end(last_reply)
+
+    def tick(self) -> None:
+        """TICK_S have passed: end a client that leaves a line unfinished for too long, because it is held in memory."""
+        if not self._gate.open or self._eof or self._phase >= Phase.ENDING:
+            self._inbox.forgive()
+        elif (last_reply := self._inbox.wait(TICK_S)) is not None:
+            self._end(last_reply)
+        elif self._inbox:
+            self._take_turn()
+
+    def abort(self) -> None:
+        """Drop the connection; what was read is stored all the same."""
+        self._transport.abort()
+
+    # --- in
+
+    def _take_turn(self) -> bool:
+        """Interpret what was read, up to a turn's worth; return whether an event among it was queued."""
+        intake = self._state.intake
+        waiting_before = intake.waiting_events
+        started = time.thread_time()
+        for found in self._inbox.turn():
+            self.take(found)
+        queued = intake.waiting_events > waiting_before
+        self._push_back(queued, time.thread_time() - started)
+        return queued
+
+    def _submit(self, events: Events, settle: Callable[[Outcome], None]) -> None:
+        self._state.intake.put(Submission(events, partial(self._settle_carefully, settle)))
+
+    def _settle_carefully(self, settle: Callable[[Outcome], None], outcome: Outcome) -> None:
+        try:
+            settle(outcome)
+        except Exception:  # a defect of ours: this client must not wait for ever, nor those who are told after it
+            log.exception("%s: a reply failed", self._inbox.peer)
+            self.abort()
+
+    # --- out
+
+    def _fill(self, place: Place, reply: bytes) -> None:
+        self._outbox.fill(place, reply)
+        if self._outbox.muted:
+            self._progressed()
+        else:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        # Once per turn of the loop: a commit settles many submissions, and one write carries all their replies.
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._outbox.muted or self._gate.is_shut_for(Reason.REPLIES):
+            return
+        data = self._outbox.take()
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+        self._outbox.written()
+        self.on_flushed()
+        self._progressed()
+
+    def _mute(self) -> None:
+        """Give up every reply; events that are being stored are still counted until they are settled."""
+        self._outbox.mute()
+        self._gate.lift(Reason.REPLIES)
+        self._progressed()
+
+    # --- pressure
+
+    def _push_back(self, queued: bool, took_s: float) -> None:
+        # A client that only asks is not held up: the end of its stream would not be seen until its turn comes.
+        intake = self._state.intake
+        if queued and intake.full and self._gate.shut(Reason.INTAKE):
+            intake.when_room(partial(self._gate.lift, Reason.INTAKE))
+        if self._outbox.unanswered >= self._share:
+            self._gate.shut(Reason.SHARE)
+        slow = took_s > SLOW_TURN_S
+        if (slow or self._inbox) and self._gate.shut(Reason.TURN):
+            lift = partial(self._gate.lift, Reason.TURN)
+            if slow:
+                self._state.slow_turns.rest(took_s, lift)
+            else:
+                asyncio.get_running_loop().call_later(0, lift)
+
+    def _let_more_come(self) -> None:
+        """Events that come in small pieces would only wait for a commit: read the next few together."""
+        if self._state.intake.waiting_events >= GATHER_EVENTS and self._gate.shut(Reason.GATHERING):
+            asyncio.get_running_loop().call_later(GATHER_S, self._gate.lift, Reason.GATHERING)
+
+    def _on_gate_open(self) -> None:
+        self._take_turn()
+        self._close_when_done()
+
+    def _progressed(self) -> None:
+        if self._outbox.unanswered <= self._share // LOW_WATER_DIVISOR:
+            self._gate.lift(Reason.SHARE)
+        self._close_when_done()
+
+    # --- the end
+
+    def _end(self, last_reply: bytes) -> None:
+        """Answer what came before, write ``last_reply``, close our half; drop what the peer still sends."""
+        self._phase = max(self._phase, Phase.ENDING)
+        self._inbox.clear()
+        if not self._outbox.muted:
+            self._fill(self._outbox.reserve(0), last_reply)
+        self._close_when_done()
+
+    def _close_when_done(self) -> None:
+        """Take the next step towards the end, once all that was read is interpreted and all replies are out."""
+        if self._inbox or not self._outbox.empty:
+            return
+        over = (self._eof and not self.has_more_to_say) or self._phase >= Phase.REFUSING
+        if self._phase == Phase.LOST:
+            self._on_end(self)
+            return
+        if self._transport.is_closing() or not over:
+            return
+        self.say_no_more()  # nothing may be written behind the end of our half
+        if self._outbox.muted:
+            self._transport.abort()
+        elif self._eof:
+            self._phase = Phase.CLOSING
+            self._transport.close()
+            self._start_watch()
+        elif self._phase < Phase.CLOSING:
+            self._phase = Phase.CLOSING
+            self._close_our_half()
+            self._start_watch()
+
+    def _close_our_half(self) -> None:
+        with contextlib.suppress(OSError):  # the peer has reset the connection, and we are about to be told
+            self._transport.write_eof()
+
+    def _close_in_silence(self) -> None:
+        """Close our half at once, and read on until the peer has seen that.
+
+        Some look for it only when they have something to send (rsyslog), so one that sends nothing for a while is
+        closed.
+        """
+        if not self._transport.is_closing():
+            self._close_our_half()
+            self._abort_when_quiet(reads_before=-1)
+
+    def _abort_when_quiet(self, reads_before: int) -> None:
+        if self._reads == reads_before and self._gate.open:
+            self.abort()
+        elif self._phase < Phase.LOST:
+            asyncio.get_running_loop().call_later(QUIET_S, self._abort_when_quiet, self._reads)
+
+    def _start_watch(self) -> None:
+        self._stop_watch()
+        waiting = self._transport.get_write_buffer_size()
+        delay_s = REPLY_DEADLINE_S if waiting else self._linger_s
+        answers_wait = self._outbox.answers_wait
+        self._watch = asyncio.get_running_loop().call_later(delay_s, self._look, waiting, answers_wait)
+
+    def _stop_watch(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+            self._watch = None
+
+    def _look(self, waiting_before: int, answers_waited: bool) -> None:
+        """A deadline has passed: a peer that has read nothing since is muted, or dropped if this is the end."""
+        if self._transport.get_write_buffer_size() < waiting_before:
+            self._start_watch()
+        elif self._phase >= Phase.CLOSING:
+            self._transport.abort()
+        else:
+            self._give_up_replies()
+
+    def _give_up_replies(self) -> None:
+        self._state.stats.muted += 1
+        self._state.peer_log.say(
+            logging.WARNING, f"%s does not read its replies: muted; its events are stored. {self.advice}",
+            self._inbox.peer,
+        )  # fmt: skip
+        self.say_no_more()
+        self._mute()

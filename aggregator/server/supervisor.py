@@ -1,0 +1,94 @@
+"""What the service manager is told: sd_notify(3), with ``NOTIFY_SOCKET``, and the watchdog of systemd.service(5).
+
+Without such a manager nothing is sent. The watchdog is fed by the event loop, and only while the store is well: a
+server whose store has failed, or whose commit does not end, is ended and started again. A full disk is no such reason,
+because a restart makes no room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from aggregator.server.health import Health
+
+log = logging.getLogger("aggregator")
+
+BEAT_S: Final = 1.0
+"""How often the status is looked at."""
+
+_BEATS_PER_WATCHDOG: Final = 3
+"""The watchdog is fed this many times in its time: sd_watchdog_enabled(3) recommends twice, and a beat may be late."""
+
+
+class Supervisor:
+    """The service manager of this process, if it has one that wants to be told."""
+
+    def __init__(self, health: Health, environment: Mapping[str, str]) -> None:
+        self._health = health
+        self._address = _address(environment.get("NOTIFY_SOCKET", ""))
+        self._watchdog_s = _watchdog_s(environment) if self._address else None
+        self._status = ""
+        self._stopping = False
+
+    def ready(self) -> None:
+        """The server is ready. From now on its status is told when it changes, and the watchdog is fed."""
+        self._tell("READY=1", f"STATUS={self._current_status()}")
+        self._beat()
+
+    def stopping(self) -> None:
+        """The server is about to end."""
+        self._stopping = True
+        self._tell("STOPPING=1", f"STATUS={self._current_status()}")
+
+    def _beat(self) -> None:
+        if not self._address:
+            return
+        lines = []
+        if self._current_status() != self._status:
+            lines.append(f"STATUS={self._current_status()}")
+        if self._watchdog_s and not self._health.failure and not self._health.slow_commit:
+            lines.append("WATCHDOG=1")
+        self._tell(*lines)
+        delay_s = min(BEAT_S, self._watchdog_s / _BEATS_PER_WATCHDOG) if self._watchdog_s else BEAT_S
+        asyncio.get_running_loop().call_later(delay_s, self._beat)
+
+    def _current_status(self) -> str:
+        health = self._health
+        wrong = "failed: " + health.failure if health.failure else health.trouble or health.slow_commit
+        doing = "storing what was read before the end" if self._stopping else "storing events"
+        return f"not storing: {wrong}" if wrong else doing
+
+    def _tell(self, *lines: str) -> None:
+        if not self._address or not lines:
+            return
+        self._status = self._current_status()
+        text = "\n".join(line.replace("\n", " ") for line in lines)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
+                one.setblocking(False)  # a manager that is stopped must not hold up the event loop
+                one.sendto(text.encode(), self._address)
+        except OSError as error:
+            log.debug("cannot tell the service manager %r: %s", text, error)
+
+
+def _address(text: str) -> str:
+    """A socket's address as the variable has it: a path, or a name in the abstract namespace behind ``@``."""
+    if text.startswith("@"):
+        return "\0" + text[1:]
+    if text and not text.startswith("/"):
+        log.warning("NOTIFY_SOCKET=%s is ignored: expected a path, or a name after @", text)
+        return ""
+    return text
+
+
+def _watchdog_s(environment: Mapping[str, str]) -> float | None:
+    """The time after which the manager takes this process for dead; None if it does not watch it."""
+    microseconds, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0 or pid not in ("", str(os.getpid())):
+        return None
+    return int(microseconds) / 1e6

@@ -1,0 +1,171 @@
+"""What comes in from one client of the wrap port: bytes to texts, texts to events.
+
+Nothing is rejected here. A stream that holds no text, such as TLS, is named in the log and ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from aggregator.address import host_of
+from aggregator.event import Events
+from aggregator.server.excerpt import Excerpt
+from aggregator.server.port import Port
+from aggregator.server.state import State
+from aggregator.wire import Rejection
+from aggregator.wrap.framing import Framer, Part, Text
+from aggregator.wrap.recognition import Framing
+from aggregator.wrap.topic import TopicTemplate
+from aggregator.wrap.wrapper import Defaults, Wrapper
+
+log = logging.getLogger("aggregator")
+
+PIECE_TEXTS: Final = 100
+"""Texts that are wrapped together, because some of the cost is fixed; the loop's other work comes in between turns."""
+
+TURN_TEXTS: Final = 300
+"""Texts of one connection wrapped in one turn of the loop, about 1 ms: each costs more than an event."""
+
+TURN_BYTES: Final = 256 * 1024
+"""The same in bytes."""
+
+SLICE_BYTES: Final = 16 * 1024
+"""So much of what was read is cut into texts at a time: a text may have two bytes, and each costs some 2 µs."""
+
+MAX_TEXT_BYTES: Final = 32 << 20
+"""Longest text, whatever the longest line: each control character takes six bytes in JSON, and SQLite takes 10^9."""
+
+WARN_S: Final = 5.0
+"""A text that has not ended by then is worth a warning: its client may end texts in a way that is not known here."""
+
+
+class WrapInbox:
+    """The texts of one client that wait to be wrapped; its length is their number."""
+
+    def __init__(self, state: State, port: Port) -> None:
+        self.peer = "a client"
+        """The client's name in the log."""
+        self._stats = state.stats
+        self._log = state.peer_log
+        self._port = port
+        self._config = state.config
+        self._framer = Framer(min(state.config.max_line_bytes, MAX_TEXT_BYTES))
+        self._framing: Framing | None = None  # as the log knows it
+        self._over = False
+        self._wrapper: Wrapper | None = None
+        self._unread = bytearray()  # what is not cut into texts yet
+        self._ending = False  # whether the stream ends behind that
+        self._texts: deque[Text] = deque()
+        self.line_number = 0
+        """How many texts were given out."""
+        self._unfinished_s = 0.0
+        self._warned = False
+
+    def __len__(self) -> int:
+        return len(self._texts) + bool(self._unread) + self._ending
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take the next bytes. If they turn out to be no text, return that the stream is over."""
+        self._unread += data
+        if self._cut():
+            self._unfinished_s = 0.0
+        if self._framing is not self._framer.framing or self._framer.foreign:
+            return self._name_framing()
+        return None
+
+    def finish(self) -> None:
+        """Take the end of the stream: the unfinished rest is a text too."""
+        self._ending = True
+        self._cut()
+
+    def turn(self) -> Iterator[Events]:
+        """Wrap the next texts, up to a turn's worth."""
+        if self._wrapper is None:  # now the peer's name is known
+            config = self._config
+            self._wrapper = Wrapper(
+                Defaults(TopicTemplate(config.wrap_topic), host_of(self.peer), config.wrap_id_field)
+            )
+        budget, size = TURN_TEXTS, 0
+        while budget > 0 and size < TURN_BYTES and self._cut():
+            piece: list[Text] = []
+            while self._texts and len(piece) < PIECE_TEXTS and size < TURN_BYTES:
+                text = self._texts.popleft()
+                size += len(text.content if isinstance(text, Part) else text)
+                piece.append(text)
+            budget -= len(piece)
+            self.line_number += len(piece)
+            if events := self._wrapper.wrap(piece):
+                budget -= len(events) - len(piece)  # an array has several
+                yield events
+
+    def clear(self) -> None:
+        """Drop the texts that wait."""
+        self._unread.clear()
+        self._ending = False
+        self._texts.clear()
+
+    def wait(self, seconds: float) -> bytes | None:
+        """Seconds have passed without an end of the unfinished text.
+
+        What is unfinished for too long is stored as it is: a part of a text that may go on.
+        """
+        framer = self._framer
+        if texts := framer.settle():
+            self._texts += texts
+            self._name_framing()
+        if not framer.unfinished:
+            self.forgive()
+            return None
+        self._unfinished_s += seconds
+        if self._unfinished_s > WARN_S and not self._warned and self.line_number == 0:
+            self._warned = True
+            self._log.say(
+                logging.WARNING, f"{self._port.name}: %s: no text has ended for %g s: %s",
+                self.peer, WARN_S, Excerpt(framer.start),
+            )  # fmt: skip
+        if self._unfinished_s > self._config.line_timeout_s:
+            self._unfinished_s = 0.0
+            self._texts += framer.flush()
+            return self._name_framing()
+        return None
+
+    def forgive(self) -> None:
+        """Count the age of the unfinished text from now on."""
+        self._unfinished_s = 0.0
+
+    def count_rejection(self, rejection: Rejection, line_number: int, typed: str | None = None) -> None:
+        """Nothing is rejected on this port."""
+        raise AssertionError(rejection)
+
+    def _cut(self) -> bool:
+        """Cut what is unread, as far as it takes to have texts; return whether there are any."""
+        while not self._texts and self._unread:
+            self._texts += self._framer.feed(bytes(self._unread[:SLICE_BYTES]))
+            del self._unread[:SLICE_BYTES]
+        if not self._texts and self._ending:
+            self._ending = False
+            self._texts += self._framer.finish()
+            self._name_framing()
+        return bool(self._texts)
+
+    def _name_framing(self) -> bytes | None:
+        """Say how the stream is framed, once for each kind; return that it is over if it is no text."""
+        framer = self._framer
+        if framer.foreign and not self._over:
+            self._over = True
+            self._stats.connections_refused += 1
+            name = framer.foreign.value
+            self._log.say(logging.WARNING, f"{self._port.name}: %s: closed, because it sends {name}", self.peer)
+            return b""
+        if framer.framing and framer.framing is not self._framing:
+            lost = f", because it no longer has {self._framing.value}" if self._framing else ""
+            self._framing = framer.framing
+            self._log.say(
+                logging.INFO,
+                f"{self._port.name}: %s: framing: {framer.framing.value}{lost}",
+                self.peer,
+            )
+        return None

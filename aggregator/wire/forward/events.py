@@ -1,0 +1,143 @@
+r"""Entries to events: the rules by which a tag becomes a topic, and a time and a record become an event.
+
+Nothing that is well-formed is refused:
+
+- ``topic`` is the tag. What a topic cannot hold (control characters, bytes that are not UTF-8) is replaced by ``_``, an
+  empty tag becomes ``untagged``, and a tag is cut at 255 characters. The event then has the tag itself as ``tag``,
+  escaped as ``values`` says;
+- ``event_id`` is the chunk's name, a dot, and the entry's index in it from 0; without a chunk a UUID stands for its
+  name. A name that is too long or no text becomes its SHA-256. An option may name a field of the record instead;
+- ``timestamp`` is the entry's time; if that is none, the time of receipt, and the event has the entry's as ``time``;
+- ``source`` is what the field of the record says that an option names, else the peer's address;
+- ``payload`` is the record. One that is no map becomes ``{"record": …}``;
+- metadata of an entry (v1.5) that is not empty becomes ``metadata``; like a ``time`` that has to be escaped it is
+  ``{"escaped": …}`` then;
+- ``"escaped": true`` says that the texts of the payload are escaped (``values``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final
+
+import orjson
+
+from aggregator import json_text
+from aggregator.event import Events, digests
+from aggregator.wire.forward import NotForward, values
+from aggregator.wire.forward.entries import Chunk, Entry
+from aggregator.wire.rules import MAX_NAME_CHARS
+
+_UNTAGGED: Final = "untagged"
+_MAX_CHUNK_CHARS: Final = 200  # leaves room for the index
+_NOT_IN_A_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Which fields of a record are an event's id and source, if the administrator has named any."""
+
+    event_id: str | None = None
+    source: str | None = None
+
+
+class Conversion:
+    """The events of one chunk, made bit by bit; together they take at most ``max_bytes``."""
+
+    def __init__(self, chunk: Chunk, peer: str, fields: Fields, max_bytes: int) -> None:
+        self.chunk = chunk
+        self.events = Events()
+        """Those made so far."""
+        self._entries = iter(chunk.entries)
+        self._max_bytes = max_bytes
+        self._peer = peer
+        self._fields = fields
+        self._topic = topic_of(chunk.tag)
+        self._more = {} if self._topic == chunk.tag else {"tag": values.escape(chunk.tag)}
+        self._id = _id_of(chunk.name)
+
+    def proceed(self, most: int) -> bool:
+        """Make up to ``most`` events more; return whether that were all. Raises NotForward."""
+        event_ids: list[str] = []
+        json: list[bytes] = []
+        for index, entry in enumerate(islice(self._entries, most), len(self.events)):
+            event_id, line = self._event(entry, index)
+            event_ids.append(event_id)
+            json.append(line)
+        topics = [self._topic] * len(json)
+        self.events += Events(topics, event_ids, json, digests(topics, event_ids), sum(map(len, json)))
+        if self.events.size_bytes > self._max_bytes:
+            raise NotForward(f"its events take more than {self._max_bytes} bytes (--forward-chunk-bytes)")
+        return len(json) < most
+
+    def _event(self, entry: Entry, index: int) -> tuple[str, bytes]:
+        """The id of an event, and its JSON."""
+        time, record = entry
+        more = self._more
+        if type(time) is list and time:
+            more = more | ({"metadata": _json(time[1])} if len(time) > 1 and time[1] else {})
+            time = time[0]
+        timestamp = values.moment(time)
+        if timestamp is None:
+            timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            more = more | {"time": _json(time)}
+        event_id, source = f"{self._id}.{index}", self._peer
+        if type(record) is dict:
+            event_id = _name_in(record, self._fields.event_id) or event_id
+            source = _name_in(record, self._fields.source) or source
+        else:
+            record = record if isinstance(record, values.Pairs) else {"record": record}
+        event = {
+            "topic": self._topic, "event_id": event_id, "timestamp": timestamp, "source": source, "payload": record,
+            **more,
+        }  # fmt: skip
+        json = values.encode(event)
+        if json is None:
+            event["payload"], escaped = _plain(record)
+            json = orjson.dumps(event | {"escaped": True} if escaped else event)
+        if json_text.is_too_deep(json):
+            raise NotForward(str(json_text.TooDeep()))
+        return event_id, json
+
+
+def topic_of(tag: str) -> str:
+    """A valid topic for a tag: the tag itself, nearly always."""
+    if tag.isprintable() and 0 < len(tag) <= MAX_NAME_CHARS:
+        return tag
+    return _NOT_IN_A_NAME.sub("_", tag)[:MAX_NAME_CHARS] or _UNTAGGED
+
+
+def _id_of(chunk: str | bytes | None) -> str:
+    if chunk is None:
+        return uuid.uuid4().hex
+    if type(chunk) is str and 0 < len(chunk) <= _MAX_CHUNK_CHARS and not _NOT_IN_A_NAME.search(chunk):
+        return chunk
+    data = chunk if isinstance(chunk, bytes) else chunk.encode(errors="surrogateescape")
+    return hashlib.sha256(data).hexdigest()
+
+
+def _name_in(record: dict[str, Any], field: str | None) -> str | None:
+    """What a field of the record says, if that may be a name: a text or an integer."""
+    value = record.get(field) if field else None
+    if type(value) is int:
+        return str(value)
+    if type(value) is str and 0 < len(value) <= MAX_NAME_CHARS and not _NOT_IN_A_NAME.search(value):
+        return value
+    return None
+
+
+def _json(value: Any) -> Any:
+    plain, escaped = _plain(value)
+    return {"escaped": plain} if escaped else plain
+
+
+def _plain(value: Any) -> tuple[Any, bool]:
+    try:
+        return values.plain(value)
+    except values.TooDeep as error:
+        raise NotForward(str(error)) from None

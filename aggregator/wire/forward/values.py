@@ -1,0 +1,169 @@
+r"""MessagePack to JSON, such that nothing is lost and all of it can be read.
+
+What has the same form in both stays as it is. The rest:
+
+- bytes are text, whether they came as ``str`` or as ``bin``. Where any text of a record is not UTF-8, the record is
+  *escaped*: in all of its texts a backslash is doubled, and a byte that is not UTF-8 becomes ``\xNN``;
+- a name in a map that is not text is its JSON (``1``, ``null``, ``[1,2]``). A name that comes again is numbered
+  (``key (2)``), because most readers of JSON keep one of them only;
+- NaN and the infinities are ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``;
+- an EventTime or a timestamp is a date and time (RFC 3339) with nanoseconds;
+- any other extension is ``{"ext": type, "hex": "…"}``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+
+import msgpack
+import orjson
+
+_BAD_BYTE: Final = re.compile("[\udc80-\udcff]")  # as "surrogateescape" decodes it
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_SECOND: Final = -62_135_596_800  # of year 1
+_LAST_SECOND: Final = 253_402_300_799  # of year 9999
+_NANOSECONDS: Final = 1_000_000_000
+_EVENT_TIME: Final = 0  # the type of the extension
+_MANY_NAMES: Final = 100
+
+JSON_DEPTH: Final = 240
+"""Deepest that a converted value may be nested: below what an event may be, and what Python's stack takes."""
+
+
+class TooDeep(Exception):
+    """A value is nested deeper than JSON_DEPTH."""
+
+
+class Pairs:
+    """A map that is not simply a dict: some names are not text, or come more than once."""
+
+    __slots__ = ("pairs",)
+
+    def __init__(self, pairs: list[tuple[Any, Any]]) -> None:
+        self.pairs = pairs
+
+
+def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any] | Pairs:
+    # Integers can be chosen such that all have one hash, and then a dict of many takes for ever. Texts cannot.
+    if len(pairs) > _MANY_NAMES and any(type(name) is not str for name, _ in pairs):
+        return Pairs(pairs)
+    try:
+        made = dict(pairs)
+    except TypeError:  # an array or a map as a name
+        return Pairs(pairs)
+    return made if len(made) == len(pairs) else Pairs(pairs)
+
+
+def unpacker(max_buffer_bytes: int = 0) -> msgpack.Unpacker:
+    """What decodes MessagePack to values that ``encode`` takes. Its errors are ValueError and BufferFull."""
+    return msgpack.Unpacker(
+        max_buffer_size=max_buffer_bytes, strict_map_key=False, object_pairs_hook=_map,
+        unicode_errors="surrogateescape",
+    )  # fmt: skip
+
+
+def unpack(data: bytes | memoryview) -> Any:
+    """Decode one value that is known to be complete. Raises ValueError."""
+    one = unpacker()
+    one.feed(data)
+    return one.unpack()
+
+
+def encode(value: Any) -> bytes | None:
+    """The JSON of a decoded value that has the same form in JSON, which nearly all have; None if it needs ``plain``."""
+    try:
+        text = orjson.dumps(value)
+    except TypeError:
+        return None
+    return None if b"null" in text else text  # it may have been NaN
+
+
+def plain(value: Any) -> tuple[Any, bool]:
+    """A decoded value as one that has a form in JSON, and whether it is escaped. Raises TooDeep."""
+    try:
+        return _plain(value, escaped=False, depth=0), False
+    except UnicodeEncodeError:
+        return _plain(value, escaped=True, depth=0), True
+
+
+def _plain(value: Any, escaped: bool, depth: int) -> Any:
+    if depth > JSON_DEPTH:
+        raise TooDeep(f"nested deeper than {JSON_DEPTH} levels")
+    match value:
+        case str():
+            return _text(value, escaped)
+        case bytes():
+            return _text(value.decode(errors="surrogateescape"), escaped)
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case list():
+            return [_plain(one, escaped, depth + 1) for one in value]
+        case dict():
+            return _object(list(value.items()), escaped, depth)
+        case Pairs():
+            return _object(value.pairs, escaped, depth)
+        case msgpack.ExtType() | msgpack.Timestamp():
+            return moment(value) or _extension(value)
+    return value
+
+
+def _object(pairs: list[tuple[Any, Any]], escaped: bool, depth: int) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    seen: dict[str, int] = {}
+    for key, value in pairs:
+        name = first = _name(key, escaped, depth)
+        while name in made:
+            seen[first] = seen.get(first, 1) + 1
+            name = f"{first} ({seen[first]})"
+        made[name] = _plain(value, escaped, depth + 1)
+    return made
+
+
+def _name(key: Any, escaped: bool, depth: int) -> str:
+    found = _plain(key, escaped, depth + 1)
+    return found if type(found) is str else orjson.dumps(found).decode()
+
+
+def _text(text: str, escaped: bool) -> str:
+    if escaped:
+        return escape(text)
+    text.encode()  # raises UnicodeEncodeError
+    return text
+
+
+def escape(text: str) -> str:
+    r"""Text of bytes that may not be UTF-8: these become ``\xNN``, and a backslash is doubled."""
+    return _BAD_BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text.replace("\\", "\\\\"))
+
+
+def _extension(value: Any) -> dict[str, Any]:
+    code, data = (value.code, value.data) if isinstance(value, msgpack.ExtType) else (-1, value.to_bytes())
+    return {"ext": code, "hex": data.hex()}
+
+
+def moment(time: Any) -> str | None:
+    """A Forward time as a date and time (RFC 3339, UTC); None if it is none between the years 1 and 9999."""
+    if type(time) is msgpack.ExtType and time.code == _EVENT_TIME and len(time.data) == 8:
+        second, nanoseconds = struct.unpack(">II", time.data)
+    elif type(time) is int:
+        second, nanoseconds = time, 0
+    elif type(time) is float and math.isfinite(time):
+        second = math.floor(time)
+        nanoseconds = int((time - second) * _NANOSECONDS)
+    elif type(time) is msgpack.Timestamp:
+        second, nanoseconds = time.seconds, time.nanoseconds
+    else:
+        return None
+    if not (_FIRST_SECOND <= second <= _LAST_SECOND and nanoseconds < _NANOSECONDS):
+        return None
+    return f"{_date_time(second)}.{nanoseconds:09d}Z" if nanoseconds else f"{_date_time(second)}Z"
+
+
+@lru_cache(maxsize=1024)
+def _date_time(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[: -len("+00:00")]

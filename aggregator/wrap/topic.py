@@ -1,0 +1,58 @@
+r"""Which topic a text gets: ``app``, or one made of what its payload has.
+
+The grammar of ``--wrap-topic``::
+
+    template    = 1*( character / placeholder )      any character but "{", "}" and controls
+    placeholder = "{" name [ "|" otherwise ] "}"     a field of the payload: text, or a whole number
+
+A name with dots may lead into objects. ``otherwise`` stands where a payload has no such field; without it, ``unknown``.
+``logs.{program}`` and ``{service.name|app}`` are such templates. A control character in a field becomes U+FFFD.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from aggregator.wire.rules import MAX_NAME_CHARS
+from aggregator.wrap import fields
+
+UNKNOWN: Final = "unknown"
+
+_PLACEHOLDER: Final = re.compile(r"\{([^{}|]+)(?:\|([^{}|]*))?\}")
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+class BadTemplate(ValueError):
+    """This is no template; the text says why."""
+
+
+class TopicTemplate:
+    """The topic of each text of one listener."""
+
+    def __init__(self, template: str) -> None:
+        """Raises BadTemplate."""
+        literals = _PLACEHOLDER.split(template)[::3]
+        if any("{" in literal or "}" in literal for literal in literals):
+            raise BadTemplate("a brace that opens or closes no {field} or {field|otherwise}")
+        if _CONTROL.search(template):
+            raise BadTemplate("a control character")
+        if not 0 < len(template) <= MAX_NAME_CHARS:
+            raise BadTemplate(f"expected 1 to {MAX_NAME_CHARS} characters")
+        self._template = template
+        self.constant = template if literals == [template] else None
+        """The topic, if it is always the same."""
+
+    def fill(self, payload: dict[str, Any]) -> str:
+        """The topic of what has this payload; what is too long for a topic is cut."""
+        if self.constant:
+            return self.constant
+        topic = _PLACEHOLDER.sub(lambda found: _value(payload, found), self._template)
+        return topic[:MAX_NAME_CHARS] or UNKNOWN
+
+
+def _value(payload: dict[str, Any], placeholder: re.Match[str]) -> str:
+    found = fields.text(fields.find(payload, placeholder[1]))
+    if found is None:
+        return UNKNOWN if placeholder[2] is None else placeholder[2]
+    return _CONTROL.sub("\ufffd", found)

@@ -1,0 +1,222 @@
+"""Real logging libraries and syslog daemons on the wrap port, as their own documentation sets them up."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.harness.polling import wait_until
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.wire import Json
+from tests.test_shippers import rsyslog, syslog_ng
+
+pytestmark = pytest.mark.producer
+
+FOLDER: Final = Path(__file__).parent / "producers"
+
+ARRIVES_S: Final = 60.0
+"""How long a client may take to send a few lines: node starts slowly on a busy machine."""
+
+NODE: Final = {  # which framing each has
+    "pino": "line feeds",
+    "log4js": "__LOG4JS__",
+    "bunyan": "line feeds",
+    "winston": "line feeds",
+    "winston-logstash": "line feeds",
+    "winston3-logstash-transport": "JSON objects, one behind the other",
+}
+PYTHON: Final = {"SysLogHandler": None, "python-logstash-async": "logstash_async", "structlog": "structlog"}
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> ServerProcess:
+    return start_server("--wrap-port", "0")
+
+
+@pytest.fixture
+def server_by_program(start_server: StartServer) -> ServerProcess:
+    return start_server("--wrap-port", "0", "--wrap-topic", "{program}")
+
+
+def node(library: str, server: ServerProcess, count: int, delay_ms: int = 0) -> list[str]:
+    """The command line of a library of npm."""
+    if not shutil.which("node"):
+        pytest.skip("needs node")
+    if not (FOLDER / "node_modules").exists():
+        pytest.skip(f"{FOLDER / 'node_modules'} is not there: run {FOLDER / 'install'}")
+    return ["node", str(FOLDER / "client.js"), library, f"{server.wrap_port}", f"{count}", f"{delay_ms}"]
+
+
+def python(library: str, server: ServerProcess, count: int, delay_s: float = 0) -> list[str]:
+    """The command line of a library of Python's."""
+    module = PYTHON.get(library)
+    if module and not importlib.util.find_spec(module):
+        pytest.skip(f"needs {library}: pip install -e '.[producers]'")
+    return [sys.executable, str(FOLDER / "client.py"), library, f"{server.wrap_port}", f"{count}", f"{delay_s}"]
+
+
+def run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=ARRIVES_S)
+    assert done.returncode == 0, done.stderr
+
+
+def arrived(server: ServerProcess, count: int, topic: str = "app") -> list[Json]:
+    """The events of a topic, when there are so many."""
+    wait_until(lambda: len(server.listed(topic)) >= count, ARRIVES_S)
+    found = server.listed(topic)
+    assert len(found) == count
+    return found
+
+
+@pytest.mark.parametrize("library", NODE)
+def test_a_library_of_node_with_its_defaults(library: str, server: ServerProcess) -> None:
+    run(node(library, server, 20))
+
+    for n, event in enumerate(arrived(server, 20)):
+        payload = event["payload"]
+        if library == "log4js":
+            assert payload["data"] == ["hello", {"n": n}]
+            assert payload["level"]["levelStr"] == "INFO"
+        elif library == "winston3-logstash-transport":
+            assert payload["message"] == '{"data":"hello"}'  # it drops what else there is, by default
+        else:
+            assert (payload.get("msg", payload.get("message")), payload["n"]) == ("hello", n)
+        if host := payload.get("hostname", payload.get("serverName")):
+            assert event["source"] == host
+    assert f"framing: {NODE[library]}" in server.log
+
+
+@pytest.mark.parametrize("library", PYTHON)
+def test_a_library_of_python_with_its_defaults(library: str, server: ServerProcess) -> None:
+    run(python(library, server, 20))
+
+    for event in arrived(server, 20):
+        payload = event["payload"]
+        assert payload.get("message", payload.get("event")) == "hello"
+        if library == "SysLogHandler":
+            assert payload["severity"] == "info"
+
+
+def test_socket_handler_is_told_what_to_use_instead(server: ServerProcess) -> None:
+    run(python("SocketHandler", server, 3))
+
+    wait_until(lambda: "it sends pickles, as Python's SocketHandler does: use SysLogHandler" in server.log)
+    assert server.ask("STATS")["stored_total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "framing"),
+    [([], "line feeds"), (["--octet-count"], "counted octets (RFC 6587)"), (["--rfc3164"], "line feeds")],
+)
+def test_logger(options: list[str], framing: str, server_by_program: ServerProcess) -> None:
+    server = server_by_program
+    if not shutil.which("logger"):
+        pytest.skip("needs logger, of util-linux or bsdutils")
+    run(
+        [
+            "logger",
+            "-T",
+            "-n",
+            "127.0.0.1",
+            "-P",
+            f"{server.wrap_port}",
+            "-t",
+            "job",
+            "-p",
+            "cron.err",
+            *options,
+            "it's done",
+        ]
+    )
+
+    (event,) = arrived(server, 1, "job")
+    expected = {"message": "it's done", "facility": "cron", "severity": "err", "program": "job"}
+    assert expected.items() <= event["payload"].items()
+    assert f"framing: {framing}" in server.log
+
+
+# --- syslog daemons
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder for sockets, whose names may have a hundred characters and no more."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+DAEMONS: Final = {
+    "rsyslog": (
+        rsyslog,
+        'global(workDirectory="{folder}")\nmodule(load="imuxsock" SysSock.Use="off")\n'
+        'input(type="imuxsock" Socket="{folder}/log" RateLimit.Interval="0")\n',
+    ),
+    "syslog-ng": (syslog_ng, '@version: 3.38\nsource s_src {{ unix-dgram("{folder}/log"); }};\n'),
+}
+"""What a distribution's own configuration has: where the lines come from."""
+
+
+@pytest.mark.parametrize("daemon", DAEMONS)
+def test_a_syslog_daemon_in_its_default_format_loses_one_line_at_most_when_the_server_restarts(
+    daemon: str, server_by_program: ServerProcess, short_path: Path
+) -> None:
+    server = server_by_program
+    program, sources = DAEMONS[daemon]
+    configuration = short_path / f"{daemon}.conf"
+    recipe = (FOLDER / f"{daemon}.conf").read_text()
+    assert recipe.count("8082") == 1
+    configuration.write_text(sources.format(folder=short_path) + recipe.replace("8082", f"{server.wrap_port}"))
+    command, libraries = program(configuration, short_path)
+    with subprocess.Popen(command, env={**os.environ, "LD_LIBRARY_PATH": libraries}) as process:
+        try:
+            wait_until((short_path / "log").exists)
+            _log(short_path, "before", 50)
+            arrived(server, 50)
+            assert server.stop() == 0
+            server.restart()
+            _log(short_path, "after", 50)  # the daemon does not look whether the server has gone: not the first of them
+            wait_until(lambda: len(server.listed("app")) >= 99, ARRIVES_S)
+        finally:
+            process.terminate()
+    for event in server.listed("app"):
+        assert event["payload"]["message"].split()[0] in ("before", "after")
+        assert event["payload"]["program"] == "app"
+        assert event["timestamp"] != event["received_at"]
+
+
+def _log(folder: Path, word: str, count: int) -> None:
+    for n in range(count):
+        run(["logger", "-u", str(folder / "log"), "-t", "app", f"{word} {n}"])
+
+
+# --- a restart of the server
+
+
+@pytest.mark.parametrize("ended", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("library", ["pino-recovery", "winston-logstash", "python-logstash-async"])
+def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
+    library: str, ended: signal.Signals, server: ServerProcess
+) -> None:
+    """With a line at a time on its way: what the kernel has taken, no client keeps. SIGKILL may cost such a line."""
+    count = 60
+    is_python = library in PYTHON
+    command = python(library, server, count, 0.1) if is_python else node(library, server, count, 100)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+        wait_until(lambda: len(server.listed("app")) >= 10, ARRIVES_S)
+        server.signal(ended)
+        server.wait()
+        server.restart()
+        assert client.wait(ARRIVES_S) == 0
+    in_flight = 2 if ended is signal.SIGKILL else 0
+    wait_until(lambda: len(server.listed("app")) >= count - in_flight, ARRIVES_S)
+    assert len(server.listed("app")) <= count
