@@ -302,4 +302,6 @@ class Feed:
         yield Metric("catching_up", len(self._all) - len(self._live), "subscribers that read from the store")
         yield Metric("delivered", self._delivered, "events delivered to subscribers", Kind.COUNTER)
         yield Metric("deliveries_per_s", rate, f"events delivered a second, over the last {RATE_WINDOW_S:g} s")
-        yield Metric("fell_behind", self._fell_behind, "how often a live subscriber had no room", Kind.COUNTER)
+        yield Metric(
+            "fell_behind", self._fell_behind, "how often a live subscriber fell back to the store", Kind.COUNTER
+        )
