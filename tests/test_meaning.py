@@ -174,7 +174,7 @@ def test_a_turn_is_bounded_in_lines(line: bytes | None) -> None:
     interpreter = interpreter_with(*[line] * (meaning.TURN_LINES + 1))
     list(interpreter.turn())
 
-    assert len(interpreter) == 1
+    assert len(interpreter.lines) == 1
     assert interpreter.line_number == meaning.TURN_LINES
 
 
@@ -183,7 +183,7 @@ def test_the_members_of_batches_count_for_the_turn() -> None:
     interpreter = interpreter_with(PLAIN, large, PLAIN)
     list(interpreter.turn())
 
-    assert len(interpreter) == 1
+    assert len(interpreter.lines) == 1
 
 
 @pytest.mark.parametrize(

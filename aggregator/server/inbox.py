@@ -18,7 +18,7 @@ log = logging.getLogger("aggregator")
 
 
 class Inbox:
-    """The lines of one client of ``port`` that wait to be interpreted; its length is their number."""
+    """The lines of one client of ``port``."""
 
     def __init__(self, state: State, port: Port) -> None:
         self.peer = "a client"
@@ -29,10 +29,14 @@ class Inbox:
         self._line_timeout_s = state.config.line_timeout_s
         self._splitter = LineSplitter(state.config.max_line_bytes)
         self._interpreter = Interpreter(state.config.max_line_bytes)
+        self.lines = self._interpreter.lines
+        """Those that wait to be interpreted."""
         self._unfinished_s = 0.0  # for how long the same line has been unfinished
 
-    def __len__(self) -> int:
-        return len(self._interpreter)
+    @property
+    def waiting_bytes(self) -> int:
+        """Their total length."""
+        return self._interpreter.waiting_bytes
 
     @property
     def line_number(self) -> int:
