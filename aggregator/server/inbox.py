@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Final
 
 from aggregator.server.port import Port
 from aggregator.server.state import State
 from aggregator.wire import Rejection, replies
 from aggregator.wire.lines import Framing, LineSplitter
-from aggregator.wire.meaning import Interpreter, Meaning
+from aggregator.wire.meaning import PIECE_LINES, Interpreter, Meaning
 
 log = logging.getLogger("aggregator")
 
 
+LITTLE_BYTES: Final = 16 * 1024
+"""A mebibyte of the worst JSON takes 0.1 s."""
+
+
 class Inbox:
-    """The lines of one client of ``port``."""
+    """The lines of one client of ``port`` that wait to be interpreted; its length is their number."""
 
     def __init__(self, state: State, port: Port) -> None:
         self.peer = "a client"
@@ -29,14 +34,16 @@ class Inbox:
         self._line_timeout_s = state.config.line_timeout_s
         self._splitter = LineSplitter(state.config.max_line_bytes)
         self._interpreter = Interpreter(state.config.max_line_bytes)
-        self.lines = self._interpreter.lines
-        """Those that wait to be interpreted."""
         self._unfinished_s = 0.0  # for how long the same line has been unfinished
 
+    def __len__(self) -> int:
+        return len(self._interpreter.lines)
+
     @property
-    def waiting_bytes(self) -> int:
-        """Their total length."""
-        return self._interpreter.waiting_bytes
+    def has_little(self) -> bool:
+        """Whether so little waits that to interpret it cannot take long."""
+        interpreter = self._interpreter
+        return interpreter.waiting_bytes < LITTLE_BYTES and len(interpreter.lines) < PIECE_LINES
 
     @property
     def line_number(self) -> int:
