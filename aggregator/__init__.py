@@ -169,6 +169,7 @@ Command line: argv and environment to options, outcomes to exit codes.
 
 - ``cli``                        the commands, and what the exit codes mean
 - ``cli.parser``                 options, their values, the environment
+- ``cli.selection``              which events a command reads
 - ``cli.serve``                  ``aggregator serve``
 - ``cli.send``                   ``aggregator send``
 - ``cli.tail``                   ``aggregator tail``

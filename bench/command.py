@@ -7,7 +7,7 @@ import gc
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -46,7 +46,7 @@ def repeat(name: str, options: argparse.Namespace, one_run: Callable[[int, Path]
             for line in summary(one):
                 progress.write(line, file=sys.stderr)
     write(name, options, {"medians": medians(runs), "runs": runs})
-    return 0 if exact(runs) else 1
+    return exit_code(runs)
 
 
 def write(name: str, options: argparse.Namespace, figures: dict[str, Any]) -> None:
@@ -66,15 +66,25 @@ def medians(runs: list[Any]) -> Any:
     return None
 
 
-def exact(figures: Any) -> bool:
-    """Whether every ``exact`` in it is true, and there are no ``errors``."""
+def exit_code(figures: Any) -> int:
+    """0 if all was exact; else 1, and standard error says what was not."""
+    wrong = list(inexact(figures))
+    if wrong:
+        print(f"not exact: {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def inexact(figures: Any, path: str = "") -> Iterator[str]:
+    """Where an ``exact`` is false, or where there are ``errors``: the names on the way there."""
     if isinstance(figures, dict):
-        return (
-            figures.get("exact") is not False
-            and not figures.get("errors")
-            and all(exact(value) for key, value in figures.items() if key != "stats")
-        )
-    return not isinstance(figures, list) or all(map(exact, figures))
+        if figures.get("exact") is False or figures.get("errors"):
+            yield path or "figures"
+        for key, value in figures.items():
+            if key != "stats":
+                yield from inexact(value, f"{path} {key}".strip())
+    elif isinstance(figures, list):
+        for number, value in enumerate(figures, 1):
+            yield from inexact(value, f"{path} {number}".strip())
 
 
 def summary(figures: dict[str, Any], path: str = "") -> list[str]:

@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
             for size, first, second in zip(sizes, one, other, strict=True)
         }
     command.write("growth", options, figures)
-    return 0 if command.exact(figures) else 1
+    return command.exit_code(figures)
 
 
 def _measure(histories: list[_History], size: int) -> None:

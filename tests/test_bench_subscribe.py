@@ -55,7 +55,7 @@ def test_every_part_is_measured_and_every_event_counted(record: tuple[Path, dict
     _, result = record
     figures = result["figures"]
     assert set(figures) - {"not_run"} == {part.replace("-", "_") for part in PARTS}
-    assert command.exact(figures)
+    assert list(command.inexact(figures)) == []
     (caught,) = figures["catch_up"]["runs"]
     assert {name: one["events"] for name, one in caught["ours"].items()} == {
         "all": EVENTS, "half_of_topics": EVENTS // 2 - 4, "one_of_20": EVENTS // 20,
@@ -107,6 +107,20 @@ def test_a_peer_whose_program_is_missing_is_reported_and_ours_is_measured(tmp_pa
     assert result["figures"]["not_run"]["redis"].endswith("run bench/peers/install")
     assert "redis" not in result["figures"]["catch_up"]["runs"][0]
     assert result["figures"]["catch_up"]["runs"][0]["ours"]["all"]["exact"] is True
+
+
+@pytest.mark.parametrize(
+    ("figures", "where"),
+    [
+        ({"exact": True, "errors": 0, "stats": {"errors": 5}}, []),
+        ({"load": {"runs": [{"exact": True}, {"exact": False}]}, "acks": {"errors": 2}}, ["load runs 2", "acks"]),
+        ([{"exact": False}], ["1"]),
+    ],
+)
+def test_what_was_not_exact_is_named(figures: Any, where: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(command.inexact(figures)) == where
+    assert command.exit_code(figures) == bool(where)
+    assert capsys.readouterr().err == (f"not exact: {', '.join(where)}\n" if where else "")
 
 
 def test_a_part_that_does_not_exist_is_refused() -> None:

@@ -185,15 +185,18 @@ async def test_a_reader_that_has_acked_all_is_moved_along(kept: Kept) -> None:
     assert subscription.sent == 50, "which may be acked, because it was not said"
     subscription.position = subscription.sent = 60  # an event, and it is not acked
     subscription.position = 70
-    await kept.move("other", 1)
-    await asyncio.sleep(0.01)
+    behind = Subscription(None, ALL, 10, name="b")  # type: ignore[arg-type]
+    await kept.move("b", 10)
+    kept.cursors.took("b", behind)
+    behind.position = 20
+    await until(lambda: kept.disk.saved["b"] == 20)  # it is looked at behind the other
     assert kept.disk.saved["a"] == 50
     await kept.move("a", 60)
     await until(lambda: kept.disk.saved["a"] == 70)
     subscription.over = True
     subscription.position = 80
-    await kept.move("other", 2)
-    await asyncio.sleep(0.01)
+    behind.position = 30
+    await until(lambda: kept.disk.saved["b"] == 30)
     assert kept.disk.saved["a"] == 70
     assert kept.cursors.reader("a") is None
 

@@ -130,7 +130,7 @@ def interpreter_with(*lines: bytes | None) -> Interpreter:
 
 def turns(interpreter: Interpreter) -> Iterator[list[tuple[int, Meaning]]]:
     """What each turn gives out, with the line number at that moment, until no line is left."""
-    while interpreter:
+    while interpreter.lines:
         yield [(interpreter.line_number, found) for found in interpreter.turn()]
 
 
@@ -174,7 +174,7 @@ def test_a_turn_is_bounded_in_lines(line: bytes | None) -> None:
     interpreter = interpreter_with(*[line] * (meaning.TURN_LINES + 1))
     list(interpreter.turn())
 
-    assert len(interpreter) == 1
+    assert len(interpreter.lines) == 1
     assert interpreter.line_number == meaning.TURN_LINES
 
 
@@ -183,7 +183,7 @@ def test_the_members_of_batches_count_for_the_turn() -> None:
     interpreter = interpreter_with(PLAIN, large, PLAIN)
     list(interpreter.turn())
 
-    assert len(interpreter) == 1
+    assert len(interpreter.lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_turns_and_pieces_change_nothing_about_what_lines_mean(
         interpreter = interpreter_with(*lines)
         found_events: list[Event] = []
         others: list[tuple[int, Meaning]] = []
-        while interpreter:
+        while interpreter.lines:
             first = interpreter.line_number
             for found in interpreter.turn():
                 if isinstance(found, Events):

@@ -364,7 +364,7 @@ async def test_a_loop_body_that_takes_longer_than_three_beats_keeps_the_connecti
     troubles: list[str] = []
     async with subscriber(server, after=0, beat_s=1, on_trouble=troubles.append) as events:
         await anext(events)
-        await asyncio.sleep(4)
+        await asyncio.sleep(4)  # the slowness that is tested
         assert len(await take(events, 999)) == 999
     assert troubles == []
 

@@ -36,7 +36,7 @@ def add_command(commands: Commands) -> None:
         "command",
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
-        help="STATS, HEALTH, TOPICS, EVENTS, EVENT, PING or HELP; all that follows belongs to it",
+        help="such as STATS, HEALTH, EVENTS or HELP, which lists them; all that follows belongs to it",
     )
 
 

@@ -7,32 +7,21 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from aggregator.cli.parser import Commands, age_or_time, option_to, seconds
+from aggregator.cli.parser import Commands, age_or_time, seconds
+from aggregator.cli.selection import add_reader
 from aggregator.client.read.export import BEGINNING, ExportOptions, export
 from aggregator.client.read.show import COLUMNS
 
 _EPILOG: Final = """\
-A PATTERN is a topic, or has * for any characters, ? for one, [ab] for one of a set. Without any: all topics.
-A T is a date and time, an age such as 10m (s, m, h, d), or NOW; it is compared with when an event was stored.
 Exit code 0 means that everything is there. `aggregator export | aggregator send --to HOST:PORT` copies it, and again
 stores nothing twice."""
 
 
 def add_command(commands: Commands) -> None:
     """Add ``export`` to the commands."""
-    export = commands.add_parser(
-        "export",
-        help="write all events to a file or a pipe",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    export = add_reader(commands, "export", "write all events to a file or a pipe", _EPILOG, "NOW")
     export.set_defaults(run=_run, parser=export)
-    export.add_argument("patterns", nargs="*", metavar="PATTERN", help="topics (*)")
-    option_to(export)
     export.add_argument("--since", type=age_or_time, default=BEGINNING, metavar="T", help="the first one (the oldest)")
-    export.add_argument("--until", type=age_or_time, default="NOW", metavar="T", help="before this time (NOW)")
-    export.add_argument("--source", help="only events with this source")
-    export.add_argument("--contains", metavar="TEXT", help="only events with this text anywhere in their JSON")
     export.add_argument(
         "--format", choices=("event", "json", "csv"), default="event",
         help="event: byte for byte as sent; json: with seq and received_at (event)",

@@ -7,7 +7,8 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from aggregator.cli.parser import Commands, age_or_time, integer, option_to, position, seconds
+from aggregator.cli.parser import Commands, age_or_time, integer, position, seconds
+from aggregator.cli.selection import add_reader
 from aggregator.client.read.show import FORMATS
 from aggregator.client.read.tail import TailOptions, tail
 
@@ -17,27 +18,15 @@ MAX_NEWEST: Final = 1_000_000
 DEFAULT_NEWEST: Final = 10
 
 _EPILOG: Final = """\
-A PATTERN is a topic, or has * for any characters, ? for one, [ab] for one of a set. Without any: all topics.
-A T is a date and time, an age such as 10m (s, m, h, d), or NOW; it is compared with when an event was stored.
 With --follow it goes on for ever, reconnects, and misses nothing; Ctrl-C ends it with exit code 0."""
 
 
 def add_command(commands: Commands) -> None:
     """Add ``tail`` to the commands."""
-    tail = commands.add_parser(
-        "tail",
-        help="show the newest events, and with --follow those that come",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    tail = add_reader(commands, "tail", "show the newest events, and with --follow those that come", _EPILOG, None)
     tail.set_defaults(run=_run, parser=tail)
-    tail.add_argument("patterns", nargs="*", metavar="PATTERN", help="topics (*)")
-    option_to(tail)
     tail.add_argument("--follow", "-f", action="store_true", help="go on with what comes")
     tail.add_argument("--format", choices=FORMATS, help="text on a terminal, else json; event: byte for byte as sent")
-    tail.add_argument("--source", help="only events with this source")
-    tail.add_argument("--contains", metavar="TEXT", help="only events with this text anywhere in their JSON")
-    tail.add_argument("--until", type=age_or_time, metavar="T", help="only events that were stored before")
     tail.add_argument(
         "--give-up-after", type=seconds, metavar="SECONDS", help="without the server (30; with --follow never)"
     )

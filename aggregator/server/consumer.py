@@ -19,8 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from aggregator.event import Events
 from aggregator.server.health import Health
@@ -30,6 +30,8 @@ from aggregator.storage.engine import AnyEngine, Commit, Position, StorageBusy, 
 from aggregator.wire import replies
 
 log = logging.getLogger("aggregator")
+
+T = TypeVar("T")
 
 RETRY_S: Final = 0.5
 """Pause before a busy or full store is tried again: acks are to resume within 2 s of space returning, and a probe costs
@@ -92,22 +94,27 @@ class Consumer:
         self._filling = _Filling(engine)
         self._full: _Filling | None = None  # is the next, before the batch that is being filled
         self._held_over: Submission | None = None  # is not in a batch yet
-        self._under_way: dict[asyncio.Task[None], _Filling] = {}  # being appended, in the order of their events
+        self._under_way: list[_Filling] = []  # being appended, in the order of their events
         self._turn = asyncio.Lock()  # to be handed to the engine
-        self._wake = asyncio.Event()  # something arrived, or ended
+        self._quiet = asyncio.Lock()  # to use quiet times
+        self._arrived = asyncio.Event()  # something arrived, or will never again
+        self._ended = asyncio.Event()  # one of the tasks, or all is to end
         self._room = asyncio.Event()
+        self._filler: asyncio.Task[None]
         self._upkeep: asyncio.Task[bool] | None = None
-        self._watching: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Return when the intake is closed and empty. Raises StorageFailed, or whatever a defect raises."""
-        filler = self._start(self._fill())
-        self._watching = self._start(self._watch())
+        self._filler = self._start(self._fill())
+        watching = self._start(self._watch())
+        appenders = [self._start(self._append_batches()) for _ in range(self._engine.appends_at_once)]
         try:
-            while batch := await self._next(filler):
-                self._hand_over(batch)
-            while self._under_way:
-                await self._one_ended()
+            while not all(appender.done() for appender in appenders):
+                await self._ended.wait()
+                self._ended.clear()
+                if self._failure:
+                    raise self._failure
+                _raise_what_was_raised(watching, *appenders)
             await self._end_upkeep()
             await self._engine.verify()
         except asyncio.CancelledError:
@@ -116,17 +123,21 @@ class Consumer:
             self._fail(str(error) or type(error).__name__)
             raise
         finally:
-            batches = [*self._under_way.values(), *([self._full] if self._full else [])]
-            tasks = [filler, self._watching, *self._under_way, self._upkeep, *(batch.preparing for batch in batches)]
+            batches = [*self._under_way, *([self._full] if self._full else [])]
+            tasks = [self._filler, watching, *appenders, self._upkeep, *(batch.preparing for batch in batches)]
             running = [task for task in tasks if task]
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    def _start(self, work: Any) -> asyncio.Task[Any]:
+    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work)
-        task.add_done_callback(lambda _: self._wake.set())
+        task.add_done_callback(self._note_end)
         return task
+
+    def _note_end(self, task: asyncio.Task[Any]) -> None:
+        self._ended.set()
+        self._arrived.set()
 
     # --- filling
 
@@ -143,7 +154,7 @@ class Consumer:
                     await self._room.wait()
             self._filling.add(submission)
             self._held_over = None
-            self._wake.set()
+            self._arrived.set()
 
     def _fits(self, submission: Submission) -> bool:
         batch = self._filling.batch
@@ -157,57 +168,62 @@ class Consumer:
         if self._full and self._under_way:
             self._full.prepare()
 
-    async def _next(self, filler: asyncio.Task[None]) -> _Filling | None:
-        """The next batch, when it may be appended; while there is none, quiet times are used for upkeep."""
-        while True:
-            self._wake.clear()
-            if self._failure:
-                raise self._failure
-            self._note_ended()
-            if self._upkeep and self._upkeep.done():
-                await self._end_upkeep()
-            if filler.done():
-                filler.result()  # a defect: the batch that is being filled cannot be trusted
-            if len(self._under_way) >= self._engine.appends_at_once:
-                await self._one_ended()
-            elif self._full:
-                batch, self._full = self._full, None
-                return batch
-            elif self._filling.submissions:
-                batch, self._filling = self._filling, _Filling(self._engine)
-                return batch
-            elif filler.done():
+    # --- storing
+
+    async def _append_batches(self) -> None:
+        """Store one batch after another. So many of these run as appends may be under way."""
+        while batch := await self._next():
+            await self._store(batch)
+
+    async def _next(self) -> _Filling | None:
+        """The next batch, which is under way from now on; None if there will be none.
+
+        If a batch is ready, nothing is awaited: the engine gets it in the turn of the loop in which it has become free.
+        """
+        while not (batch := self._take_batch()):
+            if self._filler.done():
                 return None
-            else:
-                await self._wait_for_events()
+            await self._wait_for_events()
+        batch.handed_over = time.monotonic()
+        self._under_way.append(batch)
+        self._note_oldest()
+        self._room.set()
+        self._intake.took(batch.submissions)
+        return batch
+
+    def _take_batch(self) -> _Filling | None:
+        """The batch that is ready, if there is one. Raises what the filler or the upkeep has raised."""
+        self._note_upkeep()
+        if self._filler.done():
+            self._filler.result()  # a defect: the batch that is being filled cannot be trusted
+        if self._full:
+            batch, self._full = self._full, None
+            return batch
+        if self._filling.submissions:
+            batch, self._filling = self._filling, _Filling(self._engine)
+            return batch
+        return None
 
     async def _wait_for_events(self) -> None:
+        """Wait until something arrives; if nothing does for a while, use the time for upkeep."""
         quiet_s = None
-        if not self._under_way:
+        if not self._under_way and not self._quiet.locked():
             quiet_s = RETRY_S if self._health.trouble else IDLE_S if self._engine.upkeep_left else None
+        self._arrived.clear()
         try:
             async with asyncio.timeout(quiet_s):
-                await self._wake.wait()
+                await self._arrived.wait()
         except TimeoutError:
-            await self._use_quiet_time()
+            async with self._quiet:
+                await self._use_quiet_time()
 
     async def _use_quiet_time(self) -> None:
         await self._end_upkeep()
         if self._health.trouble:
             await self._probe()
             return
-        while self._engine.upkeep_left and await self._engine.upkeep(quiet=True) and not self._wake.is_set():
+        while self._engine.upkeep_left and await self._engine.upkeep(quiet=True) and not self._arrived.is_set():
             pass
-
-    # --- storing
-
-    def _hand_over(self, batch: _Filling) -> None:
-        """Have it appended, and make room for others."""
-        batch.handed_over = time.monotonic()
-        self._under_way[self._start(self._store(batch))] = batch
-        self._note_oldest()
-        self._room.set()
-        self._intake.took(batch.submissions)
 
     async def _store(self, filling: _Filling) -> None:
         started = time.monotonic()
@@ -216,13 +232,15 @@ class Consumer:
         except StorageFull as error:
             self._in_trouble(str(error))
             self._tell(filling.take(), replies.storage_full(str(error)))
-            return
-        self._out_of_trouble()
-        duplicates = len(commit.duplicates)
-        self._stats.committed(len(commit.seqs) - duplicates, duplicates, time.monotonic() - started)
-        # In the loop's next turn: if more is queued, it is on its way to the disk by then, and replies are written
-        # while it commits.
-        asyncio.get_running_loop().call_soon(self._acknowledge, filling.take(), commit, self._engine.head)
+        else:
+            self._out_of_trouble()
+            duplicates = len(commit.duplicates)
+            self._stats.committed(len(commit.seqs) - duplicates, duplicates, time.monotonic() - started)
+            # In the loop's next turn: if more is queued, it is on its way to the disk by then, and replies are written
+            # while it commits.
+            asyncio.get_running_loop().call_soon(self._acknowledge, filling.take(), commit, self._engine.head)
+        self._under_way.remove(filling)
+        self._note_oldest()
 
     async def _append(self, filling: _Filling) -> Commit:
         pause_s = 0.0
@@ -239,30 +257,20 @@ class Consumer:
                 self._in_trouble(str(error))
                 pause_s = RETRY_S
 
-    async def _one_ended(self) -> None:
-        """Wait until a batch is stored, or is not."""
-        watching = [self._watching] if self._watching else []
-        await asyncio.wait([*self._under_way, *watching], return_when=asyncio.FIRST_COMPLETED)
-        self._note_ended()
-
-    def _note_ended(self) -> None:
-        """Take note of batches that were stored; raise what one has raised, or the watch."""
-        if self._watching and self._watching.done():
-            self._watching.result()
-        for task in [task for task in self._under_way if task.done()]:
-            if task.cancelled():  # not by us
-                raise StorageFailed("the engine has given up an append")
-            task.result()
-            del self._under_way[task]
-        self._note_oldest()
-
     def _note_oldest(self) -> None:
-        self._health.commit_started = min((batch.handed_over for batch in self._under_way.values()), default=None)
+        self._health.commit_started = self._under_way[0].handed_over if self._under_way else None
 
     def _begin_upkeep(self) -> None:
         """Have what is due done beside the batch that is being appended."""
-        if not self._upkeep and self._engine.upkeep_due:
+        self._note_upkeep()
+        if not self._upkeep and not self._quiet.locked() and self._engine.upkeep_due:
             self._upkeep = self._start(self._engine.upkeep(quiet=False))
+
+    def _note_upkeep(self) -> None:
+        """If it has ended, raise what it has raised."""
+        if self._upkeep and self._upkeep.done():
+            upkeep, self._upkeep = self._upkeep, None
+            upkeep.result()
 
     async def _end_upkeep(self) -> None:
         """Wait for it, and raise what it has raised."""
@@ -307,13 +315,13 @@ class Consumer:
     def fail(self, error: StorageFailed) -> None:
         """End ``run`` with this error, which another part met that writes to the same store."""
         self._failure = error
-        self._wake.set()
+        self._ended.set()
 
     def _fail(self, why: str) -> None:
         """Tell everybody, now and from now on, that nothing is stored any more."""
         self._health.failure = why
         failure = replies.store_failed(why)
-        handed_over = [submission for batch in self._under_way.values() for submission in batch.take()]
+        handed_over = [submission for batch in self._under_way for submission in batch.take()]
         full = self._full.take() if self._full else []
         held_over = [self._held_over] if self._held_over else []
         queued = self._intake.divert(lambda submission: self._tell([submission], failure))
@@ -325,3 +333,11 @@ class Consumer:
         for submission in submissions:
             self._stats.errors += len(submission.events)
             submission.settle(outcome)
+
+
+def _raise_what_was_raised(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        if task.done():
+            if task.cancelled():  # not by us
+                raise StorageFailed("the engine has given up an append")
+            task.result()

@@ -36,11 +36,15 @@ BUSY_S: Final = 0.1
 """After a commit in the last so many seconds senders are at work, and reading the backlog is paced."""
 
 PACE: Final = 3
-"""How many times as long as it worked catching up pauses beside senders: their latency counts more."""
+"""How many times as long as it kept the event loop busy catching up pauses beside senders: their latency counts more.
+"""
+
+PAUSE_S: Final = 0.001
+"""It pauses when it owes so much: uvloop's timers know no less."""
 
 QUEUE_EVENTS: Final = 256
-"""While more events wait in the intake it pauses only as long as it worked: latency is a batch's then, and a reader
-must gain on the load."""
+"""While more events wait in the intake it pauses only after each slice, and as long as that took: latency is a batch's
+then, and a reader must gain on the load."""
 
 TICK_S: Final = 1.0
 """How often heartbeats are looked at."""
@@ -64,6 +68,7 @@ class Feed:
         self._something_behind = asyncio.Event()
         self._waiting: dict[asyncio.Event, Interest] = {}
         self._published_at = 0.0
+        self._worked_s = 0.0  # catching up has kept the event loop busy for so long since its last pause
         self._fell_behind = 0
         self._delivered_before = 0  # by subscriptions that are over
         self._rate: deque[tuple[float, int]] = deque(maxlen=int(RATE_WINDOW_S / TICK_S) + 1)
@@ -204,7 +209,6 @@ class Feed:
                 await self._something_behind.wait()
             subscription = self._behind.popleft()
             subscription.queued = False
-            started = time.monotonic()
             try:
                 await self._read_for(subscription)
             except StorageUnreadable as error:
@@ -212,9 +216,7 @@ class Feed:
             except Exception as error:  # a defect of ours ends this subscription, and harms nobody else
                 log.exception("%s: a delivery failed", subscription.receiver.peer)
                 self.fail(subscription, replies.cannot_read(f"a defect: {type(error).__name__}"))
-            worked_s = time.monotonic() - started
-            if time.monotonic() - self._published_at < BUSY_S:
-                await asyncio.sleep(worked_s * (1 if self._intake.waiting_events > QUEUE_EVENTS else PACE))
+            await self._rest()
 
     async def _read_for(self, subscription: Subscription) -> None:
         """Deliver one slice."""
@@ -228,17 +230,34 @@ class Feed:
             line = replies.gap(subscription.position, found.gap)
             subscription.position = found.gap
             self._say(subscription, line)
+        started_s = time.thread_time()
         for piece in pieces.of_slice(subscription.interest, found.stretches, subscription.left):
-            if not subscription.room:
+            if subscription.over or not subscription.room:
                 return
             self._deliver(subscription, piece)
             if subscription.left is not None:
                 subscription.left -= len(piece.seqs)
+            self._worked_s += time.thread_time() - started_s
+            if self._intake.waiting_events <= QUEUE_EVENTS:
+                await self._rest()
+            started_s = time.thread_time()
+        if subscription.over:
+            return
         if subscription.left == 0:
             self.end(subscription, replies.end(subscription.position))
         elif subscription.room:
             subscription.position = found.position
             self._look_at_end(subscription, until)
+
+    async def _rest(self) -> None:
+        """Pause beside senders, when enough was done."""
+        if time.monotonic() - self._published_at >= BUSY_S:
+            self._worked_s = 0.0
+            return
+        pause_s = self._worked_s * (1 if self._intake.waiting_events > QUEUE_EVENTS else PACE)
+        if pause_s >= PAUSE_S:
+            self._worked_s = 0.0
+            await asyncio.sleep(pause_s)
 
     def _look_at_end(self, subscription: Subscription, until: Position) -> None:
         """In one step: whether it has ended, is live now, or has to read on."""
@@ -302,4 +321,6 @@ class Feed:
         yield Metric("catching_up", len(self._all) - len(self._live), "subscribers that read from the store")
         yield Metric("delivered", self._delivered, "events delivered to subscribers", Kind.COUNTER)
         yield Metric("deliveries_per_s", rate, f"events delivered a second, over the last {RATE_WINDOW_S:g} s")
-        yield Metric("fell_behind", self._fell_behind, "how often a live subscriber had no room", Kind.COUNTER)
+        yield Metric(
+            "fell_behind", self._fell_behind, "how often a live subscriber fell back to the store", Kind.COUNTER
+        )

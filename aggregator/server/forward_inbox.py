@@ -53,6 +53,11 @@ class ForwardInbox:
     def __len__(self) -> int:
         return len(self._messages) + (self._conversion is not None)
 
+    @property
+    def has_little(self) -> bool:
+        """Whether so little waits that to interpret it cannot take long: not known of messages."""
+        return False
+
     def hello(self) -> bytes | None:
         """What is sent first, where there is a shared key."""
         return self._handshake.hello() if self._handshake else None

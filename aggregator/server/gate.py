@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from enum import Flag, auto
+from enum import Enum, auto
 
 
-class Reason(Flag):
+class Reason(Enum):
     """Why reading is paused."""
 
     INTAKE = auto()  # the intake is full
@@ -25,7 +25,7 @@ class Gate:
 
     def __init__(self, on_open: Callable[[], None]) -> None:
         self._on_open = on_open
-        self._reasons = Reason(0)
+        self._reasons: set[Reason] = set()
         self._transport: asyncio.Transport | None = None
         self._ended = False
 
@@ -43,14 +43,14 @@ class Gate:
             return False
         if not self._reasons and self._transport and not self._transport.is_closing():
             self._transport.pause_reading()
-        self._reasons |= reason
+        self._reasons.add(reason)
         return True
 
     def lift(self, reason: Reason) -> None:
         """This reason is gone."""
         if reason not in self._reasons:
             return
-        self._reasons &= ~reason
+        self._reasons.remove(reason)
         if self._reasons:
             return
         self._on_open()

@@ -14,12 +14,16 @@ from aggregator.server.port import Port
 from aggregator.server.state import State
 from aggregator.wire import Code, Rejection, replies
 from aggregator.wire.lines import Framing, LineSplitter
-from aggregator.wire.meaning import Interpreter, Meaning
+from aggregator.wire.meaning import PIECE_LINES, Interpreter, Meaning
 
 log = logging.getLogger("aggregator")
 
 NO_LF_S: Final = 5.0
 """A first line that has not ended by then is worth a warning: its client may never end one."""
+
+
+LITTLE_BYTES: Final = 16 * 1024
+"""A mebibyte of the worst JSON takes 0.1 s."""
 
 
 class Inbox:
@@ -38,7 +42,13 @@ class Inbox:
         self._warned = False
 
     def __len__(self) -> int:
-        return len(self._interpreter)
+        return len(self._interpreter.lines)
+
+    @property
+    def has_little(self) -> bool:
+        """Whether so little waits that to interpret it cannot take long."""
+        interpreter = self._interpreter
+        return interpreter.waiting_bytes < LITTLE_BYTES and len(interpreter.lines) < PIECE_LINES
 
     @property
     def line_number(self) -> int:

@@ -1,8 +1,9 @@
 """The subscribers at the head, and the commits on their way to them.
 
-Each commit is a round. Rounds are carried out in order, some work in a turn of the loop, so that an ack never waits for
-a thousand writes. A subscriber is written to only if the round begins where the subscriber stands. Whoever is late, or
-stands elsewhere, falls behind: the store has it all, so nobody misses anything.
+Commits are written in rounds, some work in a turn of the loop, so that an ack never waits for a thousand writes. What
+is committed during a round is the next round: a write costs the same whatever it holds, so where readers are many each
+gets fewer writes with more in them. A subscriber is written to only if it stands where a commit of the round begins.
+Whoever is too late, or stands elsewhere, falls behind: the store has it all, so nobody misses anything.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aggregator.event import Events
@@ -33,19 +34,46 @@ EVENTS_PER_WRITE: Final = 16
 PENDING_ROUNDS: Final = 2
 """Rounds that may be unfinished. The subscribers whose turn has not come in an older one fall behind."""
 
+ROUND_BYTES: Final = 256 * 1024
+"""A round takes no more commits when its events have so much: a subscriber's buffer is full then."""
 
-@dataclass(slots=True)
-class _Round:
-    """A commit that is being written to the live ones: those with one interest after those with another."""
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """A commit, where it begins, and its events as columns."""
 
     before: Position
-    after: Position
     commit: Commit
     topics: Sequence[str]
     json: Sequence[bytes]
-    groups: deque[tuple[Interest, deque[Subscription]]]
-    pieces: list[Piece] | None = None
-    """For the first group. Only there, because each interest needs lines of its own."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """Commits that are written to the live ones together: to those with one interest after those with another."""
+
+    commits: list[_Published]
+    after: Position
+    size_bytes: int
+    groups: deque[tuple[Interest, deque[Subscription]]] | None = None
+    """Those whose turn has not come, once it has begun."""
+    pieces: list[list[Piece]] | None = None
+    """Of each commit, for the first group. Only there, because each interest needs lines of its own."""
+    whole: list[Piece] = field(default_factory=list)
+    """The same, of all commits together."""
+
+    def add(self, other: _Round) -> bool:
+        """Take the commits that follow, if there is room for them; return whether there was."""
+        if self.groups is not None or self.size_bytes + other.size_bytes > ROUND_BYTES:
+            return False
+        self.commits += other.commits
+        self.after = other.after
+        self.size_bytes += other.size_bytes
+        return True
+
+    def begins_at(self, position: Position) -> int | None:
+        """The commit that follows this position."""
+        return next((number for number, one in enumerate(self.commits) if one.before == position), None)
 
 
 class Live:
@@ -93,16 +121,18 @@ class Live:
             return
         topics = [topic for part in parts for topic in part.topics]
         json = [one for part in parts for one in part.json]
-        groups = deque((interest, deque(group)) for interest, group in self._groups.items())
-        self._rounds.append(_Round(before, after, commit, topics, json, groups))
+        size_bytes = sum(part.size_bytes for part in parts)
+        following = _Round([_Published(before, commit, topics, json)], after, size_bytes)
+        if not (self._rounds and self._rounds[-1].add(following)):
+            self._rounds.append(following)
         while len(self._rounds) > PENDING_ROUNDS:
             self._give_up(self._rounds.popleft())
         if not self._writing:
             self._write()
 
     def _give_up(self, late: _Round) -> None:
-        for subscription in itertools.chain.from_iterable(group for _, group in late.groups):
-            if subscription in self and subscription.position == late.before:
+        for subscription in itertools.chain.from_iterable(group for _, group in late.groups or ()):
+            if subscription in self and late.begins_at(subscription.position) is not None:
                 self._fall_behind(subscription)
 
     def _write(self) -> None:
@@ -119,6 +149,8 @@ class Live:
 
     def _step(self, current: _Round) -> int:
         """Take one step of a round; return how many writes it was worth."""
+        if current.groups is None:
+            current.groups = deque((interest, deque(group)) for interest, group in self._groups.items())
         if not current.groups:
             self._rounds.popleft()
             return 0
@@ -128,17 +160,22 @@ class Live:
             current.pieces = None
             return 0
         if current.pieces is None:
-            current.pieces = list(pieces.of_commit(interest, current.topics, current.json, current.commit))
-            return 1 + len(current.topics) // EVENTS_PER_WRITE
+            current.pieces = [
+                list(pieces.of_commit(interest, one.topics, one.json, one.commit)) for one in current.commits
+            ]
+            current.whole = pieces.joined(current.pieces)
+            return 1 + sum(len(one.topics) for one in current.commits) // EVENTS_PER_WRITE
         subscription = group.popleft()
-        if subscription not in self:
+        if subscription not in self or subscription.position == current.after:
             return 0
-        if subscription.position != current.before:
+        first = current.begins_at(subscription.position)
+        if first is None:
             self._fall_behind(subscription)
             return 0
-        for number, piece in enumerate(current.pieces, 1):
+        its_pieces = pieces.joined(current.pieces[first:]) if first else current.whole
+        for number, piece in enumerate(its_pieces, 1):
             self._deliver(subscription, piece)
             if not subscription.room:
                 return number
         subscription.position = current.after
-        return len(current.pieces)
+        return len(its_pieces)

@@ -6,9 +6,9 @@ Pure: what a commit or a slice of the store has for one interest.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, compress
+from itertools import accumulate, chain, compress
 from typing import Final
 
 from aggregator.storage.engine import Commit, Stretch
@@ -47,6 +47,24 @@ def of_commit(interest: Interest, topics: Sequence[str], json: Sequence[bytes], 
         these = seqs[start:end]
         yield Piece(delivery.lines(these, json[start:end], commit.received_at), these)
         start, size = end, ends[min(end, len(ends)) - 1]
+
+
+def joined(each: Iterable[list[Piece]]) -> list[Piece]:
+    """The same lines in fewer pieces."""
+    found: list[Piece] = []
+    data: list[bytes] = []
+    seqs: list[int] = []
+    size = 0
+    for piece in chain.from_iterable(each):
+        data.append(piece.data)
+        seqs += piece.seqs
+        size += len(piece.data)
+        if size >= PIECE_BYTES:
+            found.append(Piece(b"".join(data), seqs))
+            data, seqs, size = [], [], 0
+    if data:
+        found.append(Piece(b"".join(data), seqs))
+    return found
 
 
 def of_slice(interest: Interest, stretches: Sequence[Stretch], limit: int | None) -> Iterator[Piece]:

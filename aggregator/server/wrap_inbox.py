@@ -67,6 +67,11 @@ class WrapInbox:
     def __len__(self) -> int:
         return len(self._texts) + bool(self._unread) + self._ending
 
+    @property
+    def has_little(self) -> bool:
+        """Whether so little waits that to interpret it cannot take long: not known of texts."""
+        return False
+
     def feed(self, data: bytes) -> bytes | None:
         """Take the next bytes. If they turn out to be no text, return that the stream is over."""
         self._unread += data

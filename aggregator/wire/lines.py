@@ -98,9 +98,10 @@ class LineSplitter:
                 self.skipping = False
                 self.skipped_bytes += len(head)
             else:
-                self._rest += head
-                lines.append(self._end_line(bytes(self._rest)))
-                self._rest.clear()
+                if self._rest:
+                    head = bytes(self._rest) + head
+                    self._rest.clear()
+                lines.append(self._end_line(head))
             if len(data) <= self._max and b"\r" not in data:  # one byte is found much faster than two
                 lines += others  # nothing to cut off, nothing too long: the common case, without a call per line
             else:
@@ -108,7 +109,7 @@ class LineSplitter:
             head = last
         if self.skipping:
             self.skipped_bytes += len(head)
-        else:
+        elif head:
             self._rest += head
             self._report_overlong(lines)
         return lines

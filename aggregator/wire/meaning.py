@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -68,41 +68,41 @@ class Interpreter:
         self.line: bytes | None = None
         """That line, if it is no plain event; None if it is over-long."""
         self._max_line_bytes = max_line_bytes
-        self._lines: deque[bytes | None] = deque()
+        self.lines: deque[bytes | None] = deque()
+        """Those that wait."""
+        self.waiting_bytes = 0
+        """Their total length."""
 
-    def __len__(self) -> int:
-        """How many lines wait."""
-        return len(self._lines)
-
-    def add(self, lines: Iterable[bytes | None]) -> None:
+    def add(self, lines: Sequence[bytes | None]) -> None:
         """Take lines as ``LineSplitter`` returns them."""
-        self._lines += lines
+        self.lines += lines
+        self.waiting_bytes += sum(map(len, filter(None, lines)))
 
     def clear(self) -> None:
         """Drop the lines that wait."""
-        self._lines.clear()
+        self.lines.clear()
+        self.waiting_bytes = 0
 
     def turn(self) -> Iterator[Meaning]:
         """Interpret the next lines, up to a turn's worth."""
         budget = TURN_LINES
-        size = 0  # of what was interpreted, in bytes
+        left_bytes = self.waiting_bytes - TURN_BYTES
         events = Events()  # events that follow each other are given out together
         singly = 0  # so many lines are still to be judged one by one, because one among them is no plain event
-        while self._lines and budget > 0 and size < TURN_BYTES:
+        while self.lines and budget > 0 and self.waiting_bytes > left_bytes:
             if not singly:
                 plain = self._take_plain(budget)
                 if plain:
                     events += plain
                     budget -= len(plain)
-                    size += plain.size_bytes
                 else:
                     singly = PIECE_LINES
                 continue
             singly -= 1
-            line = self.line = self._lines.popleft()
+            line = self.line = self.lines.popleft()
             self.line_number += 1
             budget -= 1
-            size += len(line or b"")
+            self.waiting_bytes -= len(line or b"")
             if line == b"":
                 continue
             found = replies.too_long(self._max_line_bytes) if line is None else interpret(line)
@@ -124,14 +124,17 @@ class Interpreter:
 
     def _take_plain(self, most: int) -> Events | None:
         """The next lines, where there are several and all are plain events; else nothing is taken."""
-        piece = list(islice(self._lines, min(PIECE_LINES, most)))
-        if len(piece) < FEWEST_PIECE_LINES or sum(map(len, filter(None, piece))) > TURN_BYTES:
+        if len(self.lines) < FEWEST_PIECE_LINES:
+            return None
+        piece = list(islice(self.lines, min(PIECE_LINES, most)))
+        if sum(map(len, filter(None, piece))) > TURN_BYTES:
             return None
         plain = rules.parse_plain(piece)
         if plain:
             for _ in piece:
-                self._lines.popleft()
+                self.lines.popleft()
             self.line_number += len(piece)
+            self.waiting_bytes -= plain.size_bytes
         return plain
 
 

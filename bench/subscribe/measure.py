@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
     described = result.describe("subscribe", settings, measurement.figures)
     described["versions"] |= measurement.versions
     result.write(described, options.output)
-    return 0 if command.exact(measurement.figures) else 1
+    return command.exit_code(measurement.figures)
 
 
 class _Measurement:

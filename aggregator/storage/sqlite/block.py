@@ -62,17 +62,19 @@ def columns(
     bounds = [0, *orjson.loads(ends)]
     if bounds[-1] != len(data) or bounds != sorted(bounds):
         raise ValueError(f"block {first_seq} is damaged")
-    json = [data[start:end] for start, end in pairwise(bounds)]
-    seqs = range(first_seq, first_seq + len(json))
-    if wanted is None:
-        return (seqs, json) if all(json) else (list(compress(seqs, json)), list(filter(None, json)))
-    keep = list(map(wanted, orjson.loads(topics)))
+    keep = [True] if wanted is None else list(map(wanted, orjson.loads(topics)))
     if not keep:
         raise ValueError("it has no topics")
-    if all(keep) and all(json):
-        return seqs, json
-    chosen = [one != b"" and keep[number] for one, number in zip(json, orjson.loads(numbers), strict=True)]
-    return list(compress(seqs, chosen)), list(compress(json, chosen))
+    seqs = range(first_seq, first_seq + len(bounds) - 1)
+    if all(keep):
+        json = [data[start:end] for start, end in pairwise(bounds)]
+        return (seqs, json) if all(json) else (list(compress(seqs, json)), list(filter(None, json)))
+    chosen = [
+        (seq, data[start:end])
+        for seq, (start, end), number in zip(seqs, pairwise(bounds), orjson.loads(numbers), strict=True)
+        if start != end and keep[number]
+    ]
+    return [seq for seq, _ in chosen], [one for _, one in chosen]
 
 
 def events(first_seq: int, numbers: str, ends: str, data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -103,14 +103,14 @@ class Names:
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        self._paths = list(paths)
-        self._known: dict[Path, tuple[int, int]] = {}
+        self._paths = list(map(str, paths))
+        self._known: dict[str, tuple[int, int]] = {}
 
     def fault(self) -> str | None:
         """What has become of the first of these names that is not the file it was when it was first looked at."""
         for path in self._paths:
             try:
-                found = path.stat()
+                found = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
                 if path in self._known:
                     return f"{path} was removed while it was open"

@@ -27,17 +27,18 @@ from aggregator.storage.sqlite.writer import Writer
 SLICE_BLOCKS: Final = 4
 """Blocks in a slice: about 1,000 events, or 256 KiB, half a millisecond of the event loop."""
 
+BACKGROUND_BLOCKS: Final = 16
+"""The same in the background, where a slice is delivered in pieces. With 4, the way to the reader's thread and back
+took most of the time beside a busy event loop."""
+
 HEADS: Final = 64
 """Blocks of which only the topics are looked at, to find those that are wanted."""
 
 MAX_RECEIVED_AT: Final = 253_402_300_800_000
 """The year 10000, which no clock is at, and which cannot be shown."""
 
-_BLOCK_OF = """
-SELECT first_seq, received_at, topics, numbers, ends, data
-FROM blocks WHERE first_seq <= :seq ORDER BY first_seq DESC LIMIT 1
-"""
-_ROWS = "SELECT first_seq, received_at, topics, numbers, ends, data FROM blocks WHERE first_seq"
+_ROWS = f"SELECT {postings.COLUMNS} FROM blocks WHERE first_seq"
+_BLOCK_OF = f"{_ROWS} <= :seq ORDER BY first_seq DESC LIMIT 1"
 _FORWARDS = f"{_ROWS} {postings.PAST_AFTER} ORDER BY first_seq LIMIT :blocks"
 _BACKWARDS = f"{_ROWS} <= :before ORDER BY first_seq DESC LIMIT :blocks"
 _HEADS = "SELECT first_seq, topics FROM blocks WHERE first_seq"
@@ -80,8 +81,7 @@ class Reader:
             return Slice((), after)
         async with self._turns[background]:
             rows, position = await self._forwards(wanted, after, until, background)
-            # Looked up behind the rows: what has gone in between is in the gap. It goes from the beginning.
-            ((oldest,),) = await self._rows(_OLDEST, (), background)
+            ((oldest,),) = [rows[0][-1:]] if rows else await self._rows(_OLDEST, (), background)
         gap = None
         if oldest is None or oldest > after + 1:
             after = gap = until if oldest is None else min(until, oldest - 1)
@@ -105,7 +105,8 @@ class Reader:
         self, wanted: Wanted, after: int, until: int, background: bool
     ) -> tuple[list[sqlite3.Row], int | None]:
         """The rows of the next blocks, and how far was looked: None, if up to the end of the last."""
-        parameters: dict[str, Any] = {"after": after, "until": until, "blocks": SLICE_BLOCKS, "heads": HEADS}
+        blocks = BACKGROUND_BLOCKS if background else SLICE_BLOCKS
+        parameters: dict[str, Any] = {"after": after, "until": until, "blocks": blocks, "heads": HEADS}
         topics = await self._plans.topics(wanted, partial(self._rows, background=background))
         if topics is not None:
             parameters["names"] = orjson.dumps([name for _, name in topics]).decode()
@@ -115,7 +116,7 @@ class Reader:
         else:
             return await self._scan(wanted, parameters, background)
         rows = await self._rows(sql, parameters, background)
-        return rows, until if len(rows) < SLICE_BLOCKS else None
+        return rows, until if len(rows) < blocks else None
 
     async def _scan(
         self, wanted: Wanted, parameters: dict[str, Any], background: bool
@@ -128,7 +129,7 @@ class Reader:
         these: list[int] = []
         for first_seq, topics in heads:
             if _has_wanted(wanted, topics):
-                if len(these) == SLICE_BLOCKS:
+                if len(these) == parameters["blocks"]:
                     position = first_seq - 1
                     break
                 these.append(first_seq)
@@ -215,7 +216,7 @@ def _last_seq(row: sqlite3.Row) -> int:
 
 def _stretch(row: sqlite3.Row, wanted: Wanted | None, after: int = 0, until: int | None = None) -> Stretch:
     """The events of a block that are wanted, past ``after`` and up to ``until``."""
-    first_seq, received_at, topics, numbers, ends, data = row
+    first_seq, received_at, topics, numbers, ends, data, _ = row
     wants_topic = None if wanted is None or wanted.all_topics else wanted.wants_topic
     try:
         if type(data) is not bytes or type(received_at) is not int or not 0 <= received_at < MAX_RECEIVED_AT:

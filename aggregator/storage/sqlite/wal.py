@@ -98,9 +98,11 @@ class Wal:
 
     async def make_room(self) -> None:
         """Raise StorageBusy if nothing may be appended, unless a checkpoint mends that."""
-        if self.too_large and not self._failed_just_now:
+        reason = self.too_large
+        if reason and not self._failed_just_now:
             await self.checkpoint()
-        if reason := self.too_large:
+            reason = self.too_large
+        if reason:
             raise StorageBusy(reason)
 
     async def checkpoint(self) -> None:
