@@ -211,7 +211,7 @@ def test_lines_that_are_dropped_are_not_interpreted() -> None:
     interpreter = interpreter_with(PLAIN, PLAIN)
     interpreter.clear()
 
-    assert not interpreter
+    assert not interpreter.lines
     assert list(interpreter.turn()) == []
 
 
@@ -267,7 +267,7 @@ def test_turns_and_pieces_change_nothing_about_what_lines_mean(
             taken = one_by_one[first : interpreter.line_number]
             assert taken, "each turn takes at least one line"
             assert sum(map(cost, taken[:-1])) < turn_lines, "a turn ends when its budget is used up"
-            assert not interpreter or sum(map(cost, taken)) >= turn_lines, "and not before"
+            assert not interpreter.lines or sum(map(cost, taken)) >= turn_lines, "and not before"
 
         assert found_events == [one for one in one_by_one if isinstance(one, Event)]
         assert others == [
