@@ -253,7 +253,8 @@ async def test_what_goes_while_it_is_read_is_in_the_gap(
         return rows
 
     monkeypatch.setattr(filled.store.database, "read", slow)
-    position, named = 2, []  # seqs that were read, or that are in a gap
+    position = 2
+    named: list[int] = []  # seqs that were read, or that are in a gap
     while position < filled.head:
         part = await filled.store.read(interest_in(patterns), position, filled.head)
         named += range(position + 1, int(part.gap or position) + 1)

@@ -40,7 +40,7 @@ MAX_SLICES: Final = 8
 the reading, beside a busy event loop above all. A subscriber that is slow gets one slice, because the rest would be
 dropped and read again."""
 
-PACE: Final = 5
+PACE: Final = 8
 """How many times as long as it kept the event loop busy catching up pauses beside senders: their latency counts more.
 """
 
@@ -154,7 +154,7 @@ class Feed:
         """``live``, ``catching_up`` or ``stalled``."""
         if not subscription.room:
             return "stalled"
-        return "live" if subscription in self._live else "catching_up"
+        return "live" if subscription.live else "catching_up"
 
     def _put_behind(self, subscription: Subscription) -> None:
         if not subscription.queued:

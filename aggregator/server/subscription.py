@@ -51,6 +51,8 @@ class Subscription:
     """Whether it waits for a slice."""
     slices: int = 1
     """How much is read for it at once."""
+    live: bool = False
+    """Whether commits are written to it as they are published."""
     caught_up: bool = False
     delivered: int = 0
     quiet_since: float = field(default_factory=time.monotonic)
