@@ -35,7 +35,12 @@ log = logging.getLogger("aggregator")
 BUSY_S: Final = 0.1
 """After a commit in the last so many seconds senders are at work, and reading the backlog is paced."""
 
-PACE: Final = 3
+MAX_SLICES: Final = 8
+"""What is read at once for a subscriber that takes it whole: 2 MiB. The way to the engine and back takes longer than
+the reading, beside a busy event loop above all. A subscriber that is slow gets one slice, because the rest would be
+dropped and read again."""
+
+PACE: Final = 8
 """How many times as long as it kept the event loop busy catching up pauses beside senders: their latency counts more.
 """
 
@@ -149,7 +154,7 @@ class Feed:
         """``live``, ``catching_up`` or ``stalled``."""
         if not subscription.room:
             return "stalled"
-        return "live" if subscription in self._live else "catching_up"
+        return "live" if subscription.live else "catching_up"
 
     def _put_behind(self, subscription: Subscription) -> None:
         if not subscription.queued:
@@ -223,7 +228,8 @@ class Feed:
         if subscription.over or not subscription.room:
             return
         until = self.head if subscription.until is None else subscription.until
-        found = await self._engine.read(subscription.interest, subscription.position, until, background=True)
+        slices, subscription.slices = subscription.slices, 1
+        found = await self._engine.read(subscription.interest, subscription.position, until, True, slices)
         if subscription.over or not subscription.room:
             return
         if found.gap is not None:
@@ -246,6 +252,7 @@ class Feed:
         if subscription.left == 0:
             self.end(subscription, replies.end(subscription.position))
         elif subscription.room:
+            subscription.slices = min(2 * slices, MAX_SLICES)
             subscription.position = found.position
             self._look_at_end(subscription, until)
 

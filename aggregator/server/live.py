@@ -62,6 +62,11 @@ class _Round:
     whole: list[Piece] = field(default_factory=list)
     """The same, of all commits together."""
 
+    @property
+    def before(self) -> Position:
+        """Where the first of them begins."""
+        return self.commits[0].before
+
     def add(self, other: _Round) -> bool:
         """Take the commits that follow, if there is room for them; return whether there was."""
         if self.groups is not None or self.size_bytes + other.size_bytes > ROUND_BYTES:
@@ -88,20 +93,19 @@ class Live:
         self._rounds: deque[_Round] = deque()
         self._writing = False  # whether another turn is scheduled
 
-    def __contains__(self, subscription: Subscription) -> bool:
-        return subscription in self._groups.get(subscription.interest, ())
-
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
 
     def join(self, subscription: Subscription) -> None:
         """It stands at the head."""
+        subscription.live = True
         self._groups.setdefault(subscription.interest, {})[subscription] = None
 
     def leave(self, subscription: Subscription) -> bool:
         """Write nothing more to it; return whether it was live."""
-        if subscription not in self:
+        if not subscription.live:
             return False
+        subscription.live = False
         group = self._groups[subscription.interest]
         del group[subscription]
         if not group:
@@ -132,7 +136,7 @@ class Live:
 
     def _give_up(self, late: _Round) -> None:
         for subscription in itertools.chain.from_iterable(group for _, group in late.groups or ()):
-            if subscription in self and late.begins_at(subscription.position) is not None:
+            if subscription.live and late.begins_at(subscription.position) is not None:
                 self._fall_behind(subscription)
 
     def _write(self) -> None:
@@ -166,9 +170,9 @@ class Live:
             current.whole = pieces.joined(current.pieces)
             return 1 + sum(len(one.topics) for one in current.commits) // EVENTS_PER_WRITE
         subscription = group.popleft()
-        if subscription not in self or subscription.position == current.after:
+        if not subscription.live or subscription.position == current.after:
             return 0
-        first = current.begins_at(subscription.position)
+        first = 0 if subscription.position == current.before else current.begins_at(subscription.position)
         if first is None:
             self._fall_behind(subscription)
             return 0

@@ -49,6 +49,10 @@ class Subscription:
     """Whether the receiver takes more."""
     queued: bool = False
     """Whether it waits for a slice."""
+    slices: int = 1
+    """How much is read for it at once."""
+    live: bool = False
+    """Whether commits are written to it as they are published."""
     caught_up: bool = False
     delivered: int = 0
     quiet_since: float = field(default_factory=time.monotonic)

@@ -242,10 +242,13 @@ class Engine(Protocol[B]):
     def distance(self, earlier: Position, later: Position) -> int:
         """About how many seqs lie between them: negative if ``earlier`` is past ``later`` anywhere."""
 
-    async def read(self, wanted: Wanted, after: Position, until: Position, background: bool = False) -> Slice:
-        """The next events past ``after`` and up to ``until``, oldest first. Raises StorageUnreadable.
+    async def read(
+        self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1
+    ) -> Slice:
+        """The next events past ``after`` and up to ``until``, oldest first: as many as ``slices`` usual slices have.
 
-        At its end the slice's position is ``until``. Slices that are read in the background never hold up others.
+        At its end the slice's position is ``until``. What is read in the background never holds up others. Raises
+        StorageUnreadable.
         """
 
     async def read_back(self, wanted: Wanted, before: Position) -> Slice:

@@ -211,7 +211,9 @@ class DictEngine:
 
     # --- reading
 
-    async def read(self, wanted: Wanted, after: Position, until: Position, background: bool = False) -> Slice:
+    async def read(
+        self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1
+    ) -> Slice:
         start, end = _lanes(after), _lanes(until)
         there = [kept for kept in self._order if start[kept.lane] < kept.event.seq <= end[kept.lane]]
         looked = there[:SLICE_EVENTS]

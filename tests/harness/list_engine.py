@@ -53,7 +53,9 @@ class ListEngine:
     def distance(self, earlier: Position, later: Position) -> int:
         return int(later) - int(earlier)
 
-    async def read(self, wanted: Wanted, after: Position, until: Position, background: bool = False) -> Slice:
+    async def read(
+        self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1
+    ) -> Slice:
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.reads.append(answer)
         await answer

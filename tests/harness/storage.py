@@ -106,7 +106,6 @@ def shrink_blocks(put: Put, events: int, size_bytes: int) -> None:
 def shrink_slices(put: Put, blocks: int, heads: int) -> None:
     """Read so few blocks at a time, and look at the topics of so few at a time."""
     put(reader, "SLICE_BLOCKS", blocks)
-    put(reader, "BACKGROUND_BLOCKS", blocks)
     put(reader, "HEADS", heads)
 
 

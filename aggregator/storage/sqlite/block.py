@@ -69,12 +69,15 @@ def columns(
     if all(keep):
         json = [data[start:end] for start, end in pairwise(bounds)]
         return (seqs, json) if all(json) else (list(compress(seqs, json)), list(filter(None, json)))
-    chosen = [
-        (seq, data[start:end])
-        for seq, (start, end), number in zip(seqs, pairwise(bounds), orjson.loads(numbers), strict=True)
-        if start != end and keep[number]
-    ]
-    return [seq for seq, _ in chosen], [one for _, one in chosen]
+    of_event = orjson.loads(numbers)
+    if len(of_event) != len(seqs):
+        raise ValueError("it has more or fewer numbers than events")
+    if len(set(bounds)) == len(bounds):
+        chosen = list(compress(range(len(seqs)), map(keep.__getitem__, of_event)))
+    else:  # some seqs were not used
+        sized = enumerate(zip(of_event, pairwise(bounds), strict=True))
+        chosen = [place for place, (number, (start, end)) in sized if start != end and keep[number]]
+    return [seqs[place] for place in chosen], [data[bounds[place] : bounds[place + 1]] for place in chosen]
 
 
 def events(first_seq: int, numbers: str, ends: str, data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -27,10 +27,6 @@ from aggregator.storage.sqlite.writer import Writer
 SLICE_BLOCKS: Final = 4
 """Blocks in a slice: about 1,000 events, or 256 KiB, half a millisecond of the event loop."""
 
-BACKGROUND_BLOCKS: Final = 16
-"""The same in the background, where a slice is delivered in pieces. With 4, the way to the reader's thread and back
-took most of the time beside a busy event loop."""
-
 HEADS: Final = 64
 """Blocks of which only the topics are looked at, to find those that are wanted."""
 
@@ -75,12 +71,12 @@ class Reader:
                 return StoredEvent(seq, stretch.received_at, stretch.json[stretch.seqs.index(seq)])
         raise StorageUnreadable(f"cannot read: event {seq} is missing")
 
-    async def read(self, wanted: Wanted, after: int, until: int, background: bool) -> Slice:
+    async def read(self, wanted: Wanted, after: int, until: int, background: bool, slices: int) -> Slice:
         """As ``Engine.read``."""
         if after >= until:
             return Slice((), after)
         async with self._turns[background]:
-            rows, position = await self._forwards(wanted, after, until, background)
+            rows, position = await self._forwards(wanted, after, until, background, slices * SLICE_BLOCKS)
             ((oldest,),) = [rows[0][-1:]] if rows else await self._rows(_OLDEST, (), background)
         gap = None
         if oldest is None or oldest > after + 1:
@@ -102,10 +98,9 @@ class Reader:
         return Slice(stretches, max(after, position), gap)
 
     async def _forwards(
-        self, wanted: Wanted, after: int, until: int, background: bool
+        self, wanted: Wanted, after: int, until: int, background: bool, blocks: int
     ) -> tuple[list[sqlite3.Row], int | None]:
         """The rows of the next blocks, and how far was looked: None, if up to the end of the last."""
-        blocks = BACKGROUND_BLOCKS if background else SLICE_BLOCKS
         parameters: dict[str, Any] = {"after": after, "until": until, "blocks": blocks, "heads": HEADS}
         topics = await self._plans.topics(wanted, partial(self._rows, background=background))
         if topics is not None:

@@ -169,9 +169,11 @@ class Store:
         """As ``Engine.distance``."""
         return int(later) - int(earlier)
 
-    async def read(self, wanted: Wanted, after: Position, until: Position, background: bool = False) -> Slice:
+    async def read(
+        self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1
+    ) -> Slice:
         """As ``Engine.read``."""
-        return await self._reader.read(wanted, int(after), int(until), background)
+        return await self._reader.read(wanted, int(after), int(until), background, slices)
 
     async def read_back(self, wanted: Wanted, before: Position) -> Slice:
         """As ``Engine.read_back``."""
