@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -9,13 +10,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.harness.activation import listening
 from tests.harness.polling import wait_until
+from tests.harness.record import RecordFigures
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json
 from tests.test_shippers import rsyslog, syslog_ng
@@ -220,3 +224,47 @@ def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
     in_flight = 2 if ended is signal.SIGKILL else 0
     wait_until(lambda: len(server.listed("app")) >= count - in_flight, ARRIVES_S)
     assert len(server.listed("app")) <= count
+
+
+RESTARTED: Final = {"winston-logstash-default": 0, "log4js": 0, "pino-reconnect": 60, "SysLogHandler": 0}
+"""Clients that keep nothing, and what each may lose of LINES all the same when the server stops in order, because it
+gives up what it was writing when its connection ended."""
+
+LINES: Final = 600
+AWAY_S: Final = 1.0
+
+
+@pytest.mark.parametrize(
+    ("ended", "lives_on"), [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, True)],
+    ids=["SIGTERM", "SIGTERM, socket lives on", "kill -9, socket lives on"],
+)  # fmt: skip
+@pytest.mark.parametrize("library", RESTARTED)
+def test_a_restart_under_a_client_that_keeps_nothing(
+    library: str,
+    ended: signal.Signals,
+    lives_on: bool,
+    new_server: StartServer,
+    record_figures: RecordFigures,
+) -> None:
+    """T62: the server is away for a second; a socket from outside takes what is sent meanwhile."""
+    with contextlib.ExitStack() as stack:
+        sockets = stack.enter_context(listening("wrap", "acked")) if lives_on else {}
+        options = () if lives_on else ("--wrap-port", "0")
+        server = new_server(*options, passed_in=sockets).start()
+        is_python = library in PYTHON
+        command = python(library, server, LINES, 0.002) if is_python else node(library, server, LINES, 2)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
+            wait_until(lambda: server.ask("STATS")["stored_total"] >= LINES // 6, ARRIVES_S)
+            server.signal(ended)
+            server.wait()
+            time.sleep(AWAY_S)
+            server.restart()
+            client.wait(ARRIVES_S)
+        assert server.stop() == 0  # it reads what is on its way
+        server.restart()
+        lost = LINES - server.ask("STATS")["stored_total"]
+    record_figures(f"{library}, {ended.name}", socket="lives on" if lives_on else "own", sent=LINES, missing=lost)
+    if lives_on and ended is signal.SIGTERM:
+        assert lost <= RESTARTED[library]
+    elif lives_on:
+        assert lost <= RESTARTED[library] + LINES // 6  # what the killed server had not read

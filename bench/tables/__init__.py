@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench.tables import faults, growth, latency, load, peers, stages, subscribe
+from bench.tables import faults, growth, latency, load, peers, producers, stages, subscribe
 
 TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "load": load.table,
@@ -16,5 +16,6 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "found": faults.found_table,
     "readers": faults.found_table,
     "soak": faults.soak_table,
+    "producers": producers.table,
 }
 """By the name of the result file."""

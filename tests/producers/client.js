@@ -10,6 +10,16 @@ async function pump (log) {
   }
 }
 
+async function winstonLogstash (options) {
+  const winston = require('winston')
+  const Transport = require('winston-logstash/lib/winston-logstash-latest')
+  const logger = winston.createLogger({ transports: [new Transport({ ...net, ...options })] })
+  logger.on('error', () => {}) // without a listener its first error would end the process
+  await pump(n => logger.info('hello', { n }))
+  await sleep(1500)
+  logger.close()
+}
+
 const libraries = {
   async pino () {
     const pino = require('pino')
@@ -32,6 +42,17 @@ const libraries = {
     const logger = pino(transport)
     await pump(n => logger.info({ n }, 'hello'))
     await sleep(5000) // it tries to connect again after ever longer pauses
+    transport.end()
+  },
+
+  async 'pino-reconnect' () {
+    const pino = require('pino')
+    const transport = pino.transport({
+      target: 'pino-socket', options: { address: net.host, port: net.port, mode: 'tcp', reconnect: true }
+    })
+    const logger = pino(transport)
+    await pump(n => logger.info({ n }, 'hello'))
+    await sleep(1500)
     transport.end()
   },
 
@@ -61,15 +82,8 @@ const libraries = {
     stream.end()
   },
 
-  async 'winston-logstash' () {
-    const winston = require('winston')
-    const Transport = require('winston-logstash/lib/winston-logstash-latest')
-    const logger = winston.createLogger({ transports: [new Transport({ ...net, max_connect_retries: -1 })] })
-    logger.on('error', () => {}) // without a listener its first error would end the process
-    await pump(n => logger.info('hello', { n }))
-    await sleep(1500)
-    logger.close()
-  },
+  'winston-logstash': () => winstonLogstash({ max_connect_retries: -1 }),
+  'winston-logstash-default': () => winstonLogstash({}),
 
   async 'winston3-logstash-transport' () {
     const winston = require('winston')
