@@ -17,6 +17,7 @@ import uvloop
 
 from aggregator.cli.parser import (
     Commands,
+    anonymous,
     count,
     field,
     file,
@@ -72,6 +73,10 @@ def add_command(commands: Commands) -> None:
     option(server, "--wrap-port", port_or_off, defaults.wrap_port, "port that takes any text; 0: any; off", shown="off")
     option(server, "--wrap-topic", topic_template, defaults.wrap_topic, "topic of wrapped texts, as logs.{program|app}")
     option(server, "--wrap-id-field", str, defaults.wrap_id_field, "field of JSON that is the event_id", shown="a UUID")
+    option(server, "--anonymous", anonymous, defaults.anonymous, "who need not be known: loopback, none, all")
+    option(server, "--identities", file_or_none, None, "file that says who may do what", shown="none")
+    option(server, "--auth-timeout", seconds, defaults.auth_timeout_s, "seconds to say who one is", "auth_timeout_s")
+    option(server, "--max-pending", count, defaults.max_pending, "clients that have not said who they are")
     option(server, "--db", file, defaults.db, "database file; its folder is made")
     option(server, "--queue-events", count, defaults.queue_events, "events waiting to be stored")
     option(server, "--queue-bytes", size, defaults.queue_bytes, "the same in bytes")

@@ -8,11 +8,11 @@ import ipaddress
 import logging
 import select
 import socket
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aggregator import address
+from aggregator.server.admission import Place
 from aggregator.server.connection import Connection
 from aggregator.server.peer import Peer
 from aggregator.server.port import FORWARD, Port
@@ -52,8 +52,7 @@ class Listeners:
         self._state = state
         self._listeners: list[asyncio.Server] = []
         self._backlogs: list[socket.socket] = []  # those that end with this process
-        self._connections: dict[Peer, str] = {}  # and where each comes from
-        self._origins: Counter[str] = Counter()
+        self._connections: dict[Peer, Place] = {}
         self._refused: set[Peer] = set()
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
@@ -72,6 +71,7 @@ class Listeners:
 
     def tick(self) -> None:
         """``peer.TICK_S`` have passed."""
+        self._state.admission.tick()
         for connection in list(self._connections):
             connection.tick()
 
@@ -85,27 +85,16 @@ class Listeners:
         self._state.stats.connections_total += 1
         late = self._stopping and not port.replies  # accepted as the listener closed: its events count like the others'
         origin = _origin(transport.get_extra_info("peername"))
-        if (failure := self._why_not(origin)) and not late:
+        if (failure := self._stopping or self._state.admission.why_not(origin)) and not late:
             log.debug("a client from %s was refused: %s", origin, failure.detail)
             self._refuse(connection, port, failure)
             return
-        self._connections[connection] = origin
-        self._origins[origin] += 1
+        self._connections[connection] = place = self._state.admission.enter(origin, connection)
+        connection.come_in(place)
         if late and self._stopping:
             asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
         self._state.stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
-
-    def _why_not(self, origin: str) -> Failure | None:
-        """Why another client from there is not served."""
-        config = self._state.config
-        if self._stopping:
-            return self._stopping
-        if len(self._connections) >= config.max_connections:
-            return replies.too_many_connections(config.max_connections)
-        if self._origins[origin] >= config.address_connections:
-            return replies.too_many_connections(config.address_connections, origin)
-        return None
 
     def _refuse(self, connection: Peer, port: Port, failure: Failure) -> None:
         self._state.stats.connections_refused += 1
@@ -119,10 +108,8 @@ class Listeners:
 
     def _ended(self, connection: Peer) -> None:
         self._refused.discard(connection)
-        if origin := self._connections.pop(connection, None):
-            self._origins[origin] -= 1
-            if not self._origins[origin]:
-                del self._origins[origin]  # or it would grow with every address ever seen
+        if place := self._connections.pop(connection, None):
+            self._state.admission.leave(place)
         self._state.stats.connections = len(self._connections)
         if not self._connections:
             self._nobody_left.set()

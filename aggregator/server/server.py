@@ -11,19 +11,22 @@ import resource
 import sys
 from collections.abc import Mapping
 from enum import Enum, auto
-from itertools import chain
 from typing import Any, Final
 
 from aggregator import __version__, storage
-from aggregator.config import Config
+from aggregator.access.rules import Rules
+from aggregator.config import Anonymous, Config
 from aggregator.server import activation, signals, sockets
+from aggregator.server.admission import Admission
 from aggregator.server.consumer import Consumer
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
+from aggregator.server.identities import Identities
 from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
 from aggregator.server.peer import TICK_S
 from aggregator.server.port import FORWARD, PORTS, SILENT, Port
+from aggregator.server.reload import CannotLoad
 from aggregator.server.sockets import Bound
 from aggregator.server.state import State
 from aggregator.server.supervisor import Supervisor
@@ -55,12 +58,19 @@ class Server:
     """One store, its consumer, and the listeners."""
 
     def __init__(
-        self, config: Config, engine: AnyEngine, bound: Mapping[Port, Bound], forward_key: bytes | None = None
+        self,
+        config: Config,
+        engine: AnyEngine,
+        bound: Mapping[Port, Bound],
+        identities: Identities,
+        forward_key: bytes | None = None,
     ) -> None:
         intake = Intake(config.queue_events, config.queue_bytes)
         feed = Feed(engine, intake)
         cursors = Cursors(engine, lambda error: self._consumer.fail(error))
-        self._state = state = State(config, engine, intake, feed, cursors, forward_key)
+        admission = Admission(config)
+        self._state = state = State(config, engine, intake, feed, cursors, forward_key, identities, admission)
+        identities.on_change = admission.renew
         self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.publish)
         self._listeners = Listeners(state)
         self._supervisor = Supervisor(state.health, os.environ)
@@ -105,8 +115,8 @@ class Server:
 
     def _say_ready(self) -> None:
         bound = self._bound
-        everywhere = chain.from_iterable(one.sockets for one in bound.values())
-        if open_to_others := [sockets.name(one) for one in everywhere if sockets.is_reachable(one)]:
+        open_to_others = [name for port in bound for name in _reachable(bound[port])]
+        if open_to_others and self._state.config.anonymous is Anonymous.ALL:
             log.warning(
                 "no authentication: whoever reaches %s can write events and read them", " or ".join(open_to_others)
             )
@@ -187,6 +197,11 @@ async def serve(config: Config) -> End:
     signals.handle(stop)  # before anything else: a process 1 without a handler is not ended by SIGTERM at all
     _allow_descriptors(config.max_connections)
     inherited = _inherited()
+    identities = Identities(config)
+    try:
+        identities.load()()
+    except CannotLoad as error:
+        raise CannotStart(str(error)) from error
     forward_key = _forward_key(config, is_used=FORWARD in inherited or FORWARD.number(config) is not None)
     # 1. Bind, so that whatever is wrong with an address is found before there is a file.
     binding = asyncio.create_task(_bind(config, inherited))
@@ -197,10 +212,11 @@ async def serve(config: Config) -> End:
         return End.EARLY
     stopped.cancel()
     bound = binding.result()
+    _refuse_open_ports(bound, identities.rules, forward_key)
     # 2. Open the store, prove it, and serve.
     engine = await storage.open(config)
     try:
-        server = Server(config, engine, bound, forward_key)
+        server = Server(config, engine, bound, identities, forward_key)
         await server.prove()
         return End.WELL if await server.run(stop) else End.BADLY
     except BaseException:
@@ -225,6 +241,22 @@ async def _bind(config: Config, inherited: Mapping[Port, Bound]) -> dict[Port, B
         elif (number := port.number(config)) is not None:
             bound[port] = Bound(await sockets.bind(port, config.host, number))
     return bound
+
+
+def _refuse_open_ports(bound: Mapping[Port, Bound], rules: Rules, forward_key: bytes | None) -> None:
+    """Raise CannotStart for a port that would let anybody in from other machines, if nobody has said that it may."""
+    if rules.anonymous is Anonymous.ALL or rules.has_addresses:
+        return
+    asks_nobody = [port for port in bound if not (port is FORWARD and forward_key)]
+    if names := [name for port in asks_nobody for name in _reachable(bound[port])]:
+        raise CannotStart(
+            f"{' and '.join(names)} would let anybody in: set --tls-port, rules in --identities, or --anonymous all"
+        )
+
+
+def _reachable(bound: Bound) -> list[str]:
+    """The addresses of a port that other machines can reach, and where all that is sent can be read on the way."""
+    return [sockets.name(one) for one in bound.sockets if sockets.is_reachable(one)]
 
 
 def _forward_key(config: Config, is_used: bool) -> bytes | None:
