@@ -42,23 +42,26 @@ class FirstLine:
 
     def feed(self, data: bytes) -> Said | None:
         """Take the next bytes; None: it takes more of them to tell."""
-        held = self._held
-        held += data
-        start = len(held) - len(held.removeprefix(BOM).lstrip(b" \t\r\n"))
-        head = bytes(held[start : start + len(_WORD) + 1])
+        self._held += data
+        looked_at = bytes(self._held[: FIRST_LINE_BYTES + 1])
+        is_all = len(looked_at) == len(self._held) <= FIRST_LINE_BYTES
+        if is_all and BOM.startswith(looked_at):
+            return None
+        start = _start(looked_at)
+        head = looked_at[start : start + len(_WORD) + 1]
         if head[: len(_WORD)].upper() != _WORD[: len(head)]:
             return self._no_auth()
         if len(head) > len(_WORD) and head[len(_WORD) :] not in (b" ", b"\t", b"\r", b"\n"):
             return self._no_auth()
-        if (end := held.find(b"\n", start)) >= 0:
+        if (end := looked_at.find(b"\n", start)) >= 0:
             return self._auth(start, end)
-        if len(held) <= FIRST_LINE_BYTES:
+        if is_all:
             return None
-        return self._no_auth() if len(head) <= len(_WORD) else self._auth(start, len(held))
+        return self._no_auth() if len(head) <= len(_WORD) else self._auth(start, len(looked_at))
 
     def finish(self) -> Said:
         """Take the end of the stream: an unterminated line counts."""
-        start = len(self._held) - len(self._held.removeprefix(BOM).lstrip(b" \t\r\n"))
+        start = _start(self._held)
         if self._held[start:].upper().split(maxsplit=1)[:1] != [_WORD]:
             return self._no_auth()
         return self._auth(start, len(self._held))
@@ -73,3 +76,8 @@ class FirstLine:
         token = line[len(_WORD) :].strip(b" \t\r")
         rest = bytes(self._held[end + 1 :])
         return Said(rest, token.decode(errors="replace"), 1 + self._held.count(b"\n", 0, start))
+
+
+def _start(held: bytes | bytearray) -> int:
+    """Where the first line that is not empty begins."""
+    return len(held) - len(held.removeprefix(BOM).lstrip(b" \t\r\n"))
