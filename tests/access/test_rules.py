@@ -30,7 +30,6 @@ def rules(anonymous: Anonymous) -> Rules:
     return Rules(STANZAS, anonymous, OWN_UID)
 
 
-
 @pytest.mark.parametrize(
     ("credentials", "with_loopback_none_all", "by"),
     [
@@ -85,7 +84,9 @@ def test_tokens() -> None:
 
     assert found.by_token(TOKEN) is WEB
     assert found.by_digest(token.digest(TOKEN)) is WEB
-    assert [found.by_token(text) for text in ("", "x", TOKEN[:-1], TOKEN + "a", TOKEN.upper(), token.new())] == [None] * 6
+    assert [found.by_token(text) for text in ("", "x", TOKEN[:-1], TOKEN + "a", TOKEN.upper(), token.new())] == [
+        None
+    ] * 6
     assert found.by_token(token.digest(TOKEN)) is None, "the file alone lets nobody in"
 
 
