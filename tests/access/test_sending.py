@@ -26,7 +26,7 @@ def test_what_may_not_be_published_is_rejected_and_the_rest_is_stored(
     outcome = run(server.port, events)
 
     assert outcome.code == 1
-    assert outcome.has(stored=900, rejected=100)
+    assert outcome.has(sent=1000, stored=900, rejected=100)
     assert any("not_allowed" in line for line in outcome.lines)
     assert any("here may not publish to this topic" in line for line in outcome.lines)
 
