@@ -74,9 +74,13 @@ Server: one process.
 - ``server.supervisor``          what the service manager is told, and its watchdog
 - ``server.log``                 the log, for which nobody waits
 - ``server.listeners``           accepting clients, and refusing them
-- ``server.sockets``             a host and a port as bound sockets
+- ``server.sockets``             a host and a port, or a path, as bound sockets
 - ``server.port``                the kinds of port
 - ``server.activation``          listening sockets from outside
+- ``server.tls``                 TLS between a transport and a client's protocol
+- ``server.tls_context``         certificates to TLS contexts
+- ``server.reload``              what is read from files again at SIGHUP
+- ``server.credentials``         what the network itself knows of a client
 - ``server.peer``                one client of any port: its transport, pressure, the phases of its end
 - ``server.connection``          one client of a port that takes lines
 - ``server.inbox``               what comes in: bytes to lines to what they mean

@@ -173,6 +173,13 @@ def size(text: str) -> int:
     return integer(text, 1, MAX_BYTES)
 
 
+def mode(text: str) -> str:
+    """The permissions of a file, in octal."""
+    if re.fullmatch("0?[0-7]{3}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"expected permissions in octal, such as 0660, got {text!r}")
+
+
 def seconds(text: str) -> float:
     try:
         seconds = float(text)

@@ -60,6 +60,11 @@ class Connection(Peer):
             self._running.cancel()  # nobody waits for its answer any more
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:
+        if self._transport.get_extra_info("is_cut") and self._phase < Phase.ENDING and isinstance(self._inbox, Inbox):
+            self._inbox.cut()
+        return super().eof_received()
+
     def pause_writing(self) -> None:
         self._deliveries.pause()
         super().pause_writing()
@@ -94,7 +99,7 @@ class Connection(Peer):
 
     # --- lines in
 
-    def take(self, found: Events | list[Event | Rejection] | Command | Rejection) -> None:
+    def take(self, found: Events | list[Event | Rejection] | Command | Rejection | Failure) -> None:
         """Do what lines ask for."""
         if isinstance(found, Events):
             self._submit_events(found)
@@ -102,6 +107,8 @@ class Connection(Peer):
             self._reject(found)
         elif isinstance(found, Command):
             self._take_command(found)
+        elif isinstance(found, Failure):
+            self._answer(replies.error(found))
         else:
             self._submit_batch(found)
 

@@ -10,14 +10,17 @@ import select
 import socket
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from aggregator import address
+from aggregator.server import credentials, sockets
 from aggregator.server.connection import Connection
+from aggregator.server.credentials import Credentials
 from aggregator.server.peer import Peer
 from aggregator.server.port import FORWARD, Port
 from aggregator.server.sockets import Bound, CannotListen
 from aggregator.server.state import State
+from aggregator.server.tls import HandshakeTurns, TlsLayer, TlsTransport
+from aggregator.server.tls_context import Contexts
 from aggregator.wire import Failure, replies
 
 if TYPE_CHECKING:
@@ -45,16 +48,32 @@ KEEPALIVE_PROBES: Final = 4
 timeout."""
 
 
+class Client(Protocol):
+    """Who has a place: a peer, or the layer that stands for it until its handshake is over."""
+
+    def tick(self) -> None:
+        """``peer.TICK_S`` have passed."""
+
+    def shut_down(self, failure: Failure) -> None:
+        """End: the server is stopping, or its store has failed."""
+
+    def abort(self) -> None:
+        """Drop the connection."""
+
+
 class Listeners:
     """The listeners of one server and the connections that they have accepted."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, contexts: Contexts | None = None) -> None:
         self._state = state
+        self._contexts = contexts  # None: no port speaks TLS
+        self._turns = HandshakeTurns()
         self._listeners: list[asyncio.Server] = []
         self._backlogs: list[socket.socket] = []  # those that end with this process
-        self._connections: dict[Peer, str] = {}  # and where each comes from
+        self._files: list[sockets.SocketFile] = []
+        self._connections: dict[Client, str] = {}  # and where each comes from
         self._origins: Counter[str] = Counter()
-        self._refused: set[Peer] = set()
+        self._refused: set[Client] = set()
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
 
@@ -62,12 +81,13 @@ class Listeners:
         """Accept clients at sockets that are bound. Raises CannotListen."""
         if not bound.lives_on:
             self._backlogs += bound.sockets
+        if bound.file:
+            self._files.append(bound.file)
         for one in bound.sockets:
             try:
                 one.listen(BACKLOG)  # uvloop would log an error, and go on
             except OSError as error:  # another process has begun to listen since the socket was bound
-                host, number = one.getsockname()[:2]
-                raise CannotListen(host, number, port.option, error) from error
+                raise CannotListen(sockets.name(one), port.option, error) from error
             self._listeners.append(await asyncio.start_server(partial(self._accept, port), sock=one, backlog=BACKLOG))
 
     def tick(self) -> None:
@@ -79,22 +99,50 @@ class Listeners:
 
     def _accept(self, port: Port, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
-        connection = _class_for(port)(self._state, port, self._ended, writer)
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
         self._state.stats.connections_total += 1
         late = self._stopping and not port.replies  # accepted as the listener closed: its events count like the others'
-        origin = _origin(transport.get_extra_info("peername"))
-        if (failure := self._why_not(origin)) and not late:
+        origin = _origin(credentials.of(transport))
+        failure = None if late else self._why_not(origin)
+        client = self._client(port, writer)
+        if failure:
             log.debug("a client from %s was refused: %s", origin, failure.detail)
-            self._refuse(connection, port, failure)
+            self._refuse(client, port, failure)
             return
-        self._connections[connection] = origin
+        self._connections[client] = origin
         self._origins[origin] += 1
         if late and self._stopping:
-            asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
+            asyncio.get_running_loop().call_soon(client.shut_down, self._stopping)
         self._state.stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
+
+    def _client(self, port: Port, writer: asyncio.StreamWriter) -> Peer | TlsLayer:
+        connection = _class_for(port)(self._state, port, self._ended, writer)
+        transport = writer.transport
+        if not port.tls:
+            transport.set_protocol(connection)
+            connection.connection_made(transport)
+            return connection
+        assert self._contexts
+        return TlsLayer(
+            cast(asyncio.Transport, transport), partial(self._contexts.of, port), not port.replies, self._turns,
+            partial(self._opened, connection), partial(self._shaken, port), self._ended,
+        )  # fmt: skip
+
+    def _opened(self, connection: Peer, layer: TlsLayer, transport: TlsTransport) -> Peer:
+        """A handshake has ended well: the client takes the place of the layer."""
+        origin = self._connections.pop(layer)
+        self._connections[connection] = origin
+        connection.connection_made(transport)
+        if self._stopping:
+            asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
+        return connection
+
+    def _shaken(self, port: Port, layer: TlsLayer, result: str, why: str) -> None:
+        """A handshake has ended, well or not. A client that was refused is none of these."""
+        if origin := self._connections.get(layer):
+            self._state.stats.handshake(result)
+            if result not in ("ok", "gone"):
+                self._state.peer_log.say(logging.WARNING, f"{port.name}: no TLS with %s: {why}", origin)
 
     def _why_not(self, origin: str) -> Failure | None:
         """Why another client from there is not served."""
@@ -107,17 +155,18 @@ class Listeners:
             return replies.too_many_connections(config.address_connections, origin)
         return None
 
-    def _refuse(self, connection: Peer, port: Port, failure: Failure) -> None:
+    def _refuse(self, client: Peer | TlsLayer, port: Port, failure: Failure) -> None:
         self._state.stats.connections_refused += 1
         if not self._stopping:
             self._state.peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
-        if not port.replies or len(self._refused) >= SPARE_DESCRIPTORS // 2:
-            connection.abort()
+        # Over TLS it could be told only after a handshake, which costs more than to serve it.
+        if isinstance(client, TlsLayer) or not port.replies or len(self._refused) >= SPARE_DESCRIPTORS // 2:
+            client.abort()
             return
-        self._refused.add(connection)
-        connection.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
+        self._refused.add(client)
+        client.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
 
-    def _ended(self, connection: Peer) -> None:
+    def _ended(self, connection: Client) -> None:
         self._refused.discard(connection)
         if origin := self._connections.pop(connection, None):
             self._origins[origin] -= 1
@@ -154,6 +203,8 @@ class Listeners:
         # Not wait_closed(): Python 3.12 waits there for connections that are not ours to wait for any more.
         for listener in self._listeners:
             listener.close()
+        for file in self._files:
+            file.remove()
         for connection in list(self._connections):
             connection.shut_down(failure)
 
@@ -183,10 +234,12 @@ def _class_for(port: Port) -> type[Connection | ForwardConnection]:
     return Connection
 
 
-def _origin(peername: tuple[str, int] | None) -> str:
+def _origin(client: Credentials) -> str:
     """What counts as one address: an IPv4 address, or the half of an IPv6 address that names a network, because each
-    host has 2^64 of the other half."""
-    host = address.unmapped(peername[0]) if peername else "an unknown address"  # it may be gone already
+    host has 2^64 of the other half. On a unix socket it is the user."""
+    if client.uid is not None:
+        return f"uid {client.uid}"
+    host = client.address or "an unknown address"  # it may be gone already
     if ":" not in host:
         return host
     network = ipaddress.IPv6Address(host.partition("%")[0]).packed[:8]

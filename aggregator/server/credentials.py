@@ -1,0 +1,60 @@
+"""What the network itself knows of a client: where it is, which user it is, and whom its certificate names."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from aggregator import address
+
+_UCRED: Final = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """One client, as far as it has proved who it is without saying a word."""
+
+    address: str | None
+    """The IP address of the peer; None on a unix socket."""
+    uid: int | None = None
+    """The user at the other end of a unix socket (SO_PEERCRED)."""
+    certificate: tuple[str, ...] = ()
+    """The names of its verified certificate, each as "DNS:web-1" or "CN:web-1"; empty without a certificate."""
+    tls: str | None = None
+    """The version of TLS, as "TLSv1.3"; None without TLS."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine: on a unix socket, or at a loopback address."""
+        if self.address is None:
+            return self.uid is not None
+        return ipaddress.ip_address(self.address.partition("%")[0]).is_loopback
+
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on the way can read along, so that a secret may be taken."""
+        return self.tls is not None or self.is_local
+
+
+def of(transport: asyncio.BaseTransport) -> Credentials:
+    """What is known of the client at the other end; an unknown client if it is gone already."""
+    known = transport.get_extra_info("credentials")
+    if isinstance(known, Credentials):
+        return known
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family == socket.AF_UNIX:
+        return Credentials(None, _uid(sock))
+    name = transport.get_extra_info("peername")
+    return Credentials(address.unmapped(name[0]) if name else None)
+
+
+def _uid(sock: socket.socket) -> int | None:
+    try:
+        _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    except OSError:
+        return None
+    return int(uid)
