@@ -173,6 +173,7 @@ Command line: argv and environment to options, outcomes to exit codes.
 
 - ``cli``                        the commands, and what the exit codes mean
 - ``cli.parser``                 options, their values, the environment
+- ``cli.target``                 the server that a command talks to
 - ``cli.selection``              which events a command reads
 - ``cli.serve``                  ``aggregator serve``
 - ``cli.send``                   ``aggregator send``

@@ -21,7 +21,7 @@ _CERTIFICATE_START: Final = b"-----BEGIN CERTIFICATE-----"  # the same, section 
 class Contexts:
     """The TLS contexts of one server: of ports that reply, and of silent ports.
 
-    On a silent port a client has no way to say who it is but by its certificate, so with a client CA it has to have one.
+    Clients of a silent port are not told what is missing, so with a client CA each of them has to have a certificate.
     """
 
     def __init__(self, config: Config) -> None:
