@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import sqlite3
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,8 @@ from aggregator.server import (
     server,
     signals,
     tcp,
+    tls,
+    tls_context,
 )
 from aggregator.server.live import Live
 from aggregator.server.reading import Answer, Asker
@@ -126,6 +129,28 @@ def small_slices() -> None:
 def impatient() -> None:
     """Mute a client that does not read its replies after half a second, instead of five."""
     _put(peer, "REPLY_DEADLINE_S", 0.5)
+
+
+def quick_handshakes() -> None:
+    """Give up a handshake after a second, instead of ten."""
+    _put(tls, "HANDSHAKE_S", 1.0)
+
+
+def quick_own_answers() -> None:
+    """Drop a client that leaves TLS's own answers unread after half a second, instead of five."""
+    _put(tls, "OWN_BYTES_S", 0.5)
+
+
+def with_session_tickets() -> None:
+    """Write two tickets to each client of TLS 1.3, as OpenSSL does by default."""
+    make = tls_context._context
+
+    def with_tickets(config: Config, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
+        context = make(config, verify_mode)
+        context.num_tickets = 2
+        return context
+
+    _put(tls_context, "_context", with_tickets)
 
 
 def quick_silence() -> None:
