@@ -141,6 +141,19 @@ def quick_own_answers() -> None:
     _put(tls, "OWN_BYTES_S", 0.5)
 
 
+def slow_to_accept_tls() -> None:
+    """Read nothing of a client for a second after its handshake: it has written all of it, and has closed, by then."""
+    opened = listeners.Listeners._opened
+
+    def opened_late(self: Any, connection: Any, layer: Any, transport: Any) -> Any:
+        found = opened(self, connection, layer, transport)
+        transport.pause_reading()
+        asyncio.get_running_loop().call_later(1.0, transport.resume_reading)
+        return found
+
+    _put(listeners.Listeners, "_opened", opened_late)
+
+
 def with_session_tickets() -> None:
     """Write two tickets to each client of TLS 1.3, as OpenSSL does by default."""
     make = tls_context._context
