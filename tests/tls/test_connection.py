@@ -73,8 +73,8 @@ def test_an_unfinished_line_counts_only_at_an_orderly_end(tls_server: ServerProc
     assert before["status"] == "stored"
     assert (cut["status"], cut["code"]) == ("error", "unfinished_line")
     assert cut["detail"].startswith("line 2 may be cut")
-    assert 'TLS port: 127.0.0.1:' in tls_server.log
-    assert 'dropped: line 2 may be cut' in tls_server.log
+    wait_until(lambda: "TLS port: 127.0.0.1:" in tls_server.log)
+    wait_until(lambda: "dropped: line 2 may be cut" in tls_server.log)
 
     with TlsPeer(tls_server.tls_silent_port, authority.trusting()) as peer:
         peer.send(event("silent") + event("cut")[:-2])
@@ -93,7 +93,7 @@ def test_plain_text_is_told_that_this_port_speaks_tls(tls_server: ServerProcess,
         peer.send(first)
         assert peer.raw_rest() == b""
     wait_until(lambda: tls_server.ask("STATS")["tls_handshakes"] == {"not_tls": 2})
-    assert "TLS port: no TLS with 127.0.0.1: it does not speak TLS" in tls_server.log
+    wait_until(lambda: "TLS port: no TLS with 127.0.0.1: it does not speak TLS" in tls_server.log)
     assert tls_server.ask("STATS")["stored_total"] == 0
 
 
