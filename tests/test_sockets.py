@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -87,24 +88,22 @@ def test_who_may_connect_is_who_may_write_to_the_file(
 @pytest.mark.root
 @needs_root
 @pytest.mark.skipif(not shutil.which("setpriv") or not shutil.which("nc"), reason="needs setpriv and nc")
-def test_another_user_is_kept_out_or_counted_by_its_uid(
-    start_server: StartServer, tmp_path: Path, paths: tuple[Path, Path], options: tuple[str, ...]
-) -> None:
-    for folder in (tmp_path, *list(tmp_path.parents)[:2]):
-        folder.chmod(0o755)
-    as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "nc", "-U", str(paths[0])]
-    server = start_server(*options)
-    assert b"Permission denied" in subprocess.run(as_nobody, capture_output=True, timeout=30).stderr
-    server.stop()
-    server = start_server(*options, "--socket-mode", "0666", "--address-connections", "1")
-    with UnixPeer(paths[0]) as mine:
-        assert mine.ask(b"PING\n")["pong"]
-        with UnixPeer(paths[0]) as second:
-            assert second.reply()["detail"] == "1 connections from uid 0 are open; try again later"
-        waiting = subprocess.Popen(as_nobody, stdin=subprocess.PIPE)
-        wait_until(lambda: mine.ask(b"STATS\n")["connections"] == 2)
-        waiting.kill()
-        waiting.communicate()
+def test_another_user_is_kept_out_or_counted_by_its_uid(start_server: StartServer) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "s"
+        as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "nc", "-U", str(path)]
+        server = start_server("--socket", str(path))
+        assert b"Permission denied" in subprocess.run(as_nobody, capture_output=True, timeout=30).stderr
+        server.stop()
+        start_server("--socket", str(path), "--socket-mode", "0666", "--address-connections", "1")
+        with UnixPeer(path) as mine:
+            assert mine.ask(b"PING\n")["pong"]
+            with UnixPeer(path) as second:
+                assert second.reply()["detail"] == "1 connections from uid 0 are open; try again later"
+            with subprocess.Popen(as_nobody, stdin=subprocess.PIPE) as nobody:
+                wait_until(lambda: mine.ask(b"STATS\n")["connections"] == 2)
+                nobody.kill()
 
 
 # --- whose files they are

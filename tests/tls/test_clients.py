@@ -154,6 +154,6 @@ def test_what_is_wrong_with_the_other_side_is_one_clear_line(
     assert (done.returncode, done.stdout) == (
         1,
         '{"status":"error","code":"tls_required","detail":"this port speaks TLS"}\n',
-    )  # noqa: E501
+    )
     for words in (("--to", "localhost:80", "--ca", "x"), ("--to", "tls:localhost"), ("--to", "unix:"), ("--to", "x")):
         assert aggregator("admin", *words, "PING").returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
@@ -130,10 +131,9 @@ def test_a_connection_is_counted_before_its_handshake(start_tls: StartServer, au
 
 def test_a_handshake_has_a_deadline(start_tls: StartServer, authority: Authority) -> None:
     server = start_tls(changes=[changes.quick_handshakes])
-    with socket.create_connection(("127.0.0.1", server.tls_port)) as silent, Peer(server.tls_port) as half:
+    with socket.create_connection(("127.0.0.1", server.tls_port)), Peer(server.tls_port) as half:
         half.send(b"\x16\x03\x01\x02\x00")
         started = time.monotonic()
-        assert silent.recv(1) == b"" or True
         wait_until(lambda: server.ask("STATS")["tls_handshakes"] == {"timed_out": 2})
         assert time.monotonic() - started < 10
     with TlsPeer(server.tls_port, authority.trusting()) as peer:
@@ -155,9 +155,8 @@ def test_what_was_read_before_the_stream_broke_is_stored(tls_server: ServerProce
     with TlsPeer(tls_server.tls_port, authority.trusting()) as peer:
         peer.send(b"".join(events("e", 100)))
         peer.socket.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)  # a record that nobody has encrypted
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            while True:
-                peer.reply()
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            peer.raw_rest()
     wait_until(lambda: tls_server.ask("STATS")["stored_total"] == 100)
     wait_until(lambda: tls_server.ask("STATS")["connections"] == 1)
 
