@@ -92,7 +92,7 @@ def test_another_user_is_kept_out_or_counted_by_its_uid(start_server: StartServe
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         path = Path(folder) / "s"
-        as_nobody = ["setpriv", "--reuid=65534", "--clear-groups", "nc", "-U", str(path)]
+        as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "nc", "-U", str(path)]
         server = start_server("--socket", str(path))
         assert b"Permission denied" in subprocess.run(as_nobody, capture_output=True, timeout=30).stderr
         server.stop()
