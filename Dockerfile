@@ -26,11 +26,12 @@ COPY --from=build /opt/venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH \
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576 \
     AGGREGATOR_HOST=0.0.0.0 \
+    AGGREGATOR_ANONYMOUS=all \
     AGGREGATOR_DB=/data/events.db
 # By number, so that Kubernetes' runAsNonRoot can tell that it is not root.
 USER 10001:10001
 VOLUME /data
-# 8080 acks, 8081 is silent. Neither asks who is there: publish them to those you trust.
+# 8080 acks, 8081 is silent. AGGREGATOR_ANONYMOUS=all asks nobody who is there: publish them to those you trust.
 EXPOSE 8080 8081
 HEALTHCHECK --interval=30s --timeout=12s --start-period=30s --retries=3 CMD ["aggregator", "admin", "HEALTH"]
 # The server is process 1 itself, no shell in between: SIGTERM reaches it, and what was read is stored before it ends.

@@ -45,6 +45,16 @@ Wrap: what programs write, without any input or output.
 - ``wrap.stamp``                 the date and time in front of a line
 - ``wrap.flatted``               log4js's default layout
 
+Access: who may do what, without any input or output but one file.
+
+- ``access``                     who may do what
+- ``access.token``               tokens, and texts without them
+- ``access.topics``              globs of a permission
+- ``access.identity``            an identity: its name, and what it may do
+- ``access.rules``               what a client has shown to its identity
+- ``access.file``                the file of ``--identities``
+- ``access.rate``                events and bytes a second to pauses
+
 Storage: the promise on disk.
 
 - ``storage``                    opens the engine that the configuration names
@@ -81,7 +91,12 @@ Server: one process.
 - ``server.tls_context``         certificates to TLS contexts
 - ``server.reload``              what is read from files again at SIGHUP
 - ``server.credentials``         what the network itself knows of a client
+- ``server.identities``          the rules in force, and how they are replaced
+- ``server.admission``           places for clients: caps, and few for those who are not known
 - ``server.peer``                one client of any port: its transport, pressure, the phases of its end
+- ``server.first_line``          whether the first line says who a client is
+- ``server.caller``              who one client is
+- ``server.guest``               what follows from that: how it is let in, slowed, ended
 - ``server.connection``          one client of a port that takes lines
 - ``server.inbox``               what comes in: bytes to lines to what they mean
 - ``server.wrap_inbox``          the same of the wrap port: bytes to texts to events
@@ -181,6 +196,7 @@ Command line: argv and environment to options, outcomes to exit codes.
 - ``cli.export``                 ``aggregator export``
 - ``cli.admin``                  ``aggregator admin``
 - ``cli.unit``                   ``aggregator unit``
+- ``cli.token``                  ``aggregator token``
 - ``__main__``                   ``python -m aggregator``
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -10,12 +11,21 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 
+class Anonymous(StrEnum):
+    """Who is let in without being known."""
+
+    LOOPBACK = "loopback"
+    """Whoever is on this machine: at a loopback address, or on a unix socket."""
+    NONE = "none"
+    ALL = "all"
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """What an administrator may set; `aggregator serve --help` shows the same list."""
 
     host: str = "127.0.0.1"
-    """Loopback unless told otherwise: there is no authentication."""
+    """Loopback unless told otherwise, because whoever is there need not say who he is."""
 
     port: int = 8080
     """The acked port; 0 means any free one."""
@@ -75,6 +85,21 @@ class Config:
 
     socket_mode: str = "0660"
     """Who may connect to the unix sockets, as chmod(1) takes it: who may write to the file. Its group by default."""
+
+    anonymous: Anonymous = Anonymous.LOOPBACK
+    """Who is let in without being known: as before there were identities. Behind a proxy on this machine everybody
+    comes from loopback."""
+
+    identities: Path | None = None
+    """The file that says who may do what; None: nobody is known but the superuser and the server's own user."""
+
+    auth_timeout_s: float = 10.0
+    """How long a client may take to say who it is, from the accept on: a TLS handshake over a bad link takes a second
+    or two."""
+
+    max_pending: int = 64
+    """Clients that have not said who they are yet. When one more comes the oldest goes, so a true one is served if
+    fewer strangers than this come while it introduces itself."""
 
     db: Path = Path("data/events.db")
     """The database file; its folder is made."""

@@ -60,7 +60,7 @@ def test_loopback_alone_unless_told_otherwise(server: ServerProcess) -> None:
 def test_everywhere_is_asked_for_by_name_and_warned_of_once(
     start_server: StartServer, host: str, shown: str, ipv6: bool
 ) -> None:
-    server = start_server("--host", host)
+    server = start_server("--host", host, "--anonymous", "all")
 
     for number in (server.port, server.silent_port):
         Peer(number).close()
@@ -91,7 +91,7 @@ def test_an_empty_host_is_an_error_with_the_cure(tmp_path: Path) -> None:
 
 @has_ipv6
 def test_a_client_has_one_address_by_whatever_socket_it_comes(start_server: StartServer) -> None:
-    server = start_server("--host", "::", "--address-connections", "2")
+    server = start_server("--host", "::", "--anonymous", "all", "--address-connections", "2")
     with Peer(server.port) as first, Peer(server.port) as second, Peer(server.port) as third:
         assert first.ask(event("e"))["status"] == "stored"
         assert second.ask(b"PING\n")["pong"]
@@ -103,7 +103,7 @@ def test_a_client_has_one_address_by_whatever_socket_it_comes(start_server: Star
 @has_ipv6
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
 def test_an_ipv6_address_with_and_without_brackets(start_server: StartServer, host: str) -> None:
-    server = start_server("--host", host)
+    server = start_server("--host", host, "--anonymous", "all")
     assert f"acked port [::1]:{server.port}, silent port [::1]:{server.silent_port}, " in server.log
     assert warnings(server) == []
     with pytest.raises(ConnectionRefusedError):
@@ -266,7 +266,7 @@ def test_admin_does_not_wait_for_a_name_server(tmp_path: Path) -> None:
 def test_admin_and_send_go_to_the_server_that_is_configured(
     start_server: StartServer, tmp_path: Path, listening: str, configured: str
 ) -> None:
-    server = start_server("--host", listening)
+    server = start_server("--host", listening, "--anonymous", "all")
     (tmp_path / "text").write_text("a line\n")
     environment = {"AGGREGATOR_HOST": configured, "AGGREGATOR_PORT": str(server.port)}
     done = aggregator("admin", "HEALTH", cwd=ROOT, environment=environment)

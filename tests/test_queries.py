@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aggregator.access.identity import ANONYMOUS
 from aggregator.server import queries
 from aggregator.server.queries import BadCommand
 
@@ -53,21 +54,21 @@ def test_a_bad_shard(text: str) -> None:
     query = queries.parse(["a", "SHARD", text], KNOWN, "usage")
 
     with pytest.raises(BadCommand, match="expected I/N with I from 1 to N"):
-        query.interest()
+        query.interest(ANONYMOUS)
 
 
 def test_a_shard() -> None:
-    assert queries.parse(["a", "SHARD", "2/4"], KNOWN, "usage").interest().shard == (2, 4)
+    assert queries.parse(["a", "SHARD", "2/4"], KNOWN, "usage").interest(ANONYMOUS).shard == (2, 4)
 
 
 def test_too_many_patterns() -> None:
     with pytest.raises(BadCommand, match="at most 64 patterns"):
-        queries.parse([str(number) for number in range(65)], KNOWN, "usage").interest()
+        queries.parse([str(number) for number in range(65)], KNOWN, "usage").interest(ANONYMOUS)
 
 
 def test_a_bad_pattern() -> None:
     with pytest.raises(BadCommand, match="the set that opens at character 2 is not closed"):
-        queries.parse(["a[b"], KNOWN, "usage").interest()
+        queries.parse(["a[b"], KNOWN, "usage").interest(ANONYMOUS)
 
 
 @pytest.mark.parametrize("text", ["-1", "11", "1.5", "", "x", "1" * 5000, "1_0", " 1"])

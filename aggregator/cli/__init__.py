@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from aggregator import __version__, streams
-from aggregator.cli import admin, export, send, serve, tail, unit
+from aggregator.cli import admin, export, send, serve, tail, token, unit
 from aggregator.cli.parser import Parser, complain, settle
 
-_COMMANDS = (serve, send, tail, export, admin, unit)
+_COMMANDS = (serve, send, tail, export, admin, unit, token)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

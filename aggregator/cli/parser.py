@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 from aggregator import streams
 from aggregator.address import EVERYWHERE, without_brackets
 from aggregator.client.terminal import printable
-from aggregator.config import Config
+from aggregator.config import Anonymous, Config
 from aggregator.wire import moment
 from aggregator.wrap.topic import BadTemplate, TopicTemplate
 
@@ -196,6 +196,13 @@ def log_level(text: str) -> str:
     if text.lower() not in ("debug", "info", "warning", "error"):
         raise argparse.ArgumentTypeError(f"expected debug, info, warning or error, got {text!r}")
     return text.lower()
+
+
+def anonymous(text: str) -> Anonymous:
+    try:
+        return Anonymous(text.lower())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected {', '.join(Anonymous)}, got {text!r}") from None
 
 
 def host(text: str) -> str:

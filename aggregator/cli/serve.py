@@ -17,6 +17,7 @@ import uvloop
 
 from aggregator.cli.parser import (
     Commands,
+    anonymous,
     count,
     field,
     file,
@@ -83,6 +84,10 @@ def add_command(commands: Commands) -> None:
     option(server, "--socket", file_or_none, None, "unix socket that answers like --port", shown="none")
     option(server, "--silent-socket", file_or_none, None, "unix socket like --silent-port", shown="none")
     option(server, "--socket-mode", mode, defaults.socket_mode, "who may connect to the unix sockets")
+    option(server, "--anonymous", anonymous, defaults.anonymous, "who need not be known: loopback, none, all")
+    option(server, "--identities", file_or_none, None, "file that says who may do what", shown="none")
+    option(server, "--auth-timeout", seconds, defaults.auth_timeout_s, "seconds to say who one is", "auth_timeout_s")
+    option(server, "--max-pending", count, defaults.max_pending, "clients that have not said who they are")
     option(server, "--db", file, defaults.db, "database file; its folder is made")
     option(server, "--queue-events", count, defaults.queue_events, "events waiting to be stored")
     option(server, "--queue-bytes", size, defaults.queue_bytes, "the same in bytes")

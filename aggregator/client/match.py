@@ -14,7 +14,7 @@ from aggregator.wire import Code, Status
 
 _TOPIC: Final = b',"topic":'
 _EVENT_ID: Final = b',"event_id":'
-_NOT_FOR_EVENTS: Final = (Code.BAD_LINE, Code.BAD_COMMAND, Code.NOT_ALLOWED)
+_NOT_FOR_EVENTS: Final = (Code.BAD_LINE, Code.BAD_COMMAND)
 """No line that begins like an event is answered with these."""
 
 
@@ -32,7 +32,7 @@ def acks(reply: bytes, line: bytes) -> bool:
 def answers(fields: dict[str, Any], line: bytes, number: int) -> bool:
     """Whether any other reply may be to this line, which is the ``number``-th on its connection."""
     status = fields["status"]
-    if status == Status.REJECTED and (fields.get("code") in _NOT_FOR_EVENTS or fields.get("line", number) != number):
+    if status == Status.REJECTED and (_is_not_for_events(fields) or fields.get("line", number) != number):
         return False
     value = _decoded(line)
     if status != Status.BATCH:
@@ -41,6 +41,11 @@ def answers(fields: dict[str, Any], line: bytes, number: int) -> bool:
     if members is None:
         return False
     return all(map(_may_be_names, fields.get("results", ()), members))
+
+
+def _is_not_for_events(fields: dict[str, Any]) -> bool:
+    code = fields.get("code")
+    return code in _NOT_FOR_EVENTS or (code == Code.NOT_ALLOWED and "topic" not in fields)  # then it is a command's
 
 
 def _same_names(fields: dict[str, Any], event: dict[str, Any]) -> bool:

@@ -21,6 +21,9 @@ _ACKS: Final = (
     (b'{"status":"duplicate",', Status.DUPLICATE),
 )
 
+_ENDS_CONNECTION: Final = (Code.BUSY, Code.SHUTTING_DOWN, Code.AUTH_REQUIRED, Code.AUTH_FAILED, Code.KILLED)
+"""What a server says before it ends the connection."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -63,7 +66,7 @@ class Unknown(Exception):
 
     def __init__(self, code: str, detail: str, *, ends_connection: bool = False) -> None:
         super().__init__(f"{code}: {detail}")
-        self.ends_connection = ends_connection or code in (Code.BUSY, Code.SHUTTING_DOWN)
+        self.ends_connection = ends_connection or code in _ENDS_CONNECTION
 
 
 class LostCount(Unknown):

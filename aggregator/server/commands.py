@@ -7,21 +7,29 @@ and load of the store. An answer is a dict; the connection puts ``"status":"ok"`
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 from importlib.metadata import version
 from typing import Final
 
 from aggregator import __version__
+from aggregator.access.identity import Identity, Right
+from aggregator.access.topics import Topics
 from aggregator.metric import Metric
 from aggregator.server import reading
-from aggregator.server.queries import BadCommand, number
+from aggregator.server.queries import MAX_NUMBER, BadCommand, number
 from aggregator.server.reading import Answer, Asker
 from aggregator.server.state import State
+from aggregator.storage.engine import AnyEngine, Topic
 from aggregator.wire import Word, replies
 
 TOPICS_MAX: Final = 1000
 """Topics in one answer; the rest is a page further."""
+
+CLIENTS_MAX: Final = 1000
+"""The same for clients."""
 
 _VERSIONS: Final = {
     "aggregator": __version__,
@@ -30,19 +38,38 @@ _VERSIONS: Final = {
 }
 
 
+class Need(Enum):
+    """What a client must be permitted to use a command."""
+
+    NOTHING = auto()
+    READ = auto()
+    """To read some topic. The others do not exist for it."""
+    MONITOR = auto()
+    ADMIN = auto()
+
+    def is_met_by(self, identity: Identity) -> bool:
+        """Whether this identity may use such a command."""
+        if self is Need.READ:
+            return bool(identity.read)
+        return self is Need.NOTHING or identity.has(Right.MONITOR if self is Need.MONITOR else Right.ADMIN)
+
+
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """A command's name, how it is typed, what HELP says of it, and the function that answers it."""
+    """A command's name, how it is typed, what HELP says of it, the function that answers it, and what that takes."""
 
     word: Word
     usage: str
     help: str
     function: Callable[[list[str], State, Asker], Awaitable[Answer]]
+    needs: Need = Need.NOTHING
 
 
 async def answer(word: Word, arguments: list[str], state: State, asker: Asker) -> Answer:
     """Carry out a command. Raises BadCommand, Refused, StorageError."""
     command = COMMANDS[word]
+    if not command.needs.is_met_by(asker.identity):
+        raise BadCommand(replies.may_not_use(asker.identity.name, word))
     if "…" not in command.usage and len(arguments) > len(command.usage.split()) - 1:
         raise BadCommand(replies.too_many_arguments(command.usage))
     return await command.function(arguments, state, asker)
@@ -61,6 +88,7 @@ def metrics(state: State) -> Iterator[Metric]:
     yield from state.stats.metrics()
     yield from state.intake.metrics()
     yield Metric("connections_limit", state.config.max_connections, "connections that may be open")
+    yield from state.admission.metrics()
     yield from state.feed.metrics()
     yield Metric("cursors", len(state.cursors), "names that readers have left their positions under")
     yield from state.engine.gauges()
@@ -81,11 +109,59 @@ async def _topics(arguments: list[str], state: State, asker: Asker) -> Answer:
     rest, after = _take_after(arguments)
     limit = number("limit", rest.pop(0), 1, TOPICS_MAX) if rest else TOPICS_MAX
     _nothing_left(rest, Word.TOPICS)
-    topics = await state.engine.topics(limit, after or "")
+    may_read = asker.identity.read
+    if may_read.every:
+        total, topics = state.engine.topics_total, await state.engine.topics(limit, after or "")
+    else:
+        total, topics = await _readable_topics(state.engine, may_read, limit, after or "")
     return {
-        "total": state.engine.topics_total,
+        "total": total,
         "topics": [{"topic": topic.name, "stored": topic.stored, "last_seq": topic.last_seq} for topic in topics],
     }
+
+
+async def _readable_topics(engine: AnyEngine, may_read: Topics, limit: int, after: str) -> tuple[int, list[Topic]]:
+    """How many topics somebody may read, and a page of them. All names are looked at, a page at a time."""
+    total, listed, name = 0, list[Topic](), ""
+    while page := await engine.topics(TOPICS_MAX, name):
+        readable = [topic for topic in page if may_read.has(topic.name)]
+        total += len(readable)
+        listed += [topic for topic in readable if topic.name > after][: limit - len(listed)]
+        name = page[-1].name
+    return total, listed
+
+
+async def _whoami(arguments: list[str], state: State, asker: Asker) -> Answer:
+    return {**asker.caller.who, "peer": asker.peer, "tls": asker.caller.credentials.tls}
+
+
+async def _clients(arguments: list[str], state: State, asker: Asker) -> Answer:
+    rest, after = _take_after(arguments)
+    past = number("after", after, 0, MAX_NUMBER) if after is not None else 0
+    limit = number("limit", rest.pop(0), 1, CLIENTS_MAX) if rest else CLIENTS_MAX
+    _nothing_left(rest, Word.CLIENTS)
+    now = time.monotonic()
+    listed = [place for place in state.admission if place.number > past][:limit]
+    return {
+        "total": len(state.admission),
+        "clients": [
+            {"id": place.number, **place.holder.about(), "connected_s": round(now - place.since, 1)} for place in listed
+        ],
+    }
+
+
+async def _kill(arguments: list[str], state: State, asker: Asker) -> Answer:
+    if not arguments:
+        raise BadCommand(replies.missing_argument("an id is missing", COMMANDS[Word.KILL].usage))
+    wanted = number("id", arguments[0], 1, MAX_NUMBER)
+    found = next((place for place in state.admission if place.number == wanted), None)
+    if found:
+        found.holder.expel(replies.killed())
+    return {"id": wanted, "killed": found is not None}
+
+
+async def _auth(arguments: list[str], state: State, asker: Asker) -> Answer:
+    raise BadCommand(replies.late_auth())
 
 
 def _take_after(arguments: list[str]) -> tuple[list[str], str | None]:
@@ -105,21 +181,41 @@ COMMANDS: Final = {
     for command in (
         _Command(Word.PING, "PING", "answer at once", _ping),
         _Command(Word.HELP, "HELP", "this list", _help),
-        _Command(Word.STATS, "STATS", "counters since the start, sizes, versions", _stats),
-        _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health),
-        _Command(Word.TOPICS, "TOPICS [limit] [AFTER topic]", "topics by name, with their counts", _topics),
+        _Command(Word.AUTH, "AUTH <token>", "who this is: the first line, or none", _auth),
+        _Command(Word.WHOAMI, "WHOAMI", "who this is, and how that is known", _whoami),
+        _Command(Word.STATS, "STATS", "counters since the start, sizes, versions", _stats, Need.MONITOR),
+        _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health, Need.MONITOR),
+        _Command(Word.TOPICS, "TOPICS [limit] [AFTER topic]", "topics by name, with their counts", _topics, Need.READ),
         _Command(
-            Word.EVENTS, reading.EVENTS_USAGE, "the newest events; AFTER, SINCE: the oldest from there", reading.events
+            Word.EVENTS,
+            reading.EVENTS_USAGE,
+            "the newest events; AFTER, SINCE: the oldest from there",
+            reading.events,
+            Need.READ,
         ),
-        _Command(Word.EVENT, reading.EVENT_USAGE, "one event by its key", reading.event),
+        _Command(Word.EVENT, reading.EVENT_USAGE, "one event by its key", reading.event, Need.READ),
         _Command(
-            Word.SUBSCRIBE, reading.SUBSCRIBE_USAGE, "events as they are committed, or from there on", reading.subscribe
+            Word.SUBSCRIBE,
+            reading.SUBSCRIBE_USAGE,
+            "events as they are committed, or from there on",
+            reading.subscribe,
+            Need.READ,
         ),
-        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "no more events", reading.unsubscribe),
-        _Command(Word.ACK, reading.ACK_USAGE, "all events up to that seq are handled", reading.ack),
-        _Command(Word.SUBSCRIBERS, "SUBSCRIBERS [limit]", "who reads, and how far behind", reading.subscribers),
-        _Command(Word.CURSORS, reading.CURSORS_USAGE, "names, and how far their readers have come", reading.cursors),
-        _Command(Word.FORGET, reading.FORGET_USAGE, "remove a name", reading.forget),
+        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "no more events", reading.unsubscribe, Need.READ),
+        _Command(Word.ACK, reading.ACK_USAGE, "all events up to that seq are handled", reading.ack, Need.READ),
+        _Command(
+            Word.SUBSCRIBERS, "SUBSCRIBERS [limit]", "who reads, and how far behind", reading.subscribers, Need.READ
+        ),
+        _Command(
+            Word.CURSORS,
+            reading.CURSORS_USAGE,
+            "names, and how far their readers have come",
+            reading.cursors,
+            Need.READ,
+        ),
+        _Command(Word.FORGET, reading.FORGET_USAGE, "remove a name", reading.forget, Need.READ),
+        _Command(Word.CLIENTS, "CLIENTS [limit] [AFTER id]", "who is connected", _clients, Need.MONITOR),
+        _Command(Word.KILL, "KILL <id>", "end that client's connection", _kill, Need.ADMIN),
         _Command(Word.QUIT, "QUIT", "answer what came before, say bye and close", _ping),
     )
 }

@@ -10,6 +10,8 @@ from functools import partial
 from aggregator.event import Event, Events
 from aggregator.server import commands, outcomes
 from aggregator.server.deliveries import Deliveries
+from aggregator.server.first_line import FirstLine
+from aggregator.server.guest import Guest
 from aggregator.server.inbox import Inbox
 from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome
 from aggregator.server.outbox import Place
@@ -28,7 +30,7 @@ from aggregator.wire.replies import Reply
 log = logging.getLogger("aggregator")
 
 
-class Connection(Peer):
+class Connection(Guest):
     """A client of a port that takes lines."""
 
     advice = "The silent port is for such senders"
@@ -38,7 +40,9 @@ class Connection(Peer):
     def __init__(self, state: State, port: Port, on_end: Callable[[Peer], None], stream: asyncio.StreamWriter) -> None:
         inbox = WrapInbox(state, port) if port.wraps else Inbox(state, port)
         super().__init__(state, port, on_end, stream, inbox, muted=not port.replies)
+        self._first_line = FirstLine(text=port.wraps)
         self._deliveries: Deliveries
+        self._expelled: Failure | None = None  # since then: what commands are answered with
         self._refusal: Failure | None = None  # since REFUSING: what events are answered with
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
 
@@ -48,22 +52,17 @@ class Connection(Peer):
         super().connection_made(transport)
         high_water = self._state.config.reply_buffer_bytes
         buffer = (high_water, high_water // LOW_WATER_DIVISOR)
-        self._deliveries = Deliveries(self._inbox.peer, self._state.feed, self._transport, buffer)
+        self._deliveries = Deliveries(self._inbox.peer, self.caller, self._state.feed, self._transport, buffer)
         self._deliveries.on_over = self._close_when_done
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._port.wraps and not self._eof:
-            self._inbox.finish()  # a text without an end is kept: nobody would send it again
+            self.finish_input()  # a text without an end is kept: nobody would send it again
             if self._gate.open:
                 self._take_turn()
         if self._running:
             self._running.cancel()  # nobody waits for its answer any more
         super().connection_lost(exc)
-
-    def eof_received(self) -> bool:
-        if self._transport.get_extra_info("is_cut") and self._phase < Phase.ENDING and isinstance(self._inbox, Inbox):
-            self._inbox.cut()
-        return super().eof_received()
 
     def pause_writing(self) -> None:
         self._deliveries.pause()
@@ -88,6 +87,7 @@ class Connection(Peer):
 
         A silent client gets our half of the close at once, and may go on sending until it has seen that.
         """
+        self.hurry()
         if not self._port.replies:
             self._close_in_silence()
             return
@@ -97,7 +97,37 @@ class Connection(Peer):
         self._phase = max(self._phase, Phase.REFUSING)
         self._close_when_done()
 
+    def expel(self, failure: Failure) -> None:
+        """End as at SIGTERM; nothing more is read for it either."""
+        self._expelled = failure
+        if subscription := self._deliveries.subscription:
+            self._state.feed.fail(subscription, failure)
+        if self._running and (place := self._outbox.command):
+            self._running.cancel()
+            self._running = None
+            self._fill(place, replies.encode(replies.error(failure)))
+        super().expel(failure)
+
+    def reading_changed(self) -> None:
+        """End what it reads now. It may read on another connection, by the new rules."""
+        if self._deliveries.subscription or self._running:
+            assert self.caller.identity
+            self.expel(replies.permissions_changed(self.caller.identity.name))
+
+    def welcome(self) -> None:
+        """Say what it may do."""
+        identity = self.caller.identity
+        assert identity
+        if self._port.replies:
+            self._answer(replies.ok({"identity": identity.name, **self.caller.permissions}))
+
     # --- lines in
+
+    def finish_inbox(self) -> None:
+        """The last line counts, unless it may be cut."""
+        if self._transport.get_extra_info("is_cut") and isinstance(self._inbox, Inbox):
+            self._inbox.cut()
+        super().finish_inbox()
 
     def take(self, found: Events | list[Event | Rejection] | Command | Rejection | Failure) -> None:
         """Do what lines ask for."""
@@ -173,6 +203,8 @@ class Connection(Peer):
 
     async def _carry_out(self, command: Command, line_number: int, place: Place) -> None:
         try:
+            if self._expelled:
+                raise Refused(self._expelled)
             reply = replies.ok(await commands.answer(command.word, command.arguments, self._state, self._deliveries))
         except BadCommand as error:
             self._state.stats.received += 1

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
+from aggregator.access.topics import Topics
 from aggregator.server.subscription import Subscription
 from aggregator.storage.engine import AnyEngine, Cursor, Position, StorageBusy, StorageError, StorageFailed
 from aggregator.wire.interest import Interest
@@ -155,8 +156,11 @@ def _tell(waiting: Sequence[asyncio.Future[None]], error: StorageError | None) -
 
 
 def shown(interest: Interest) -> str:
-    """An interest as JSON: two are equal if their texts are."""
-    options = {"source": interest.source, "contains": interest.contains, "shard": interest.shard}
+    """An interest as JSON: two are equal if their texts are. It says too what its reader may read, if not all."""
+    options = {
+        "source": interest.source, "contains": interest.contains, "shard": interest.shard,
+        "readable": interest.readable,
+    }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     return orjson.dumps({"patterns": sorted(set(interest.patterns)), **given}).decode()
 
@@ -165,3 +169,16 @@ def patterns(shown_interest: str) -> list[str]:
     """The patterns of such a text."""
     found: list[str] = orjson.loads(shown_interest)["patterns"]
     return found
+
+
+def wish(shown_interest: str) -> Any:
+    """What the reader of such a text has asked for, whatever it may read."""
+    return {name: value for name, value in orjson.loads(shown_interest).items() if name != "readable"}
+
+
+def within_reach(shown_interest: str, may_read: Topics) -> bool:
+    """Whether somebody may know of such a text: all that its reader can get is among what he may read."""
+    if may_read.every:
+        return True
+    made_for = orjson.loads(shown_interest)
+    return may_read.cover(made_for["patterns"]) or ("readable" in made_for and may_read.cover(made_for["readable"]))

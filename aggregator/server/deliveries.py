@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from aggregator.access.identity import Identity
+from aggregator.server.caller import Caller
 from aggregator.server.feed import Feed
 from aggregator.server.subscription import Subscription
 
@@ -17,8 +19,17 @@ LOW_BYTES: Final = 64 * 1024
 class Deliveries:
     """The subscription of one client, if it has one, and the way of its lines. A client gets at most one at a time."""
 
-    def __init__(self, peer: str, feed: Feed, transport: asyncio.Transport, reply_buffer: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        peer: str,
+        caller: Caller,
+        feed: Feed,
+        transport: asyncio.Transport,
+        reply_buffer: tuple[int, int],
+    ) -> None:
         self._peer = peer
+        self.caller = caller
+        """Who the client is."""
         self._feed = feed
         self._transport = transport
         self._reply_buffer = reply_buffer  # high and low water in bytes, while there is no subscription
@@ -30,6 +41,12 @@ class Deliveries:
         self.on_over: Callable[[], None] = lambda: None
         self._full = False
         self._limit_write_buffer()
+
+    @property
+    def identity(self) -> Identity:
+        """Who the client is: nothing is asked for by one that is not known."""
+        assert self.caller.identity
+        return self.caller.identity
 
     @property
     def peer(self) -> str:

@@ -11,13 +11,17 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
+from aggregator.access.identity import Identity
+from aggregator.event import Events
+from aggregator.server.excerpt import Excerpt
 from aggregator.server.forward_inbox import ForwardInbox, LetIn
+from aggregator.server.guest import Guest
 from aggregator.server.intake import Outcome
 from aggregator.server.outbox import Place
 from aggregator.server.peer import Peer, Phase
 from aggregator.server.port import Port
 from aggregator.server.state import State
-from aggregator.wire import Failure
+from aggregator.wire import Failure, replies
 from aggregator.wire.forward import NotForward, handshake
 from aggregator.wire.forward.events import Conversion
 from aggregator.wire.meaning import TURN_LINES
@@ -35,7 +39,7 @@ class _Unsettled:
         self.failure: Failure | None = None
 
 
-class ForwardConnection(Peer):
+class ForwardConnection(Guest):
     """A client of the Forward port."""
 
     advice = "Switch off require_ack_response if its acks are of no use"
@@ -52,12 +56,18 @@ class ForwardConnection(Peer):
         if hello := self._inbox.hello():
             self._fill(self._outbox.reserve(0), hello)
 
+    @property
+    def can_say_who(self) -> bool:
+        """Whether there is a shared key: Forward knows nothing else."""
+        return self._inbox.wants_key
+
     def shut_down(self, failure: Failure) -> None:
         """Ack what was read, then close our half; what arrives until the peer has seen that is stored too.
 
         A chunk that wants an ack is not stored then, because it can get none: the client sends it to the next server.
         Some clients give it another name there, so that it would be stored twice.
         """
+        self.hurry()
         while self._inbox:
             self._take_turn()
         self._stopping = True
@@ -83,6 +93,9 @@ class ForwardConnection(Peer):
             if not found.well:
                 self._inbox.refused("its shared key is wrong")
                 self._end(b"")
+            elif self.caller.identity is None:
+                self.caller.show_key()
+                self.be_known()
         else:
             self._inbox.refused(str(found))
             self._end(b"")
@@ -93,12 +106,25 @@ class ForwardConnection(Peer):
             log.debug("%s: a chunk came too late for an ack", self._inbox.peer)
             return
         self._state.stats.received += len(events)
+        publisher = self._inbox.publisher
+        if publisher and not publisher.may_publish(events.topics):
+            self._refuse_chunk(events, publisher)
+            return
         pieces = list(events.pieces(TURN_LINES))
         chunk = _Unsettled(self._outbox.reserve(len(events)), b"" if name is None else handshake.ack(name), len(pieces))
         for piece in pieces:
             self._submit(piece, partial(self._settled, chunk))
         if not pieces:
             self._fill(chunk.place, chunk.ack)
+
+    def _refuse_chunk(self, events: Events, publisher: Identity) -> None:
+        """Store nothing of a chunk with an event that its client may not publish: it can be acked only as a whole."""
+        event = next(event for event in events if not publisher.may_publish((event.topic,)))
+        rejection = replies.may_not_publish(publisher.name, event)
+        for _ in range(len(events)):
+            self._state.stats.reject(rejection.code)
+        self._inbox.refused(f"{rejection.detail}: {Excerpt(event.topic.encode())}")
+        self._end(b"")
 
     def _settled(self, chunk: _Unsettled, outcome: Outcome) -> None:
         if isinstance(outcome, Failure):

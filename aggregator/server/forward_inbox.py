@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from aggregator.access.identity import Identity
 from aggregator.server.port import Port
 from aggregator.server.state import State
 from aggregator.wire.forward import NotForward, entries
@@ -43,6 +44,9 @@ class ForwardInbox:
         self._log = state.peer_log
         self._port = port
         self._config = config = state.config
+        self._max_line_bytes = config.max_line_bytes
+        self.publisher: Identity | None = None
+        """Whom the chunks are from; None: somebody who may publish to every topic."""
         self._fields = Fields(config.forward_id, config.forward_source)
         self._handshake = Handshake(state.forward_key, socket.gethostname()) if state.forward_key else None
         self._splitter = Splitter(HANDSHAKE_BYTES if self._handshake else config.forward_chunk_bytes)
@@ -57,6 +61,19 @@ class ForwardInbox:
     def has_little(self) -> bool:
         """Whether so little waits that to interpret it cannot take long: not known of messages."""
         return False
+
+    @property
+    def wants_key(self) -> bool:
+        """Whether the client has still to show that it knows the shared key."""
+        return self._handshake is not None
+
+    def identify(self, identity: Identity) -> None:
+        """It is known whom the chunks are from."""
+        self.publisher = None if identity.publish.every else identity
+        self._max_line_bytes = identity.max_line_bytes or self._config.max_line_bytes
+
+    def skip(self, lines: int) -> None:
+        """Forward has no lines."""
 
     def hello(self) -> bytes | None:
         """What is sent first, where there is a shared key."""
@@ -132,7 +149,7 @@ class ForwardInbox:
 
     def _begin(self, message: Message) -> Conversion:
         config = self._config
-        chunk = entries.read(message, config.forward_chunk_bytes, config.max_line_bytes)
+        chunk = entries.read(message, config.forward_chunk_bytes, self._max_line_bytes)
         return Conversion(chunk, self._host, self._fields, config.forward_chunk_bytes * entries.MAX_GROWTH)
 
     @property

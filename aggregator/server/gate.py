@@ -15,6 +15,7 @@ class Reason(Enum):
     REPLIES = auto()  # this client does not read its replies
     TURN = auto()  # this client has had its turn
     GATHERING = auto()  # what this client sends comes in small pieces
+    RATE = auto()  # its identity has sent as much as it may for now
 
 
 class Gate:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
+from aggregator.access.identity import Identity
 from aggregator.server.excerpt import Excerpt
 from aggregator.server.port import Port
 from aggregator.server.state import State
@@ -36,6 +37,7 @@ class Inbox:
         self._log = state.peer_log
         self._port = port
         self._line_timeout_s = state.config.line_timeout_s
+        self._max_line_bytes = state.config.max_line_bytes
         self._splitter = LineSplitter(state.config.max_line_bytes)
         self._interpreter = Interpreter(state.config.max_line_bytes)
         self._unfinished_s = 0.0  # for how long the same line has been unfinished
@@ -55,6 +57,16 @@ class Inbox:
     def line_number(self) -> int:
         """The 1-based number of the line whose meaning was given out last."""
         return self._interpreter.line_number
+
+    def identify(self, identity: Identity) -> None:
+        """It is known whom the lines are from."""
+        self._interpreter.publisher = None if identity.publish.every else identity
+        longest = identity.max_line_bytes or self._max_line_bytes
+        self._splitter.max_line_bytes = self._interpreter.max_line_bytes = longest
+
+    def skip(self, lines: int) -> None:
+        """So many lines of the connection were read elsewhere."""
+        self._interpreter.line_number += lines
 
     def feed(self, data: bytes) -> bytes | None:
         """Take the next bytes. If they turn out to be of another protocol, return what its client is told last."""

@@ -8,13 +8,14 @@ import ipaddress
 import logging
 import select
 import socket
-from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from aggregator.server import credentials, sockets
+from aggregator.server.admission import Holder, Place
 from aggregator.server.connection import Connection
 from aggregator.server.credentials import Credentials
+from aggregator.server.guest import Guest
 from aggregator.server.peer import Peer
 from aggregator.server.port import FORWARD, Port
 from aggregator.server.sockets import Bound, CannotListen
@@ -48,17 +49,17 @@ KEEPALIVE_PROBES: Final = 4
 timeout."""
 
 
-class Client(Protocol):
+class Client(Holder, Protocol):
     """Who has a place: a peer, or the layer that stands for it until its handshake is over."""
+
+    def come_in(self, place: Place) -> None:
+        """It has this place."""
 
     def tick(self) -> None:
         """``peer.TICK_S`` have passed."""
 
     def shut_down(self, failure: Failure) -> None:
         """End: the server is stopping, or its store has failed."""
-
-    def abort(self) -> None:
-        """Drop the connection."""
 
 
 class Listeners:
@@ -71,8 +72,7 @@ class Listeners:
         self._listeners: list[asyncio.Server] = []
         self._backlogs: list[socket.socket] = []  # those that end with this process
         self._files: list[sockets.SocketFile] = []
-        self._connections: dict[Client, str] = {}  # and where each comes from
-        self._origins: Counter[str] = Counter()
+        self._connections: dict[Client, Place] = {}
         self._refused: set[Client] = set()
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
@@ -92,6 +92,7 @@ class Listeners:
 
     def tick(self) -> None:
         """``peer.TICK_S`` have passed."""
+        self._state.admission.tick()
         for connection in list(self._connections):
             connection.tick()
 
@@ -102,20 +103,20 @@ class Listeners:
         self._state.stats.connections_total += 1
         late = self._stopping and not port.replies  # accepted as the listener closed: its events count like the others'
         origin = _origin(credentials.of(transport))
-        failure = None if late else self._why_not(origin)
+        failure = None if late else self._stopping or self._state.admission.why_not(origin)
         client = self._client(port, writer)
         if failure:
             log.debug("a client from %s was refused: %s", origin, failure.detail)
             self._refuse(client, port, failure)
             return
-        self._connections[client] = origin
-        self._origins[origin] += 1
+        self._connections[client] = place = self._state.admission.enter(origin, client)
+        client.come_in(place)
         if late and self._stopping:
             asyncio.get_running_loop().call_soon(client.shut_down, self._stopping)
         self._state.stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
-    def _client(self, port: Port, writer: asyncio.StreamWriter) -> Peer | TlsLayer:
+    def _client(self, port: Port, writer: asyncio.StreamWriter) -> Guest | TlsLayer:
         connection = _class_for(port)(self._state, port, self._ended, writer)
         transport = writer.transport
         if not port.tls:
@@ -124,38 +125,28 @@ class Listeners:
             return connection
         assert self._contexts
         return TlsLayer(
-            cast(asyncio.Transport, transport), partial(self._contexts.of, port), not port.replies, self._turns,
-            partial(self._opened, connection), partial(self._shaken, port), self._ended,
+            cast(asyncio.Transport, transport), partial(self._contexts.of, port), port, self._turns,
+            self._state.admission, partial(self._opened, connection), partial(self._shaken, port), self._ended,
         )  # fmt: skip
 
-    def _opened(self, connection: Peer, layer: TlsLayer, transport: TlsTransport) -> Peer:
+    def _opened(self, connection: Guest, layer: TlsLayer, transport: TlsTransport) -> Guest:
         """A handshake has ended well: the client takes the place of the layer."""
-        origin = self._connections.pop(layer)
-        self._connections[connection] = origin
+        self._connections[connection] = place = self._connections.pop(layer)
+        place.holder = connection
         connection.connection_made(transport)
+        connection.come_in(place)
         if self._stopping:
             asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
         return connection
 
     def _shaken(self, port: Port, layer: TlsLayer, result: str, why: str) -> None:
         """A handshake has ended, well or not. A client that was refused is none of these."""
-        if origin := self._connections.get(layer):
+        if place := self._connections.get(layer):
             self._state.stats.handshake(result)
             if result not in ("ok", "gone"):
-                self._state.peer_log.say(logging.WARNING, f"{port.name}: no TLS with %s: {why}", origin)
+                self._state.peer_log.say(logging.WARNING, f"{port.name}: no TLS with %s: {why}", place.origin)
 
-    def _why_not(self, origin: str) -> Failure | None:
-        """Why another client from there is not served."""
-        config = self._state.config
-        if self._stopping:
-            return self._stopping
-        if len(self._connections) >= config.max_connections:
-            return replies.too_many_connections(config.max_connections)
-        if self._origins[origin] >= config.address_connections:
-            return replies.too_many_connections(config.address_connections, origin)
-        return None
-
-    def _refuse(self, client: Peer | TlsLayer, port: Port, failure: Failure) -> None:
+    def _refuse(self, client: Guest | TlsLayer, port: Port, failure: Failure) -> None:
         self._state.stats.connections_refused += 1
         if not self._stopping:
             self._state.peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
@@ -166,12 +157,11 @@ class Listeners:
         self._refused.add(client)
         client.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
 
-    def _ended(self, connection: Client) -> None:
-        self._refused.discard(connection)
-        if origin := self._connections.pop(connection, None):
-            self._origins[origin] -= 1
-            if not self._origins[origin]:
-                del self._origins[origin]  # or it would grow with every address ever seen
+    def _ended(self, ended: Peer | TlsLayer) -> None:
+        client = cast(Client, ended)  # a peer has no place, and a guest has
+        self._refused.discard(client)
+        if place := self._connections.pop(client, None):
+            self._state.admission.leave(place)
         self._state.stats.connections = len(self._connections)
         if not self._connections:
             self._nobody_left.set()

@@ -13,6 +13,7 @@ import time
 from typing import Final
 
 from aggregator import streams
+from aggregator.access import token
 
 FLUSH_S: Final = 1.0
 """How long the end of the process waits for lines that are not written yet. With a reader it takes milliseconds."""
@@ -53,6 +54,9 @@ class _Formatter(logging.Formatter):
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
+
+    def format(self, record: logging.LogRecord) -> str:
+        return token.redacted(super().format(record))  # here, because nothing is logged that does not come by
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if not record.message.isprintable():  # it may quote a client, and be read on a terminal

@@ -27,6 +27,7 @@ from functools import partial
 from typing import Any, ClassVar, Final, Protocol, cast
 
 from aggregator import address
+from aggregator.access.identity import Identity
 from aggregator.event import Events
 from aggregator.server import credentials
 from aggregator.server.credentials import Credentials
@@ -88,6 +89,12 @@ class AnyInbox(Protocol):
     @property
     def has_little(self) -> bool:
         """Whether so little waits that to interpret it cannot take long."""
+
+    def identify(self, identity: Identity) -> None:
+        """It is known whom it is from, which bounds what is taken. Called again when that changes."""
+
+    def skip(self, lines: int) -> None:
+        """So many lines of the connection were read elsewhere."""
 
     def feed(self, data: bytes) -> bytes | None:
         """Take the next bytes. If the stream ends here, return what its client is told last."""
@@ -188,8 +195,7 @@ class Peer(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._eof = True
         self._gate.end()
-        if self._phase < Phase.ENDING:
-            self._inbox.finish()
+        self.finish_input()
         if self._gate.open:
             self._take_turn()
         self._close_when_done()
@@ -233,6 +239,15 @@ class Peer(asyncio.Protocol):
         self._transport.abort()
 
     # --- in
+
+    def finish_input(self) -> None:
+        """Take the end of the stream."""
+        if self._phase < Phase.ENDING:
+            self.finish_inbox()
+
+    def finish_inbox(self) -> None:
+        """The inbox has all that was sent."""
+        self._inbox.finish()
 
     def _take_turn(self) -> bool:
         """Interpret what was read, up to a turn's worth; return whether an event among it was queued."""

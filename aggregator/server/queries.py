@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from aggregator.access.identity import Identity
 from aggregator.server.state import State
 from aggregator.storage.engine import Position
 from aggregator.wire import Rejection, moment, replies
@@ -43,8 +44,8 @@ class Query:
     options: dict[str, str] = field(default_factory=dict)
     usage: str = ""
 
-    def interest(self) -> Interest:
-        """What is asked for. Raises BadCommand."""
+    def interest(self, reader: Identity) -> Interest:
+        """What is asked for, as far as ``reader`` may read it. Raises BadCommand."""
         if len(self.patterns) > MAX_PATTERNS:
             raise BadCommand(replies.bad_option(f"at most {MAX_PATTERNS} patterns", self.usage))
         shard = self.options.get("SHARD")
@@ -54,6 +55,7 @@ class Query:
                 self.options.get("SOURCE"),
                 self.options.get("CONTAINS"),
                 None if shard is None else _shard(shard),
+                None if reader.read.every else reader.read.globs,
             )
         except BadPattern as error:
             raise BadCommand(replies.bad_option(str(error), self.usage)) from None

@@ -7,8 +7,10 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from aggregator.access.identity import Identity
 from aggregator.server import queries
-from aggregator.server.cursors import MAX_CURSORS, patterns, shown
+from aggregator.server.caller import Caller
+from aggregator.server.cursors import MAX_CURSORS, patterns, shown, wish, within_reach
 from aggregator.server.queries import BadCommand, number
 from aggregator.server.state import State
 from aggregator.server.subscription import Receiver, Subscription
@@ -60,9 +62,14 @@ class Refused(Exception):
 class Asker(Receiver, Protocol):
     """The client that gave a command, as far as the command may touch it."""
 
+    caller: Caller
     subscription: Subscription | None
     last_subscription: Subscription | None
     """The same, or the one that is over: what it was sent may still be acked."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who it is."""
 
     def subscribe(self, subscription: Subscription) -> None:
         """Deliver when the reply to this command has left."""
@@ -76,7 +83,7 @@ async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = EVENTS_DEFAULT
     if len(query.patterns) > 1 and query.patterns[-1].isdecimal():
         limit = number("limit", query.patterns.pop(), 1, EVENTS_MAX)
-    interest = query.interest()
+    interest = query.interest(asker.identity)
     wait_s = query.seconds("WAIT", 0, MAX_WAIT_S)
     if "WAIT" in query.options and "AFTER" not in query.options:
         raise BadCommand(replies.bad_option("WAIT needs AFTER", EVENTS_USAGE))
@@ -184,7 +191,10 @@ async def _newest(page: _Page, state: State, before: Position | None) -> Positio
 async def event(arguments: list[str], state: State, asker: Asker) -> Answer:
     if len(arguments) != 2:
         raise BadCommand(replies.missing_argument("a topic and an event_id are needed", EVENT_USAGE))
-    found = await state.engine.event(*arguments)
+    topic, event_id = arguments
+    if not asker.identity.read.has(topic):
+        return {"event": None}
+    found = await state.engine.event(topic, event_id)
     if found is None:
         return {"event": None}
     return {"event": orjson.Fragment(delivery.shown(found.seq, found.json, found.received_at))}
@@ -197,7 +207,7 @@ async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
     query = queries.parse(arguments, _SUBSCRIBE_OPTIONS, SUBSCRIBE_USAGE, ("AFTER", "SINCE"))
     if asker.subscription:
         raise BadCommand(replies.not_now("this connection has a subscription: UNSUBSCRIBE first, or open another"))
-    interest = query.interest()
+    interest = query.interest(asker.identity)
     beat_s = query.seconds("BEAT", DEFAULT_BEAT_S, MAX_BEAT_S)
     left = number("limit", query.options["LIMIT"], 1, queries.MAX_NUMBER) if "LIMIT" in query.options else None
     name = query.options.get("AS")
@@ -210,7 +220,7 @@ async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
     until = await query.moment("UNTIL", state)
     start = state.feed.head if after is None else after
     if name is not None:
-        start = await _start_of(name, interest, start, state)
+        start = await _start_of(name, interest, start, state, asker.identity)
     # From here on without an await: others may have come, and the server may be stopping by now.
     _refuse_too_many(state)
     if until is not None and state.engine.distance(start, until) < 0:
@@ -239,13 +249,13 @@ def _refuse_too_many(state: State) -> None:
         raise Refused(replies.too_many_subscribers(limit))
 
 
-async def _start_of(name: str, interest: Interest, start: Position, state: State) -> Position:
+async def _start_of(name: str, interest: Interest, start: Position, state: State, reader: Identity) -> Position:
     """Where the reader of a name goes on; a new name is stored with its start."""
     if (cursor := state.cursors.get(name)) is None:
         if len(state.cursors) >= MAX_CURSORS:
             raise Refused(replies.too_many_cursors(MAX_CURSORS))
         state.cursors.move(name, interest, start)
-    elif cursor.interest != shown(interest):
+    elif not within_reach(cursor.interest, reader.read) or wish(cursor.interest) != wish(shown(interest)):
         raise BadCommand(replies.not_now(f"{name[:40]} was made for other patterns or filters: FORGET it first"))
     await state.cursors.on_disk(name)
     if (cursor := state.cursors.get(name)) is None:
@@ -295,7 +305,8 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
 
 async def subscribers(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = number("limit", arguments[0], 1, EVENTS_MAX) if arguments else EVENTS_MAX
-    every = state.feed.subscriptions
+    may_read = asker.identity.read
+    every = [one for one in state.feed.subscriptions if within_reach(shown(one.interest), may_read)]
     now = time.monotonic()
     return {
         "total": len(every),
@@ -324,7 +335,7 @@ async def cursors(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_MAX
     if rest:
         raise BadCommand(replies.unexpected_argument(rest[0], CURSORS_USAGE))
-    every = state.cursors.listed()
+    every = [one for one in state.cursors.listed() if within_reach(one.interest, asker.identity.read)]
     now = time.time_ns() // 1_000_000
     listed = []
     for cursor in [one for one in every if one.name > after][:limit]:
@@ -348,6 +359,9 @@ async def forget(arguments: list[str], state: State, asker: Asker) -> Answer:
     if len(arguments) != 1:
         raise BadCommand(replies.missing_argument("a name is missing", FORGET_USAGE))
     (name,) = arguments
+    cursor = state.cursors.get(name)
+    if cursor and not within_reach(cursor.interest, asker.identity.read):
+        return {"name": name, "forgotten": False}
     if reader := state.cursors.reader(name):
         state.feed.fail(reader, replies.forgotten(asker.peer, name))
     forgotten = state.cursors.forget(name)

@@ -11,15 +11,17 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
-from itertools import chain
 from typing import Any, Final
 
 from aggregator import __version__, storage
-from aggregator.config import Config
+from aggregator.access.rules import Rules
+from aggregator.config import Anonymous, Config
 from aggregator.server import activation, signals, sockets
+from aggregator.server.admission import Admission
 from aggregator.server.consumer import Consumer
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
+from aggregator.server.identities import Identities
 from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
 from aggregator.server.peer import TICK_S
@@ -67,7 +69,9 @@ class Server:
         intake = Intake(config.queue_events, config.queue_bytes)
         feed = Feed(engine, intake)
         cursors = Cursors(engine, lambda error: self._consumer.fail(error))
-        self._state = state = State(config, engine, intake, feed, cursors, forward_key)
+        admission = Admission(config)
+        self._state = state = State(config, engine, intake, feed, cursors, forward_key, files.identities, admission)
+        files.identities.on_change = admission.renew
         self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.publish)
         self._listeners = Listeners(state, files.contexts)
         self._files = files
@@ -118,8 +122,8 @@ class Server:
 
     def _say_ready(self) -> None:
         bound = self._bound
-        everywhere = chain.from_iterable(one.sockets for one in bound.values())
-        if open_to_others := [sockets.name(one) for one in everywhere if sockets.is_reachable(one)]:
+        open_to_others = [name for port in bound for name in _reachable(bound[port])]
+        if open_to_others and self._state.config.anonymous is Anonymous.ALL:
             log.warning(
                 "no authentication: whoever reaches %s can write events and read them", " or ".join(open_to_others)
             )
@@ -195,8 +199,9 @@ class Files:
 
     def __init__(self, config: Config, ports: Sequence[Port]) -> None:
         self.contexts = Contexts(config) if any(port.tls for port in ports) else None
+        self.identities = Identities(config)
         log_level = LogLevel(config.log_level_file) if config.log_level_file else None
-        self.all: list[Reloadable] = [one for one in (self.contexts, log_level) if one]
+        self.all: list[Reloadable] = [one for one in (self.contexts, self.identities, log_level) if one]
 
 
 async def serve(config: Config) -> End:
@@ -227,6 +232,7 @@ async def serve(config: Config) -> End:
     bound = binding.result()
     # 2. Open the store, prove it, and serve.
     try:
+        _refuse_open_ports(bound, files.identities.rules, forward_key)
         return await _serve(config, bound, files, forward_key, stop, reload)
     finally:
         _remove_files(bound)
@@ -279,6 +285,22 @@ def _remove_files(bound: Mapping[Port, Bound]) -> None:
     for one in bound.values():
         if one.file:
             one.file.remove()
+
+
+def _refuse_open_ports(bound: Mapping[Port, Bound], rules: Rules, forward_key: bytes | None) -> None:
+    """Raise CannotStart for a port that would let anybody in from other machines, if nobody has said that it may."""
+    if rules.anonymous is Anonymous.ALL or rules.has_addresses:
+        return
+    asks_nobody = [port for port in bound if not port.tls and not (port is FORWARD and forward_key)]
+    if names := [name for port in asks_nobody for name in _reachable(bound[port])]:
+        raise CannotStart(
+            f"{' and '.join(names)} would let anybody in: set --tls-port, rules in --identities, or --anonymous all"
+        )
+
+
+def _reachable(bound: Bound) -> list[str]:
+    """The addresses of a port that other machines can reach, and where all that is sent can be read on the way."""
+    return [sockets.name(one) for one in bound.sockets if sockets.is_reachable(one)]
 
 
 def _forward_key(config: Config, is_used: bool) -> bytes | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aggregator.config import Config
+from aggregator.server.admission import Admission
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
 from aggregator.server.health import Health
+from aggregator.server.identities import Identities
 from aggregator.server.intake import Intake
 from aggregator.server.peer_log import PeerLog
 from aggregator.server.slow_turns import SlowTurns
@@ -26,6 +28,8 @@ class State:
     cursors: Cursors
     forward_key: bytes | None = None
     """What Forward clients must know."""
+    identities: Identities = field(default_factory=lambda: Identities(Config()))
+    admission: Admission = field(default_factory=lambda: Admission(Config()))
     stats: Stats = field(default_factory=Stats)
     health: Health = field(default_factory=Health)
     peer_log: PeerLog = field(default_factory=PeerLog)

@@ -5,7 +5,8 @@ can hold descriptors; and it closes at the peer's half-close, while commits are 
 
 Rules that hold here:
 
-- A connection is the server's from the moment it is accepted: the layer stands for it until the handshake is over.
+- A connection has its place from the moment it is accepted: the layer holds that until the handshake is over, and is
+  one of those who have not said yet who they are.
 - The peer's close_notify is the end of its stream. So is its FIN without one, but then the last line may be cut.
 - Ours is a close_notify and a FIN. On a silent port it is a FIN alone, because senders that never read look for that at
   the socket (rsyslog), and an alert before it would hide it.
@@ -23,14 +24,15 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final
 
+from aggregator import address
+from aggregator.server.admission import Admission, Place
 from aggregator.server.credentials import Credentials, of
+from aggregator.server.port import Port
 from aggregator.wire import Failure, replies
 
-HANDSHAKE_S: Final = 10.0
-"""How long a handshake may take, from the moment the connection is accepted: two round trips, and packets lost."""
-
 LAST_HANDSHAKE_S: Final = 1.0
-"""The same once the server is stopping: whoever is in the middle of it may go on, and strangers hold up nothing."""
+"""How long handshakes may go on when the server is stopping: whoever is in the middle of one may end it, and strangers
+hold up nothing."""
 
 LINGER_S: Final = 1.0
 """How long a client whose handshake has failed is read after our last words: closing with unread data is a reset, which
@@ -100,16 +102,18 @@ class TlsLayer(asyncio.Protocol):
         self,
         plain: asyncio.Transport,
         context: Callable[[], ssl.SSLContext],
-        silent: bool,
+        port: Port,
         turns: HandshakeTurns,
+        admission: Admission,
         on_open: Callable[[TlsLayer, TlsTransport], asyncio.Protocol],
         on_result: Callable[[TlsLayer, str, str], None],
         on_lost: Callable[[TlsLayer], None],
     ) -> None:
         self._plain = plain
         self._context = context
-        self._silent = silent
+        self._port = port
         self._turns = turns
+        self._admission = admission
         self._on_open, self._on_result, self._on_lost = on_open, on_result, on_lost
         self._stage = Stage.NEW
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -125,22 +129,55 @@ class TlsLayer(asyncio.Protocol):
         self.is_cut = False
         """Whether the peer's stream has ended without a close_notify."""
         self._error: Exception | None = None
-        self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._time_out)
+        self._timer: asyncio.TimerHandle | None = None
         plain.set_protocol(self)
 
     # --- called by the server, while the layer stands for the client
 
+    def come_in(self, place: Place) -> None:
+        """It has a place, among those who are not known."""
+        self._admission.wait(place)
+
+    def expire(self) -> None:
+        """It has taken too long."""
+        if self._stage is not Stage.FAILED:
+            self._on_result(self, "timed_out", "it was not done in time")
+            self._stage = Stage.FAILED
+        self.abort()
+
+    def renew(self) -> None:
+        """It is not known yet, so other rules change nothing."""
+
+    def expel(self, failure: Failure) -> None:
+        """Drop it: it has done nothing yet."""
+        self.abort()
+
+    def about(self) -> dict[str, Any]:
+        """What CLIENTS shows of it."""
+        name = self._plain.get_extra_info("peername")
+        return {
+            "peer": address.join(address.unmapped(name[0]), name[1]) if name else "a client",
+            "port": self._port.descriptor, "identity": None, "by": None, "tls": None, "unanswered": 0, "slowed": False,
+        }  # fmt: skip
+
     def tick(self) -> None:
-        """Nothing is looked at each second: the handshake has a timer of its own."""
+        """Nothing changes here by itself: the handshake has its deadline as a stranger."""
 
     def shut_down(self, failure: Failure) -> None:
         """The server is stopping: the handshake may end first, if that is soon."""
-        self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(LAST_HANDSHAKE_S, self.abort)
+        self._abort_after(LAST_HANDSHAKE_S)
 
     def abort(self) -> None:
         """Drop the connection."""
         self._plain.abort()
+
+    def _abort_after(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
 
     # --- the handshake
 
@@ -156,7 +193,7 @@ class TlsLayer(asyncio.Protocol):
             self._fail("failed", _reason(error), self._out.read())
         else:
             self._flush()
-            self._timer.cancel()
+            self._stop_timer()
             self._stage = Stage.OPEN
             self._on_result(self, "ok", "")
             self.protocol = self._on_open(self, TlsTransport(self, self._plain, self._credentials()))
@@ -168,16 +205,10 @@ class TlsLayer(asyncio.Protocol):
     def _credentials(self) -> Credentials:
         return Credentials(of(self._plain).address, None, _names(self._tls.getpeercert()), self._tls.version())
 
-    def _time_out(self) -> None:
-        self._on_result(self, "timed_out", f"not done within {HANDSHAKE_S:g} s")
-        self._stage = Stage.FAILED
-        self.abort()
-
     def _fail(self, result: str, why: str, last_words: bytes) -> None:
         self._on_result(self, result, why)
         self._stage = Stage.FAILED
-        self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+        self._abort_after(LINGER_S)
         self._plain.write(last_words)
         with contextlib.suppress(OSError):  # the peer has reset the connection, and we are about to be told
             self._plain.write_eof()
@@ -190,7 +221,7 @@ class TlsLayer(asyncio.Protocol):
             return
         if self._stage is Stage.NEW:
             if data[0] != _HANDSHAKE_RECORD:
-                words = b"" if self._silent else replies.encode(replies.error(replies.tls_required()))
+                words = b"" if not self._port.replies else replies.encode(replies.error(replies.tls_required()))
                 self._fail("not_tls", "it does not speak TLS", words)
                 return
             self._stage = Stage.HANDSHAKE
@@ -212,7 +243,7 @@ class TlsLayer(asyncio.Protocol):
         return True  # keep our half open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
+        self._stop_timer()
         if self._stage is Stage.OPEN:
             self.protocol.connection_lost(exc or self._error)
             return
@@ -257,7 +288,7 @@ class TlsLayer(asyncio.Protocol):
         """The peer's records are no TLS any more: our alert goes out, and nothing else can."""
         self._ended = self._end_told = True
         if not self._plain.is_closing():
-            self._timer = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
+            self._abort_after(LINGER_S)
             self._plain.close()
 
     def _tell_end(self) -> None:
@@ -291,7 +322,7 @@ class TlsLayer(asyncio.Protocol):
         if self._half_closed or self._plain.is_closing():
             return
         self._half_closed = True
-        if not self._silent:
+        if self._port.replies:
             with contextlib.suppress(ssl.SSLError):  # it wants to read the peer's close_notify
                 self._tls.unwrap()
             self._flush()
@@ -311,6 +342,7 @@ class TlsLayer(asyncio.Protocol):
         if self._own_bytes > OWN_BYTES and not self._choked and not self._plain.is_closing():
             self._choked = True
             self._plain.pause_reading()
+            self._stop_timer()
             self._timer = asyncio.get_running_loop().call_later(
                 OWN_BYTES_S, self._look, self._plain.get_write_buffer_size()
             )

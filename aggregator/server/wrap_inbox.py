@@ -1,6 +1,7 @@
 """What comes in from one client of the wrap port: bytes to texts, texts to events.
 
-Nothing is rejected here. A stream that holds no text, such as TLS, is named in the log and ended.
+Nothing is rejected here but what a client may not publish. A stream that holds no text, such as TLS, is named in the
+log and ended.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
+from aggregator.access.identity import Identity
 from aggregator.address import host_of
 from aggregator.event import Events
 from aggregator.server.excerpt import Excerpt
 from aggregator.server.port import Port
 from aggregator.server.state import State
-from aggregator.wire import Rejection
+from aggregator.wire import Rejection, replies
 from aggregator.wrap.framing import Framer, Part, Text
 from aggregator.wrap.recognition import Framing
 from aggregator.wrap.topic import TopicTemplate
@@ -52,6 +54,7 @@ class WrapInbox:
         self._log = state.peer_log
         self._port = port
         self._config = state.config
+        self._publisher: Identity | None = None  # None: somebody who may publish to every topic
         self._framer = Framer(min(state.config.max_line_bytes, MAX_TEXT_BYTES))
         self._framing: Framing | None = None  # as the log knows it
         self._over = False
@@ -71,6 +74,16 @@ class WrapInbox:
     def has_little(self) -> bool:
         """Whether so little waits that to interpret it cannot take long: not known of texts."""
         return False
+
+    def identify(self, identity: Identity) -> None:
+        """It is known whom the texts are from. How long they may be is settled by the first of them."""
+        self._publisher = None if identity.publish.every else identity
+        if self._framer.framing is None and not self._framer.unfinished:
+            longest = identity.max_line_bytes or self._config.max_line_bytes
+            self._framer = Framer(min(longest, MAX_TEXT_BYTES))
+
+    def skip(self, lines: int) -> None:
+        """Lines that were read elsewhere are no texts."""
 
     def feed(self, data: bytes) -> bytes | None:
         """Take the next bytes. If they turn out to be no text, return that the stream is over."""
@@ -104,7 +117,10 @@ class WrapInbox:
             self.line_number += len(piece)
             if events := self._wrapper.wrap(piece):
                 budget -= len(events) - len(piece)  # an array has several
-                yield events
+                if self._publisher and not self._publisher.may_publish(events.topics):
+                    events = self._permitted(events, self._publisher)
+                if events:
+                    yield events
 
     def clear(self) -> None:
         """Drop the texts that wait."""
@@ -142,8 +158,21 @@ class WrapInbox:
         self._unfinished_s = 0.0
 
     def count_rejection(self, rejection: Rejection, line_number: int, typed: str | None = None) -> None:
-        """Nothing is rejected on this port."""
+        """No line is rejected on this port."""
         raise AssertionError(rejection)
+
+    def _permitted(self, events: Events, publisher: Identity) -> Events:
+        """Those that the client may publish. The others are counted and logged: nobody else is told."""
+        permitted = Events()
+        for event in events:
+            if publisher.may_publish((event.topic,)):
+                permitted.append(event)
+                continue
+            rejection = replies.may_not_publish(publisher.name, event)
+            self._stats.received += 1
+            self._stats.reject(rejection.code)
+            self._log.rejected(self._port, self.peer, self.line_number, rejection, Excerpt(event.json))
+        return permitted
 
     def _cut(self) -> bool:
         """Cut what is unread, as far as it takes to have texts; return whether there are any."""

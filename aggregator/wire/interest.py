@@ -35,12 +35,16 @@ class Interest:
     """A text that occurs in the event's JSON as it was sent."""
     shard: tuple[int, int] | None = None
     """(i, n): the topics whose crc32 modulo n is i - 1."""
+    readable: tuple[str, ...] | None = None
+    """Patterns of the topics that this reader may read; None: all. Other topics do not exist for it."""
     _known: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
     _matchers: list[Callable[[str], object]] = field(default_factory=list, compare=False, repr=False)
+    _permissions: list[Callable[[str], object]] = field(default_factory=list, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raises BadPattern."""
         self._matchers.extend(map(pattern.compile, self.patterns))
+        self._permissions.extend(map(pattern.compile, self.readable or ()))
 
     @property
     def names(self) -> tuple[str, ...] | None:
@@ -50,7 +54,7 @@ class Interest:
     @property
     def all_topics(self) -> bool:
         """Whether every topic is wanted."""
-        return "*" in self.patterns and self.shard is None
+        return "*" in self.patterns and self.shard is None and self.readable is None
 
     @property
     def needle(self) -> bytes | None:
@@ -76,6 +80,8 @@ class Interest:
             number, count = self.shard
             if zlib.crc32(name.encode()) % count != number - 1:
                 return False
+        if self.readable is not None and not any(permits(name) for permits in self._permissions):
+            return False
         return any(matches(name) for matches in self._matchers)
 
     def wants_event(self, json: bytes) -> bool:
@@ -96,6 +102,7 @@ def interest_in(
     source: str | None = None,
     contains: str | None = None,
     shard: tuple[int, int] | None = None,
+    readable: tuple[str, ...] | None = None,
 ) -> Interest:
     """An interest, the same object for the same arguments. Raises BadPattern."""
-    return Interest(patterns, source, contains, shard)
+    return Interest(patterns, source, contains, shard, readable)

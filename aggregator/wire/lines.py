@@ -61,7 +61,7 @@ class LineSplitter:
     """Set once the stream turns out to speak another protocol. No line is returned from then on."""
 
     def __init__(self, max_line_bytes: int) -> None:
-        self._max = max_line_bytes
+        self.max_line_bytes = max_line_bytes
         self._rest = bytearray()  # an unterminated line so far
         self.skipping = False
         """Whether the stream is inside an over-long line that was reported already."""
@@ -102,7 +102,7 @@ class LineSplitter:
                     head = bytes(self._rest) + head
                     self._rest.clear()
                 lines.append(self._end_line(head))
-            if len(data) <= self._max and b"\r" not in data:  # one byte is found much faster than two
+            if len(data) <= self.max_line_bytes and b"\r" not in data:  # one byte is found much faster than two
                 lines += others  # nothing to cut off, nothing too long: the common case, without a call per line
             else:
                 lines += map(self._end_line, others)
@@ -144,7 +144,7 @@ class LineSplitter:
         if not self._rest and len(data) < len(PROXY_V2) and PROXY_V2.startswith(data):
             self._start = data
             return b""
-        size = min(HEAD_BYTES, self._max)
+        size = min(HEAD_BYTES, self.max_line_bytes)
         first_line, _, _ = (self._rest[:size] + data[:size])[:size].partition(b"\n")
         if first_line.startswith(TLS_HELLO):
             self.foreign = Foreign.TLS
@@ -158,14 +158,14 @@ class LineSplitter:
         if line.endswith(b"\r"):
             line = line[:-1]
         first, self._in_first_line = self._in_first_line, False
-        if len(line) > self._max:
+        if len(line) > self.max_line_bytes:
             self.starts.append(line[:START_BYTES])
             self.skipped_bytes += len(line)
             return None
         return line.removeprefix(BOM) if first else line
 
     def _report_overlong(self, lines: list[bytes | None]) -> None:
-        excess = len(self._rest) - self._max
+        excess = len(self._rest) - self.max_line_bytes
         # One byte over the limit may still turn out to be the CR of the line's end.
         if excess > 1 or (excess == 1 and self._rest[-1] != _CR):
             lines.append(None)

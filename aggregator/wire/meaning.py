@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 import shlex
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 from aggregator.event import Event, Events
 from aggregator.wire import Rejection, Word, replies, rules
@@ -59,6 +59,16 @@ Meaning = Events | Batch | Command | Rejection
 """What one line means; events of several lines in a row come together."""
 
 
+class Publisher(Protocol):
+    """Whom lines are from."""
+
+    @property
+    def name(self) -> str: ...
+
+    def may_publish(self, topics: Iterable[str]) -> bool:
+        """Whether it may publish to each of these topics."""
+
+
 class Interpreter:
     """The lines of one client, in order: those that wait, and the number of the last one interpreted."""
 
@@ -67,7 +77,9 @@ class Interpreter:
         """The 1-based number, on its connection, of the line whose meaning was given out last."""
         self.line: bytes | None = None
         """That line, if it is no plain event; None if it is over-long."""
-        self._max_line_bytes = max_line_bytes
+        self.publisher: Publisher | None = None
+        """Whom they are from; None: somebody who may publish to every topic."""
+        self.max_line_bytes = max_line_bytes
         self.lines: deque[bytes | None] = deque()
         """Those that wait."""
         self.waiting_bytes = 0
@@ -105,9 +117,11 @@ class Interpreter:
             self.waiting_bytes -= len(line or b"")
             if line == b"":
                 continue
-            found = replies.too_long(self._max_line_bytes) if line is None else interpret(line)
+            found = replies.too_long(self.max_line_bytes) if line is None else interpret(line)
             if found is None:
                 continue
+            if self.publisher:
+                found = _permitted(found, self.publisher)
             if isinstance(found, Event):
                 events.append(found)
                 continue
@@ -130,6 +144,8 @@ class Interpreter:
         if sum(map(len, filter(None, piece))) > TURN_BYTES:
             return None
         plain = rules.parse_plain(piece)
+        if plain and self.publisher and not self.publisher.may_publish(plain.topics):
+            return None
         if plain:
             for _ in piece:
                 self.lines.popleft()
@@ -155,6 +171,20 @@ def interpret(line: bytes) -> Event | Batch | Command | Rejection | None:
         meant = typed.isupper() and typed == line.rstrip(_BLANKS)  # a line of text begins with a word, too
         return replies.unknown_command(typed.decode()) if meant else replies.no_event(line)
     return _command(word, line)
+
+
+def _permitted(found: Event | Batch | Command | Rejection, publisher: Publisher) -> Event | Batch | Command | Rejection:
+    """The same, with a rejection for each event that its client may not publish."""
+    if isinstance(found, Event):
+        return found if publisher.may_publish((found.topic,)) else replies.may_not_publish(publisher.name, found)
+    if not isinstance(found, list):
+        return found
+    return [
+        member
+        if isinstance(member, Rejection) or publisher.may_publish((member.topic,))
+        else replies.may_not_publish(publisher.name, member)
+        for member in found
+    ]
 
 
 def _command(word: Word, line: bytes) -> Command | Rejection:

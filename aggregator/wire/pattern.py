@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+Matcher = Callable[[str], object]
+"""Tells whether a topic matches."""
+
 _SPECIAL = re.compile(r"[*?[]")
+_ANYTHING = "\0"  # stands for what is special: no plain character, because no topic has it, so only a star takes it
 
 
 class BadPattern(Exception):
@@ -21,7 +25,7 @@ def is_name(pattern: str) -> bool:
     return _SPECIAL.search(pattern) is None
 
 
-def compile(pattern: str) -> Callable[[str], object]:
+def compile(pattern: str) -> Matcher:
     """A function that tells whether a topic matches. Raises BadPattern for a set that is not closed.
 
     What stands between two stars is matched as early as possible and never again (an atomic group): otherwise a pattern
@@ -33,6 +37,23 @@ def compile(pattern: str) -> Callable[[str], object]:
     *middle, last = rest
     early = "".join(f"(?>.*?{piece})" for piece in middle if piece)
     return re.compile(f"{first}{early}.*{last}", re.DOTALL).fullmatch
+
+
+def covers(wide: Matcher, pattern: str) -> bool:
+    """Whether each topic that ``pattern`` matches is matched by ``wide`` too.
+
+    ``wide`` is a compiled pattern of stars and plain characters. The answer may be no where yes were right: then what
+    is special in ``pattern`` is matched by plain characters there. Raises BadPattern.
+    """
+    text = ""
+    index = 0
+    while index < len(pattern):
+        character = pattern[index]
+        index += 1
+        if character == "[":
+            _, index = _set(pattern, index)
+        text += _ANYTHING if character in "*?[" else character
+    return bool(wide(text))
 
 
 def _pieces(pattern: str) -> list[str]:

@@ -168,6 +168,18 @@ def no_commands_here() -> Rejection:
     return Rejection(Code.NOT_ALLOWED, "the silent port answers no commands")
 
 
+def may_not_publish(who: str, event: Event) -> Rejection:
+    return Rejection(Code.NOT_ALLOWED, f"{who} may not publish to this topic", event.topic, event.event_id)
+
+
+def may_not_use(who: str, word: str) -> Rejection:
+    return Rejection(Code.NOT_ALLOWED, f"{who} may not use {word}")
+
+
+def late_auth() -> Rejection:
+    return Rejection(Code.BAD_COMMAND, "AUTH is the first line of a connection, or none")
+
+
 def long_command(most: int, size: int) -> Rejection:
     return Rejection(Code.BAD_COMMAND, f"a command has at most {most} bytes, this one {size}")
 
@@ -284,3 +296,42 @@ def too_many_cursors(limit: int) -> Failure:
 
 def forgotten(peer: str, name: str) -> Failure:
     return Failure(Code.TAKEN_OVER, f"{peer} forgot {name}")
+
+
+# --- who is there
+
+
+def auth_required() -> Failure:
+    return Failure(Code.AUTH_REQUIRED, "say who you are first: AUTH <token>, or a client certificate")
+
+
+def nobody_is_known() -> Failure:
+    return Failure(Code.AUTH_REQUIRED, "nobody is known by this address, and this port takes no other proof")
+
+
+def unknown_token() -> Failure:
+    return Failure(Code.AUTH_FAILED, "unknown token")
+
+
+def missing_token() -> Failure:
+    return Failure(Code.AUTH_FAILED, "a token is missing; usage: AUTH <token>")
+
+
+def token_in_the_open() -> Failure:
+    return Failure(Code.AUTH_FAILED, "tokens are taken over TLS, loopback and unix sockets only")
+
+
+def no_longer_known(who: str) -> Failure:
+    return Failure(Code.AUTH_FAILED, f"{who} is no longer known by what this connection has shown")
+
+
+def permissions_changed(who: str) -> Failure:
+    return Failure(Code.SHUTTING_DOWN, f"what {who} may read has changed; connect again")
+
+
+def killed() -> Failure:
+    return Failure(Code.KILLED, "an administrator has ended this connection")
+
+
+def too_many_of_identity(limit: int, who: str) -> Failure:
+    return Failure(Code.BUSY, f"{limit} connections of {who} are open; try again later")

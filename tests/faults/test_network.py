@@ -31,7 +31,7 @@ MIB = 1 << 20
 @pytest.fixture
 def far_server(network: Network, start_server: StartServer) -> ServerProcess:
     """A server on the other machine."""
-    return start_server("--host", "0.0.0.0", prefix=network.on_server())
+    return start_server("--host", "0.0.0.0", "--anonymous", "all", prefix=network.on_server())
 
 
 def test_a_cut_link_loses_and_doubles_nothing(
@@ -72,7 +72,9 @@ def test_a_peer_that_vanished_is_noticed(
 ) -> None:
     """T36. Keepalive is 1 + 3 x 1 s instead of 60 + 4 x 15 s. Half a line of the peer is dropped with it, and no other
     client notices. A peer that is there and says nothing stays."""
-    server = start_server("--host", "0.0.0.0", prefix=network.on_server(), changes=[quick_keepalive])
+    server = start_server(
+        "--host", "0.0.0.0", "--anonymous", "all", prefix=network.on_server(), changes=[quick_keepalive]
+    )
     with network.inside(network.client):
         vanishing = [Peer(port, host=SERVER_ADDRESS) for port in (server.port, server.silent_port)]
     vanishing[0].ask(event("before"))
@@ -144,7 +146,9 @@ def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
 ) -> None:
     """T37. The acks take a 256 kbit/s link; the other clients are served as those of an unharmed server are. A client
     that reads slowly is not muted: it has every reply in the end."""
-    server = start_server("--host", "0.0.0.0", "--reply-buffer-bytes", "65536", prefix=network.on_server())
+    server = start_server(
+        "--host", "0.0.0.0", "--anonymous", "all", "--reply-buffer-bytes", "65536", prefix=network.on_server()
+    )
     unharmed = start_server(prefix=network.on_server())
     # The kernel's buffer for these acks is small, so that the server's buffer is full for longer than REPLY_DEADLINE_S.
     subprocess.run([*network.on_server(), "sysctl", "-qw", "net.ipv4.tcp_wmem=4096 16384 131072"], check=True)
@@ -192,7 +196,9 @@ def test_an_ipv6_network_counts_as_one_address(network: Network, start_server: S
     for address in ("fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:2::1"):
         command = ["ip", "-n", network.server, "address", "add", f"{address}/64", "dev", "lo", "nodad"]
         subprocess.run(command, check=True)
-    server = start_server("--host", "fd00:1::1", "--address-connections", "2", prefix=network.on_server())
+    server = start_server(
+        "--host", "fd00:1::1", "--anonymous", "all", "--address-connections", "2", prefix=network.on_server()
+    )
     with network.inside(network.server), contextlib.ExitStack() as stack:
 
         def connect(source: str) -> Peer:

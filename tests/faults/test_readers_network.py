@@ -36,7 +36,7 @@ def test_a_reader_behind_a_cut_link_gives_its_place_back(
     """R11: with deliveries and heartbeats on their way to it, for which the kernel tries for a quarter of an hour. A
     reader that is there, and does not read, stays. (Here after 2 s, instead of 2 min.)"""
     changes = [quick_keepalive, quick_silence]
-    server = start_server("--host", "0.0.0.0", prefix=network.on_server(), changes=changes)
+    server = start_server("--host", "0.0.0.0", "--anonymous", "all", prefix=network.on_server(), changes=changes)
     account = Account()
     with network.inside(network.client):
         vanishing = [Peer(server.port, host=SERVER_ADDRESS) for _ in range(3)]

@@ -29,6 +29,7 @@ from aggregator.event import Event, Events
 from aggregator.server import (
     commands,
     consumer,
+    credentials,
     deliveries,
     forward,
     listeners,
@@ -43,6 +44,7 @@ from aggregator.server import (
 )
 from aggregator.server.live import Live
 from aggregator.server.reading import Answer, Asker
+from aggregator.server.reload import CannotLoad
 from aggregator.server.state import State
 from aggregator.storage.engine import AnyEngine, Commit
 from aggregator.storage.sqlite import database
@@ -53,6 +55,7 @@ from aggregator.wire import Rejection, Word, meaning, replies
 from aggregator.wire.interest import Interest
 from tests.harness import storage
 from tests.harness.dict_engine import DictEngine
+from tests.harness.elsewhere import ELSEWHERE
 
 Change = Callable[[], None]
 
@@ -129,11 +132,6 @@ def small_slices() -> None:
 def impatient() -> None:
     """Mute a client that does not read its replies after half a second, instead of five."""
     _put(peer, "REPLY_DEADLINE_S", 0.5)
-
-
-def quick_handshakes() -> None:
-    """Give up a handshake after a second, instead of ten."""
-    _put(tls, "HANDSHAKE_S", 1.0)
 
 
 def quick_own_answers() -> None:
@@ -226,6 +224,40 @@ def short_log_queue() -> None:
 def signals_repeat_for_a_minute() -> None:
     """Take a second signal within a minute for the first one."""
     _put(signals, "REPEAT_S", 60.0)
+
+
+# --- who is there
+
+
+def clients_from_elsewhere() -> None:
+    """Take clients of loopback for others, by the address that they have bound (``harness.elsewhere``)."""
+    of = credentials.of
+
+    def instead(transport: asyncio.BaseTransport) -> credentials.Credentials:
+        found = of(transport)
+        return ELSEWHERE.get(found.address or "", found)
+
+    _put(credentials, "of", instead)
+
+
+def reload_at_sigusr2() -> None:
+    """Read the identities again at SIGUSR2."""
+    say_ready = server.Server._say_ready
+
+    def ready(self: server.Server) -> None:
+        say_ready(self)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, reload, self)
+
+    def reload(self: server.Server) -> None:
+        log = logging.getLogger("aggregator")
+        try:
+            self._state.identities.load()()
+        except CannotLoad as error:
+            log.error("not reloaded: %s", error)
+        else:
+            log.info("reloaded")
+
+    _put(server.Server, "_say_ready", ready)
 
 
 # --- defects

@@ -130,7 +130,7 @@ def test_a_connection_is_counted_before_its_handshake(start_tls: StartServer, au
 
 
 def test_a_handshake_has_a_deadline(start_tls: StartServer, authority: Authority) -> None:
-    server = start_tls(changes=[changes.quick_handshakes])
+    server = start_tls("--auth-timeout", "1")
     with socket.create_connection(("127.0.0.1", server.tls_port)), Peer(server.tls_port) as half:
         half.send(b"\x16\x03\x01\x02\x00")
         started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aggregator.config import Config
 from aggregator.server import tls
+from aggregator.server.admission import Admission
+from aggregator.server.port import TLS, TLS_SILENT
 from aggregator.server.tls import HandshakeTurns, TlsLayer, TlsTransport
 from tests.harness.certificates import Authority, Pair
 from tests.harness.polling import until
@@ -84,8 +88,8 @@ class Session:
         self.results: list[tuple[str, str]] = []
         self.lost = 0
         self.layer = TlsLayer(
-            self.plain, lambda: server, silent, HandshakeTurns(), self._opened,
-            lambda _, result, why: self.results.append((result, why)), self._lose,
+            self.plain, lambda: server, TLS_SILENT if silent else TLS, HandshakeTurns(), Admission(Config()),
+            self._opened, lambda _, result, why: self.results.append((result, why)), self._lose,
         )  # fmt: skip
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = client.wrap_bio(self._in, self._out, server_hostname="localhost")
@@ -108,10 +112,8 @@ class Session:
 
     async def shake_hands(self, size: int = 1 << 16) -> None:
         while not self.above_is_there:
-            try:
+            with contextlib.suppress(ssl.SSLWantReadError):
                 self.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
             await self.send(self.take(), size)
             await until(lambda: not self.plain.paused)
             self.give()

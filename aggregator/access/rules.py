@@ -1,0 +1,105 @@
+"""Rules: which identity a client has, by what it has shown."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+
+from aggregator.access import token
+from aggregator.access.identity import ADMINISTRATOR, ANONYMOUS, Identity, Proof
+from aggregator.config import Anonymous
+
+SUPERUSER: Final = 0
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Stanza:
+    """An identity, and what proves it."""
+
+    identity: Identity
+    digests: tuple[str, ...] = ()
+    """Of its tokens."""
+    certificates: tuple[str, ...] = ()
+    networks: tuple[Network, ...] = ()
+    uids: tuple[int, ...] = ()
+
+
+class Claims(Protocol):
+    """What the network knows of a client."""
+
+    @property
+    def address(self) -> str | None: ...
+    @property
+    def uid(self) -> int | None: ...
+    @property
+    def certificate(self) -> tuple[str, ...]: ...
+    @property
+    def is_local(self) -> bool: ...
+
+
+class Known(NamedTuple):
+    """Who somebody is, and how that is known."""
+
+    identity: Identity
+    by: Proof
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """All identities, and what is done with those that have none."""
+
+    stanzas: Sequence[Stanza] = ()
+    anonymous: Anonymous = Anonymous.LOOPBACK
+    own_uid: int | None = None
+    """The user that the server runs as."""
+    _digests: dict[str, Identity] = field(default_factory=dict, init=False)
+    _certificates: dict[str, Identity] = field(default_factory=dict, init=False)
+    _uids: dict[int, Identity] = field(default_factory=dict, init=False)
+    _networks: list[tuple[Network, Identity]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        for stanza in self.stanzas:
+            self._digests.update(dict.fromkeys(stanza.digests, stanza.identity))
+            self._certificates.update(dict.fromkeys(stanza.certificates, stanza.identity))
+            self._uids.update(dict.fromkeys(stanza.uids, stanza.identity))
+            self._networks.extend((network, stanza.identity.only_publishing()) for network in stanza.networks)
+        self._networks.sort(key=lambda rule: -rule[0].prefixlen)  # the narrowest counts
+
+    @property
+    def has_addresses(self) -> bool:
+        """Whether somebody is known by address."""
+        return bool(self._networks)
+
+    def identify(self, client: Claims) -> Known | None:
+        """Who a client is that has said nothing; None: it has to say who it is."""
+        if client.certificate:
+            found = next((one for name in client.certificate if (one := self._certificates.get(name))), None)
+            if found:
+                return Known(found, Proof.CERTIFICATE)
+        else:
+            if client.uid is not None and (found := self._by_uid(client.uid)):
+                return Known(found, Proof.UID)
+            if client.address is not None and (found := self._by_address(client.address)):
+                return Known(found, Proof.ADDRESS)
+            if self.anonymous is Anonymous.LOOPBACK and client.is_local:
+                return Known(ANONYMOUS, Proof.ANONYMOUS)
+        return Known(ANONYMOUS, Proof.ANONYMOUS) if self.anonymous is Anonymous.ALL else None
+
+    def by_token(self, text: str) -> Identity | None:
+        """Whose token this is."""
+        return self.by_digest(token.digest(text)) if token.is_token(text) else None
+
+    def by_digest(self, digest: str) -> Identity | None:
+        """Whose token has this digest."""
+        return self._digests.get(digest)  # how long that takes tells of the digest only, which leads back to no token
+
+    def _by_uid(self, uid: int) -> Identity | None:
+        return self._uids.get(uid) or (ADMINISTRATOR if uid in (SUPERUSER, self.own_uid) else None)
+
+    def _by_address(self, text: str) -> Identity | None:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        return next((identity for network, identity in self._networks if address in network), None)

@@ -1,0 +1,66 @@
+"""Globs of a permission: which topics are among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from aggregator.wire import pattern
+from aggregator.wire.rules import MAX_NAME_CHARS, is_name
+
+KNOWN_TOPICS: Final = 4096
+"""Topics that are known to be among them: as many as ``wire.rules`` keeps. Past this number they are judged again."""
+
+_RESERVED: Final = re.compile(r"[]?[]")
+
+
+class BadGlob(ValueError):
+    """It is no glob of a permission; the text says why."""
+
+
+class Topics:
+    """The topics that some globs match. In a glob ``*`` is any run of characters, and nothing else is special."""
+
+    def __init__(self, globs: Iterable[str] = ()) -> None:
+        """Raises BadGlob."""
+        self.globs = tuple(globs)
+        self.every = "*" in self.globs
+        """Whether these are all topics."""
+        self._matchers = list(map(_matcher, self.globs))
+        self._known: set[str] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self.globs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Topics) and self.globs == other.globs
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def has(self, name: str) -> bool:
+        """Whether this topic is among them."""
+        return self.every or any(matches(name) for matches in self._matchers)
+
+    def has_all(self, names: Iterable[str]) -> bool:
+        """Whether each of these topics is among them. Most were asked for before: then it is one comparison."""
+        if self.every or (distinct := set(names)) <= self._known:
+            return True
+        if not all(map(self.has, distinct)):
+            return False
+        if len(self._known) + len(distinct) > KNOWN_TOPICS:
+            self._known.clear()
+        self._known |= distinct
+        return True
+
+    def cover(self, patterns: Iterable[str]) -> bool:
+        """Whether all that these patterns of a reader match is among them. No, if that takes several globs to tell."""
+        return self.every or all(any(pattern.covers(matches, one) for matches in self._matchers) for one in patterns)
+
+
+def _matcher(glob: str) -> pattern.Matcher:
+    if not is_name(glob):
+        raise BadGlob(f"expected 1 to {MAX_NAME_CHARS} characters without control characters")
+    if found := _RESERVED.search(glob):
+        raise BadGlob(f"{found[0]} is not allowed here: only * is special")
+    return pattern.compile(glob)

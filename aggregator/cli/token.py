@@ -1,0 +1,42 @@
+"""``aggregator token``: a new token, and what the file of ``--identities`` has to say of it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Final
+
+from aggregator.access import token
+from aggregator.access.file import BadIdentities, parse
+from aggregator.cli.parser import Commands, put_out
+from aggregator.config import Config
+
+_STANZA: Final = """\
+[[identity]]
+name = "{name}"
+token_sha256 = ["{digest}"]
+publish = []  # topics, as in ["web.*", "audit"]
+read = []
+"""
+
+
+def add_command(commands: Commands) -> None:
+    """Add ``token`` to the commands."""
+    command = commands.add_parser(
+        "token", help="print a new token, and its stanza for the server's --identities",
+        description="Print a new token in the first line, and behind an empty line its stanza for --identities.",
+    )  # fmt: skip
+    command.set_defaults(run=_run, parser=command)
+    command.add_argument("name", type=_name, metavar="NAME", help="whose it is")
+
+
+def _name(text: str) -> str:
+    try:
+        parse(_STANZA.format(name=text, digest="0" * 64), Config().max_line_bytes)
+    except BadIdentities as error:
+        raise argparse.ArgumentTypeError(str(error).rpartition("name: ")[2]) from None
+    return text
+
+
+def _run(options: argparse.Namespace) -> int:
+    new = token.new()
+    return 0 if put_out(f"{new}\n\n{_STANZA.format(name=options.name, digest=token.digest(new))}".encode()) else 1

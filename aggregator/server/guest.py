@@ -1,0 +1,193 @@
+"""One client as somebody: who it is, what follows from that, and how it is turned away or ended for it.
+
+Nothing of a client is read as lines before it is clear who it is. Rates slow it, by pausing to read, and drop nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aggregator.access.identity import Identity
+from aggregator.access.rate import Rate
+from aggregator.event import Events
+from aggregator.server.admission import Place
+from aggregator.server.caller import Caller
+from aggregator.server.first_line import FirstLine, Said
+from aggregator.server.gate import Reason
+from aggregator.server.intake import Outcome
+from aggregator.server.peer import LINGER_S, Peer, Phase
+from aggregator.wire import Code, Failure, replies
+
+log = logging.getLogger("aggregator")
+
+
+class Guest(Peer):
+    """A client that has a place, from ``come_in`` on."""
+
+    caller: Caller
+    _place: Place | None = None
+    _first_line: FirstLine | None = None
+    """Until it is clear whether it says who this is."""
+    _rate: Rate | None = None
+    _slow_until_s = 0.0
+
+    # --- what a subclass knows
+
+    @property
+    def can_say_who(self) -> bool:
+        """Whether there is a way to say who it is, once it is connected."""
+        return self._first_line is not None
+
+    def welcome(self) -> None:
+        """Its token is right."""
+
+    def reading_changed(self) -> None:
+        """What it may read has changed."""
+
+    # --- called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.caller = Caller(self._state.identities, self.credentials)
+
+    def data_received(self, data: bytes) -> None:
+        if self._first_line and self._phase < Phase.ENDING:
+            data = self._hear(self._first_line.feed(data))
+        if self._rate:
+            self._slow(self._rate.take_bytes(len(data), time.monotonic()))
+        super().data_received(data)
+
+    # --- called by the server
+
+    def come_in(self, place: Place) -> None:
+        """It has a place. See who it is, or let it say so."""
+        self._place = place
+        if self.caller.identity:
+            self.be_known()
+        elif self.can_say_who:
+            self._state.admission.wait(place)
+        else:
+            self.turn_away(replies.nobody_is_known())
+
+    def expire(self) -> None:
+        """The time to say who it is is over."""
+        self.turn_away(replies.auth_required())
+
+    def renew(self) -> None:
+        """The rules have changed: go on by the new ones, or end if it is nobody any more."""
+        before = self.caller.identity
+        if before is None or self._place is None or self._phase >= Phase.REFUSING:
+            return
+        self.caller.renew()
+        identity = self.caller.identity
+        if identity is None:
+            self.expel(replies.no_longer_known(before.name))
+        else:
+            self._state.admission.identify(self._place, identity)
+            self._go_by(identity)
+            if identity.read != before.read:
+                self.reading_changed()
+
+    def expel(self, failure: Failure) -> None:
+        """End as at SIGTERM, although the server goes on."""
+        log.info("%s: ended: %s", self._inbox.peer, failure.detail)
+        self.shut_down(failure)
+        asyncio.get_running_loop().call_later(self._state.config.drain_timeout_s, self._abort_if_there)
+
+    def hurry(self) -> None:
+        """It is about to end: rates hold no more, because what was read is to be stored in time."""
+        self._rate = None
+        self._gate.lift(Reason.RATE)
+
+    def about(self) -> dict[str, Any]:
+        """What CLIENTS shows of it."""
+        return {
+            "peer": self._inbox.peer, "port": self._port.descriptor, **self.caller.who, "tls": self.credentials.tls,
+            "unanswered": self._outbox.unanswered, "slowed": self._gate.is_shut_for(Reason.RATE),
+        }  # fmt: skip
+
+    # --- who it is
+
+    def be_known(self) -> bool:
+        """Go on as the identity that it has shown to be; return whether there is room for one more of it."""
+        identity, place = self.caller.identity, self._place
+        assert identity
+        assert place
+        if failure := self._state.admission.why_not_as(place, identity):
+            self.turn_away(failure)
+            return False
+        self._state.admission.identify(place, identity)
+        self._go_by(identity)
+        return True
+
+    def turn_away(self, failure: Failure) -> None:
+        """Say once why it is not served, and end."""
+        if failure.code is not Code.BUSY:
+            self._state.stats.auth_failed += 1
+        self._state.peer_log.say(
+            logging.WARNING, f"{self._port.name}: %s was turned away: %s", self._inbox.peer, failure.detail
+        )
+        self._first_line = None
+        may_linger = self._place is not None and self._state.admission.turn_away(self._place)
+        said = replies.encode(replies.error(failure)) if self._port.replies else b""
+        self.refuse(said, LINGER_S if may_linger else 0.0)
+
+    def _hear(self, said: Said | None) -> bytes:
+        """Take what the first line says; return what is to be read as lines."""
+        if said is None:
+            return b""
+        self._first_line = None
+        if said.token is None:
+            if self.caller.identity or not said.rest:
+                return said.rest
+            self.turn_away(replies.auth_required())
+        elif failure := self.caller.show(said.token):
+            self.turn_away(failure)
+        elif self.be_known():
+            self._inbox.skip(said.lines)
+            self.welcome()
+            return said.rest
+        return b""
+
+    def _go_by(self, identity: Identity) -> None:
+        self._rate = self._state.identities.rate(identity)
+        self._inbox.identify(identity)
+
+    # --- in
+
+    def finish_input(self) -> None:
+        """Take the end of the stream: what was held back comes first."""
+        if self._first_line and self._phase < Phase.ENDING and (data := self._hear(self._first_line.finish())):
+            self._inbox.feed(data)
+        super().finish_input()
+
+    def _submit(self, events: Events, settle: Callable[[Outcome], None]) -> None:
+        if self._rate:
+            self._slow(self._rate.take_events(len(events), time.monotonic()))
+        super()._submit(events, settle)
+
+    # --- pressure
+
+    def _slow(self, pause_s: float) -> None:
+        """Read on only when the rate of its identity allows it."""
+        if pause_s > 0:
+            self._slow_until_s = time.monotonic() + pause_s
+            if self._gate.shut(Reason.RATE):
+                asyncio.get_running_loop().call_later(pause_s, self._go_on)
+
+    def _go_on(self) -> None:
+        left_s = self._slow_until_s - time.monotonic()
+        if left_s > 0 and self._rate:  # more of the same turn was counted since
+            asyncio.get_running_loop().call_later(left_s, self._go_on)
+        else:
+            self._gate.lift(Reason.RATE)
+
+    # --- the end
+
+    def _abort_if_there(self) -> None:
+        if self._phase < Phase.LOST:
+            self.abort()

@@ -1,0 +1,193 @@
+"""Places: who gets one, who waits for being known, and who goes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.access.identity import Identity
+from aggregator.config import Config
+from aggregator.server import admission as module
+from aggregator.server.admission import MAX_LEAVING, Admission, Place
+from aggregator.wire import Code, Failure
+
+CONFIG = Config(max_connections=6, address_connections=4, max_pending=4, auth_timeout_s=10)
+
+
+class Holder:
+    """A connection that only remembers what was done to it."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.on_abort: Callable[[], None] = lambda: None
+
+    def abort(self) -> None:
+        self.done.append("abort")
+        self.on_abort()
+
+    def expire(self) -> None:
+        self.done.append("expire")
+
+    def renew(self) -> None:
+        self.done.append("renew")
+
+    def expel(self, failure: Failure) -> None:
+        self.done.append(failure.code)
+
+    def about(self) -> dict[str, Any]:
+        return {}
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(module, "time", made)
+    return made
+
+
+def enter(admission: Admission, origin: str = "a") -> tuple[Place, Holder]:
+    holder = Holder()
+    return admission.enter(origin, holder), holder
+
+
+def stranger(admission: Admission, origin: str = "a") -> tuple[Place, Holder]:
+    place, holder = enter(admission, origin)
+    holder.on_abort = lambda: admission.leave(place)
+    admission.wait(place)
+    return place, holder
+
+
+def metrics(admission: Admission) -> dict[str, Any]:
+    return {metric.name: metric.value for metric in admission.metrics()}
+
+
+def test_the_caps_of_all_and_of_one_address() -> None:
+    admission = Admission(CONFIG)
+    places = [enter(admission, "a")[0] for _ in range(4)]
+
+    failure = admission.why_not("a")
+    assert failure
+    assert failure.detail == "4 connections from a are open; try again later"
+    assert admission.why_not("b") is None
+    places += [enter(admission, "b")[0] for _ in range(2)]
+    failure = admission.why_not("c")
+    assert failure
+    assert (failure.code, failure.detail) == (Code.BUSY, "6 connections are open; try again later")
+
+    for place in places:
+        admission.leave(place)
+        admission.leave(place)
+    assert len(admission) == 0
+    assert admission.why_not("a") is None
+    assert not admission._origins
+
+
+def test_the_oldest_stranger_goes_when_there_are_too_many() -> None:
+    admission = Admission(dataclasses.replace(CONFIG, max_connections=99))
+    holders = [stranger(admission, f"address {number}")[1] for number in range(7)]
+
+    assert [holder.done for holder in holders] == [["abort"]] * 3 + [[]] * 4
+    assert metrics(admission) == {"pending": 4, "evicted": 3}
+
+
+def test_the_oldest_of_an_address_goes_when_there_are_too_many_of_it() -> None:
+    admission = Admission(dataclasses.replace(CONFIG, max_connections=99, address_connections=99, max_pending=8))
+    other = stranger(admission, "b")[1]
+    holders = [stranger(admission, "a")[1] for _ in range(5)]
+
+    assert [holder.done for holder in holders] == [["abort"]] * 3 + [[]] * 2
+    assert other.done == []
+
+
+def test_whoever_is_known_is_never_evicted() -> None:
+    admission = Admission(dataclasses.replace(CONFIG, max_connections=99, address_connections=99))
+    place, holder = stranger(admission)
+    admission.identify(place, Identity("web"))
+    for _ in range(20):
+        stranger(admission)
+
+    assert holder.done == []
+
+
+def test_strangers_have_so_much_time(clock: Clock) -> None:
+    admission = Admission(CONFIG)
+    early, late = stranger(admission, "a")[1], stranger(admission, "b")
+    clock.now += 5
+    known = stranger(admission, "c")
+    admission.identify(known[0], Identity("web"))
+    clock.now += 5
+    admission.leave(late[0])
+    admission.tick()
+    clock.now += 100
+    admission.tick()
+
+    assert early.done[:1] == ["expire"]
+    assert late[1].done == known[1].done == []
+
+
+def test_how_many_places_an_identity_may_have() -> None:
+    admission = Admission(CONFIG)
+    web, free = Identity("web", connections=2), Identity("free")
+    places = [enter(admission)[0] for _ in range(3)]
+    for place in places[:2]:
+        assert admission.why_not_as(place, web) is None
+        admission.identify(place, web)
+
+    failure = admission.why_not_as(places[2], web)
+    assert failure
+    assert failure.detail == "2 connections of web are open; try again later"
+    assert admission.why_not_as(places[0], web) is None, "it has its place"
+    admission.identify(places[0], free)
+    assert admission.why_not_as(places[2], web) is None
+
+
+def test_few_of_those_that_are_turned_away_are_waited_for() -> None:
+    admission = Admission(dataclasses.replace(CONFIG, max_connections=99, address_connections=99))
+    places = [enter(admission)[0] for _ in range(MAX_LEAVING + 1)]
+
+    assert [admission.turn_away(place) for place in places] == [True] * MAX_LEAVING + [False]
+    admission.leave(places[0])
+    assert admission.turn_away(places[-1])
+
+
+def test_all_are_told_of_new_rules() -> None:
+    admission = Admission(CONFIG)
+    holders = [enter(admission)[1] for _ in range(3)]
+    admission.renew()
+
+    assert [holder.done for holder in holders] == [["renew"]] * 3
+
+
+@given(st.lists(st.tuples(st.sampled_from(["enter", "stranger", "known", "away", "leave"]), st.integers(0, 5))))
+def test_the_counts_are_right_whatever_comes(steps: list[tuple[str, int]]) -> None:
+    admission = Admission(dataclasses.replace(CONFIG, max_connections=10**6, address_connections=10**6))
+    places: list[Place] = []
+    for what, number in steps:
+        place = places[number % len(places)] if places else None
+        if what in ("enter", "stranger"):
+            made, holder = (stranger if what == "stranger" else enter)(admission, f"address {number}")
+            places.append(made)
+        elif place and what == "known":
+            admission.identify(place, Identity(f"identity {number % 2}"))
+        elif place and what == "away":
+            admission.turn_away(place)
+        elif place:
+            admission.leave(place)
+        places = [one for one in places if one in admission._places]
+        assert sum(admission._origins.values()) == len(admission) == len(places)
+        assert sum(admission._identities.values()) == sum(one.identity is not None for one in places)
+        assert sum(admission._pending_origins.values()) == len(admission._pending) <= CONFIG.max_pending
+        assert admission._pending.keys() <= admission._places.keys()
+        assert admission._leaving <= admission._places.keys()
