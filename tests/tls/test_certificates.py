@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import identities
 from tests.harness.certificates import Authority, Pair, openssl
 from tests.harness.command_line import aggregator, assert_one_line
 from tests.harness.polling import wait_until
@@ -41,9 +42,12 @@ def own(tmp_path: Path) -> Authority:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_the_acked_port_takes_clients_without_a_certificate_and_the_silent_port_does_not(
-    start_tls: StartServer, authority: Authority, foreign: Authority, version: ssl.TLSVersion
+    start_tls: StartServer, authority: Authority, foreign: Authority, version: ssl.TLSVersion, tmp_path: Path
 ) -> None:
-    server = start_tls("--tls-client-ca", str(authority.certificate))
+    known = identities.write(
+        tmp_path / "identities", {"name": "true", "cert": [f"DNS:true-{version}"], "publish": ["*"]}
+    )
+    server = start_tls("--tls-client-ca", str(authority.certificate), "--identities", str(known))
     cases = {
         "none": (authority.trusting(version=version), True, False),
         "true": (authority.trusting(authority.issue(f"true-{version}"), version), True, True),
@@ -62,13 +66,15 @@ def test_the_acked_port_takes_clients_without_a_certificate_and_the_silent_port_
 
 
 def test_revoked_certificates_and_lists_that_are_out_of_date_are_refused(
-    start_tls: StartServer, own: Authority
+    start_tls: StartServer, own: Authority, tmp_path: Path
 ) -> None:
-    good, bad, pair = own.issue("good"), own.issue("bad"), own.server()
+    good, bad, other, pair = own.issue("good"), own.issue("bad"), own.issue("other"), own.server()
     crl = own.revoked(bad)
+    known = identities.write(tmp_path / "identities", {"name": "x", "cert": ["DNS:good", "DNS:bad", "DNS:other"]})
     server = start_tls(
-        "--tls-client-ca", str(own.certificate), "--tls-crl", str(crl), certificate=pair, prefix=("setsid",)
-    )
+        "--tls-client-ca", str(own.certificate), "--tls-crl", str(crl), "--identities", str(known),
+        certificate=pair, prefix=("setsid",),
+    )  # fmt: skip
     assert is_served(server.tls_port, own.trusting(good))
     assert not is_served(server.tls_port, own.trusting(bad))
     wait_until(lambda: "certificate revoked" in server.log)
@@ -77,11 +83,11 @@ def test_revoked_certificates_and_lists_that_are_out_of_date_are_refused(
     server.signal(signal.SIGHUP)
     wait_until(lambda: "reloaded" in server.log)
     assert not is_served(server.tls_port, own.trusting(good))
+    assert is_served(server.tls_port, own.trusting(other))
 
     own.revoked(days=0)
     server.signal(signal.SIGHUP)
     wait_until(lambda: server.log.count("reloaded") == 2)
-    other = own.issue("other")
     assert not is_served(server.tls_port, own.trusting(other))
     wait_until(lambda: "CRL has expired" in server.log)
     assert is_served(server.tls_port, own.trusting())  # without a certificate
