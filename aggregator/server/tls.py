@@ -321,16 +321,18 @@ class TlsLayer(asyncio.Protocol):
         """End our half of the stream."""
         if self._half_closed or self._plain.is_closing():
             return
-        self._half_closed = True
         if self._port.replies:
             with contextlib.suppress(ssl.SSLError):  # it wants to read the peer's close_notify
                 self._tls.unwrap()
             self._flush()
+        self._half_closed = True
         self._plain.write_eof()
 
     def _flush(self) -> int:
         data = self._out.read()
-        if data and not self._plain.is_closing():
+        if self._half_closed or self._plain.is_closing():
+            return 0  # OpenSSL's answer to what was read since
+        if data:
             self._plain.write(data)
         return len(data)
 

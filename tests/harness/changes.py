@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import sqlite3
 import ssl
 import threading
@@ -135,8 +136,15 @@ def impatient() -> None:
 
 
 def quick_own_answers() -> None:
-    """Drop a client that leaves TLS's own answers unread after half a second, instead of five."""
+    """Drop a client that leaves TLS's own answers unread after half a second, instead of five; the kernel keeps few."""
     _put(tls, "OWN_BYTES_S", 0.5)
+    keep_alive = listeners._keep_alive
+
+    def with_small_buffer(sock: Any) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        keep_alive(sock)
+
+    _put(listeners, "_keep_alive", with_small_buffer)
 
 
 def slow_to_accept_tls() -> None:

@@ -196,12 +196,16 @@ async def test_our_end_is_a_close_notify_unless_the_port_is_silent(
     await session.shake_hands()
     session.plain.written.clear()
     session.above.transport.write_eof()
-    session.above.transport.close()
     assert session.plain.ended
     assert bool(session.plain.written) is not silent
     if not silent:
         session.give()
         assert session.tls.read(1) == b""
+    session.plain.written.clear()
+    session.layer._out.write(b"an answer of OpenSSL's own")  # to a KeyUpdate, say
+    session.tls.write(b"x")
+    session.layer.data_received(session.take())
+    assert (session.above.read, session.plain.written) == (b"x", b"")
     session.layer.connection_lost(None)
 
 
