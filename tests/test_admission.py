@@ -177,7 +177,7 @@ def test_the_counts_are_right_whatever_comes(steps: list[tuple[str, int]]) -> No
     for what, number in steps:
         place = places[number % len(places)] if places else None
         if what in ("enter", "stranger"):
-            made, holder = (stranger if what == "stranger" else enter)(admission, f"address {number}")
+            made, _ = (stranger if what == "stranger" else enter)(admission, f"address {number}")
             places.append(made)
         elif place and what == "known":
             admission.identify(place, Identity(f"identity {number % 2}"))

@@ -74,6 +74,13 @@ def parse(text: str, max_line_bytes: int) -> list[Stanza]:
     return stanzas
 
 
+def name_fault(name: object) -> str | None:
+    """Why an identity may not be called that; None: it may."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+    return f"{name} is the server's own" if name in RESERVED else None
+
+
 def _text(path: Path) -> str:
     # Not blocking: at a FIFO without a writer the start would hang.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -130,11 +137,9 @@ class _Table:
 
     def _name(self) -> str:
         name = self._table.get("name")
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise self._bad("name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -")
-        if name in RESERVED:
-            raise self._bad(f"name: {name} is the server's own")
-        return name
+        if fault := name_fault(name):
+            raise self._bad(f"name: {fault}")
+        return str(name)
 
     def _topics(self, key: str) -> Topics:
         try:

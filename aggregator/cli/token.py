@@ -6,9 +6,8 @@ import argparse
 from typing import Final
 
 from aggregator.access import token
-from aggregator.access.file import BadIdentities, parse
+from aggregator.access.file import name_fault
 from aggregator.cli.parser import Commands, put_out
-from aggregator.config import Config
 
 _STANZA: Final = """\
 [[identity]]
@@ -30,10 +29,8 @@ def add_command(commands: Commands) -> None:
 
 
 def _name(text: str) -> str:
-    try:
-        parse(_STANZA.format(name=text, digest="0" * 64), Config().max_line_bytes)
-    except BadIdentities as error:
-        raise argparse.ArgumentTypeError(str(error).rpartition("name: ")[2]) from None
+    if fault := name_fault(text):
+        raise argparse.ArgumentTypeError(fault)
     return text
 
 

@@ -6,6 +6,7 @@ and load of the store. An answer is a dict; the connection puts ``"status":"ok"`
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -155,8 +156,8 @@ async def _kill(arguments: list[str], state: State, asker: Asker) -> Answer:
         raise BadCommand(replies.missing_argument("an id is missing", COMMANDS[Word.KILL].usage))
     wanted = number("id", arguments[0], 1, MAX_NUMBER)
     found = next((place for place in state.admission if place.number == wanted), None)
-    if found:
-        found.holder.expel(replies.killed())
+    if found:  # soon, because it may be the one that asks: its answer comes first
+        asyncio.get_running_loop().call_soon(found.holder.expel, replies.killed())
     return {"id": wanted, "killed": found is not None}
 
 
