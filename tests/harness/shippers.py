@@ -39,7 +39,7 @@ class Shippers:
             text = text.replace(shown, instead)
         rewritten = self._folder / configuration
         rewritten.write_text(text)
-        command, libraries = (_rsyslog if is_rsyslog else _syslog_ng)(rewritten, self._folder, package)
+        command, libraries = (rsyslog if is_rsyslog else syslog_ng)(rewritten, self._folder, package)
         environment = {**os.environ, "LD_LIBRARY_PATH": libraries}
         self._running.append(subprocess.Popen(command, env=environment))
 
@@ -52,7 +52,7 @@ class Shippers:
                 shipper.kill()
 
 
-def _rsyslog(configuration: Path, state: Path, package: str) -> tuple[list[str], str]:
+def rsyslog(configuration: Path, state: Path, package: str = "") -> tuple[list[str], str]:
     """Its command line, and where its libraries are."""
     folder = _unpacked(package or "rsyslog")
     libraries = next(folder.glob("usr/lib/*-linux-*"))
@@ -60,7 +60,7 @@ def _rsyslog(configuration: Path, state: Path, package: str) -> tuple[list[str],
     return command, f"{libraries}"
 
 
-def _syslog_ng(configuration: Path, state: Path, package: str) -> tuple[list[str], str]:
+def syslog_ng(configuration: Path, state: Path, package: str = "") -> tuple[list[str], str]:
     folder = _unpacked("syslog-ng-core")
     modules = next(folder.glob("usr/lib/syslog-ng/3*"))
     command = [

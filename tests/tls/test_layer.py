@@ -205,7 +205,7 @@ async def test_our_end_is_a_close_notify_unless_the_port_is_silent(
     session.layer._out.write(b"an answer of OpenSSL's own")  # to a KeyUpdate, say
     session.tls.write(b"x")
     session.layer.data_received(session.take())
-    assert (session.above.read, session.plain.written) == (b"x", b"")
+    assert (session.above.read, bytes(session.plain.written)) == (b"x", b"")
     session.layer.connection_lost(None)
 
 
