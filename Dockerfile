@@ -27,12 +27,14 @@ ENV PATH=/opt/venv/bin:$PATH \
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576 \
     AGGREGATOR_HOST=0.0.0.0 \
     AGGREGATOR_ANONYMOUS=all \
+    AGGREGATOR_SOCKET=/data/aggregator.sock \
     AGGREGATOR_DB=/data/events.db
 # By number, so that Kubernetes' runAsNonRoot can tell that it is not root.
 USER 10001:10001
 VOLUME /data
 # 8080 acks, 8081 is silent. AGGREGATOR_ANONYMOUS=all asks nobody who is there: publish them to those you trust.
 EXPOSE 8080 8081
+# At the unix socket, where the server's own user may look at it whatever the rules are.
 HEALTHCHECK --interval=30s --timeout=12s --start-period=30s --retries=3 CMD ["aggregator", "admin", "HEALTH"]
 # The server is process 1 itself, no shell in between: SIGTERM reaches it, and what was read is stored before it ends.
 STOPSIGNAL SIGTERM

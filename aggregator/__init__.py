@@ -84,12 +84,14 @@ Server: one process.
 - ``server.supervisor``          what the service manager is told, and its watchdog
 - ``server.log``                 the log, for which nobody waits
 - ``server.listeners``           accepting clients, and refusing them
-- ``server.sockets``             a host and a port as bound sockets
+- ``server.sockets``             a host and a port, or a path, as bound sockets
 - ``server.port``                the kinds of port
 - ``server.activation``          listening sockets from outside
-- ``server.credentials``         what the network knows of a client
+- ``server.tls``                 TLS between a transport and a client's protocol
+- ``server.tls_context``         certificates to TLS contexts
+- ``server.reload``              what is read from files again at SIGHUP
+- ``server.credentials``         what the network itself knows of a client
 - ``server.identities``          the rules in force, and how they are replaced
-- ``server.reload``              what can be read again while the server runs
 - ``server.admission``           places for clients: caps, and few for those who are not known
 - ``server.peer``                one client of any port: its transport, pressure, the phases of its end
 - ``server.first_line``          whether the first line says who a client is
@@ -186,6 +188,7 @@ Command line: argv and environment to options, outcomes to exit codes.
 
 - ``cli``                        the commands, and what the exit codes mean
 - ``cli.parser``                 options, their values, the environment
+- ``cli.target``                 the server that a command talks to
 - ``cli.selection``              which events a command reads
 - ``cli.serve``                  ``aggregator serve``
 - ``cli.send``                   ``aggregator send``

@@ -56,6 +56,36 @@ class Config:
     wrap_id_field: str | None = None
     """The field of a JSON object that is its event_id; None: a random UUID, because equal lines are no duplicates."""
 
+    tls_host: str = "*"
+    """Where the TLS ports listen: they are there for other machines."""
+
+    tls_port: int | None = None
+    """The acked port over TLS; 0 means any free one, None means that there is none."""
+
+    tls_silent_port: int | None = None
+    """The same for the silent port; 6514 is usual for syslog over TLS (RFC 5425)."""
+
+    tls_cert: Path | None = None
+    """The server's certificate in PEM, with those between it and the root behind it."""
+
+    tls_key: Path | None = None
+    """Its key in PEM, not encrypted; None: it is in the same file."""
+
+    tls_client_ca: Path | None = None
+    """The certificates that those of clients have to be signed by; None: no client is asked for one."""
+
+    tls_crl: Path | None = None
+    """Their revocation lists. Without one that is valid now no certificate of that CA is taken."""
+
+    socket: Path | None = None
+    """The unix socket that answers like the acked port; None: there is none."""
+
+    silent_socket: Path | None = None
+    """The unix socket that is silent like the silent port; None: there is none."""
+
+    socket_mode: str = "0660"
+    """Who may connect to the unix sockets, as chmod(1) takes it: who may write to the file. Its group by default."""
+
     anonymous: Anonymous = Anonymous.LOOPBACK
     """Who is let in without being known: as before there were identities. Behind a proxy on this machine everybody
     comes from loopback."""
@@ -111,3 +141,6 @@ class Config:
     """How long a stopping server goes on reading from its silent clients; Docker sends SIGKILL after 10 s."""
 
     log_level: str = "info"
+
+    log_level_file: Path | None = None
+    """The file with the log level, which is read again at SIGHUP; None: the level stays as it is."""

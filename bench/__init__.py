@@ -4,6 +4,7 @@ Commands that measure. Each writes one result file, ``bench/results/<machine>/<c
 
 - ``load``      throughput against what the disk and SQLite alone can do with the same rows (``ceiling``)
 - ``latency``   ack latency: one event in flight, at an offered rate, at half of peak
+- ``tls``       throughput and latency over TLS, beside plain TCP
 - ``growth``    all of this again while the database grows
 - ``stages``    what an event costs at each stage, one after another
 - ``peers``     other systems with the same events

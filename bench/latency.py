@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import socket
+import ssl
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +26,15 @@ ACK: Final = b'"seq":'
 """What each ack of ours has exactly once, and a rejection or an error never has."""
 
 
-def in_turn(port: int, lines: list[bytes]) -> dict[str, Any]:
-    """One connection, one event in flight."""
+def in_turn(port: int, lines: list[bytes], context: ssl.SSLContext | None = None) -> dict[str, Any]:
+    """One connection, one event in flight. With ``context`` over TLS."""
     latencies_s = []
-    with socket.create_connection(("127.0.0.1", port), STALL_S) as connection:
+    with contextlib.ExitStack() as stack:
+        connection: socket.socket = socket.create_connection(("127.0.0.1", port), STALL_S)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context:
+            connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
+        stack.enter_context(connection)
         for line in lines:
             started = time.perf_counter()
             connection.sendall(line)

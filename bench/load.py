@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,14 +80,14 @@ class _Client(asyncio.Protocol):
         self._done.set()
 
 
-def measure(host: str, port: int, workload: Workload) -> dict[str, Any]:
-    """Send everything, wait for every ack."""
-    return uvloop.run(_measure(host, port, workload))
+def measure(host: str, port: int, workload: Workload, context: ssl.SSLContext | None = None) -> dict[str, Any]:
+    """Send everything, wait for every ack. With ``context`` over TLS."""
+    return uvloop.run(_measure(host, port, workload, context))
 
 
-async def _measure(host: str, port: int, workload: Workload) -> dict[str, Any]:
+async def _measure(host: str, port: int, workload: Workload, context: ssl.SSLContext | None) -> dict[str, Any]:
     chunks = [_chunks(lines) for lines in workload.lines]
-    acks, done, clients = await _connect(host, port, len(workload.lines), workload.count)
+    acks, done, clients = await _connect(host, port, len(workload.lines), workload.count, context)
     started = time.perf_counter()
     senders = [asyncio.create_task(_send_all(*one)) for one in zip(clients, chunks, strict=True)]
     await _acked(acks, done, workload.count)
@@ -106,12 +107,14 @@ async def _measure(host: str, port: int, workload: Workload) -> dict[str, Any]:
     }
 
 
-async def _connect(host: str, port: int, count: int, total: int) -> tuple[Acks, asyncio.Event, list[_Client]]:
+async def _connect(
+    host: str, port: int, count: int, total: int, context: ssl.SSLContext | None = None
+) -> tuple[Acks, asyncio.Event, list[_Client]]:
     acks, done = Acks(), asyncio.Event()
     loop = asyncio.get_running_loop()
     clients = []
     for _ in range(count):
-        _, client = await loop.create_connection(lambda: _Client(acks, total, done), host, port)
+        _, client = await loop.create_connection(lambda: _Client(acks, total, done), host, port, ssl=context)
         clients.append(client)
     return acks, done, clients
 

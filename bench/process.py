@@ -49,6 +49,8 @@ class Server:
                 raise SystemExit(f"the server did not start: {self._log.read_text()}")
             time.sleep(0.01)
         self.port = int(match[1])
+        tls = re.search(r" TLS port 127\.0\.0\.1:(\d+)", self._log.read_text()[match.start() :])
+        self.tls_port = int(tls[1]) if tls else 0
 
     @property
     def pid(self) -> int:

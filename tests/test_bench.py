@@ -101,6 +101,17 @@ def test_load_checks_and_measures_everything(server: ServerProcess, tmp_path: Pa
     assert medians["events_per_s"] == run["random"]["events_per_s"]
 
 
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_tls_is_measured_beside_plain(tmp_path: Path) -> None:
+    result = run_bench(tmp_path, "tls", "--events", "5000", "--runs", "2")
+    for run in result["figures"]["runs"]:
+        for name in ("plain", "tls"):
+            assert run[name]["exact"] is True
+            assert run[name]["stored"] == 5000
+            assert run[name]["one_in_flight"]["events"] > 0
+        assert all(ratio > 0 for ratio in run["tls_over_plain"].values())
+
+
 def test_latency_counts_every_event_it_offers(tmp_path: Path) -> None:
     result = run_bench(tmp_path, "latency", "--events", "5000", "--runs", "1", "--seconds", "0.5", "--rate", "1000")
     (run,) = result["figures"]["runs"]

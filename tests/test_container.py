@@ -109,8 +109,11 @@ class Container:
         """Do what Docker does to learn whether the container is healthy; return the exit code."""
         kind, *command = self.config["Healthcheck"]["Test"]
         assert kind == "CMD"
-        to = f"--env=AGGREGATOR_TO=127.0.0.1:{self.server.port or 1}"
-        return subprocess.run(["buildah", "run", to, self.name, "--", *command], env=ENVIRONMENT).returncode
+        data = f"--volume={self.server.db.parent}:/data"
+        nowhere_else = "--env=AGGREGATOR_PORT=1"
+        return subprocess.run(
+            ["buildah", "run", data, nowhere_else, self.name, "--", *command], env=ENVIRONMENT
+        ).returncode
 
     def files_of_its_user(self) -> list[Path]:
         """What its user owns in the container's own file system, outside of volumes."""

@@ -21,8 +21,8 @@ from tests.harness.activation import listening
 from tests.harness.polling import wait_until
 from tests.harness.record import RecordFigures
 from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.shippers import rsyslog, syslog_ng
 from tests.harness.wire import Json
-from tests.test_shippers import rsyslog, syslog_ng
 
 pytestmark = pytest.mark.producer
 

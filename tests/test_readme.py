@@ -105,7 +105,7 @@ def test_the_configuration_table_has_every_option_with_its_default() -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["rsyslog.conf", "syslog-ng.conf"])
+@pytest.mark.parametrize("name", ["rsyslog.conf", "syslog-ng.conf", "rsyslog-tls.conf", "syslog-ng-tls.conf"])
 def test_the_shipper_files_are_the_ones_the_tests_run(name: str) -> None:
     assert (ROOT / "tests" / "shippers" / name).read_text() in [text for _, text in BLOCKS]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,14 +11,9 @@ import pytest
 from tests.harness import wire
 from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess
+from tests.harness.shippers import SHIPPED_S, Shippers
 
 pytestmark = pytest.mark.shipper
-
-CONFIGURATIONS = Path(__file__).parent / "shippers"
-UNPACKED = Path(os.environ.get("SHIPPERS_DIR", "/opt/aggregator-shippers"))
-
-SHIPPED_S = 20.0
-"""How long a shipper may take to send everything that a test writes."""
 
 Ship = Callable[[str, Path], None]
 
@@ -28,56 +21,11 @@ Ship = Callable[[str, Path], None]
 @pytest.fixture
 def ship(server: ServerProcess, tmp_path: Path) -> Iterator[Ship]:
     """Start the shipper that a configuration is for, with this log file and our silent port instead of its own."""
-    shippers: list[subprocess.Popen[bytes]] = []
-
-    def start(configuration: str, log: Path) -> None:
-        replacements = {"/var/log/app.log": f"{log}", "8081": f"{server.silent_port}"}
-        program = syslog_ng
-        if configuration.startswith("rsyslog"):
-            replacements["/var/spool/rsyslog"] = f"{tmp_path}"
-            program = rsyslog
-        text = (CONFIGURATIONS / configuration).read_text()
-        for shown, here in replacements.items():
-            assert text.count(shown) == 1
-            text = text.replace(shown, here)
-        rewritten = tmp_path / configuration
-        rewritten.write_text(text)
-        command, libraries = program(rewritten, tmp_path)
-        shippers.append(subprocess.Popen(command, env={**os.environ, "LD_LIBRARY_PATH": libraries}))
-
-    yield start
-    for shipper in shippers:
-        shipper.terminate()
-        try:
-            shipper.wait(10)
-        finally:
-            shipper.kill()
-
-
-def rsyslog(configuration: Path, state: Path) -> tuple[list[str], str]:
-    """Its command line, and where its libraries are."""
-    folder = _unpacked("rsyslog")
-    libraries = next(folder.glob("usr/lib/*-linux-*"))
-    command = [f"{folder}/usr/sbin/rsyslogd", "-n", "-iNONE", "-M", f"{libraries}/rsyslog", "-f", f"{configuration}"]
-    return command, f"{libraries}"
-
-
-def syslog_ng(configuration: Path, state: Path) -> tuple[list[str], str]:
-    folder = _unpacked("syslog-ng-core")
-    modules = next(folder.glob("usr/lib/syslog-ng/3*"))
-    command = [
-        f"{folder}/usr/sbin/syslog-ng", "--foreground", "--no-caps", "--module-path", f"{modules}",
-        "--cfgfile", f"{configuration}", "--persist-file", f"{state}/syslog-ng.persist",
-        "--control", f"{state}/syslog-ng.ctl", "--pidfile", f"{state}/syslog-ng.pid",
-    ]  # fmt: skip
-    libraries = [modules.parent, *folder.glob("usr/lib/*-linux-*"), *folder.glob("lib/*-linux-*")]
-    return command, ":".join(map(str, libraries))
-
-
-def _unpacked(package: str) -> Path:
-    if not (UNPACKED / package).exists():
-        pytest.skip(f"{package} is not in {UNPACKED}: run {CONFIGURATIONS / 'install'}")
-    return UNPACKED / package
+    shippers = Shippers(tmp_path)
+    yield lambda configuration, log: shippers.start(
+        configuration, {"/var/log/app.log": f"{log}", "8081": f"{server.silent_port}"}
+    )
+    shippers.end()
 
 
 def _append(log: Path, lines: list[bytes]) -> None:

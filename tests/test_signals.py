@@ -1,4 +1,7 @@
-"""Signals: three that end a server in order, three that it does not hear, and terminals that are closed."""
+"""Signals: those that end a server in order, those that it does not hear, and terminals that are closed.
+
+SIGHUP ends a server that has a terminal. One without reads its files again: tests/test_reload.py.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def stored_after_a_restart(server: ServerProcess) -> int:
     return int(server.ask("STATS")["stored_total"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_event_on_its_way_to_the_silent_port_is_lost(start_server: StartServer, number: signal.Signals) -> None:
     server = start_server("--drain-timeout", "60")
     sent = events("e", 20_000)
@@ -38,22 +41,26 @@ def test_no_event_on_its_way_to_the_silent_port_is_lost(start_server: StartServe
     assert stored_after_a_restart(server) == 20_000
 
 
-@pytest.mark.parametrize(
-    "numbers", [[signal.SIGHUP, signal.SIGHUP], [signal.SIGTERM, signal.SIGHUP]], ids=["terminal", "systemd"]
-)
-def test_a_hangup_is_no_second_signal(start_server: StartServer, numbers: list[signal.Signals]) -> None:
-    """A terminal that is closed sends it more than once, and systemd sends it after SIGTERM."""
-    server = start_server("--drain-timeout", "60")
+def test_a_hangup_is_no_second_signal(start_server: StartServer) -> None:
+    """systemd may send it after SIGTERM."""
+    server = start_server("--drain-timeout", "60", prefix=("setsid",))
     with Peer(server.silent_port) as shipper:
         shipper.send(event("before"))
-        for number in numbers:
-            server.signal(number)
-            wait_until(lambda: "stopping" in server.log)
+        server.signal(signal.SIGTERM)
         assert shipper.raw_rest() == b""
-        server.signal(numbers[-1])
+        server.signal(signal.SIGHUP)
         shipper.send(event("after"))
     assert server.wait() == 0
     assert stored_after_a_restart(server) == 2
+
+
+def test_a_hangup_ends_no_server_without_a_terminal(start_server: StartServer) -> None:
+    server = start_server(prefix=("setsid",))
+    with Peer(server.port) as peer:
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded" in server.log)
+        assert peer.ask(event("after"))["status"] == "stored"
+    assert server.stop() == 0
 
 
 def test_a_signal_that_comes_twice_at_once_is_one(start_server: StartServer) -> None:
@@ -97,6 +104,7 @@ def test_a_terminal_that_is_closed_ends_its_server_in_order(tmp_path: Path) -> N
                 shipper.send(b"".join(events("before", 1000)))
                 terminal.close()
                 assert shipper.raw_rest() == b""
+                server.process.send_signal(signal.SIGHUP)  # a terminal says so more than once
                 shipper.send(b"".join(events("after", 1000)))
             assert server.process.wait(20) == 0
         finally:

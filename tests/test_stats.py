@@ -50,7 +50,7 @@ def test_each_says_what_it_means_and_how_it_behaves() -> None:
 
     assert all(metric.help for metric in metrics.values())
     assert {name for name, metric in metrics.items() if metric.kind is Kind.GAUGE} == {
-        "connections", "uptime_s", "events_per_s", "commit_ms",
+        "connections", "config_reload_ok", "uptime_s", "events_per_s", "commit_ms",
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from aggregator.server.port import PORTS
+from aggregator.server.port import PORTS, Port
 from tests.harness import ROOT
 
 MOST_EXPOSED: Final = 1.2
@@ -49,11 +49,13 @@ def test_the_service_is_this_installation() -> None:
 
 
 @pytest.mark.parametrize("port", PORTS, ids=lambda port: port.descriptor)
-def test_each_port_has_a_socket_of_its_name(port: object) -> None:
-    name = getattr(port, "descriptor", "")
+def test_each_port_has_a_socket_of_its_name(port: Port) -> None:
+    name = port.descriptor
     text = unit(f"aggregator-{name}.socket").stdout
     assert f"FileDescriptorName={name}\n" in text
-    assert re.search(r"^ListenStream=127\.0\.0\.1:\d+$", text, re.MULTILINE)
+    where = r"\d+" if port.tls else "/run/.*" if port.unix else r"127\.0\.0\.1:\d+"
+    assert re.search(f"^ListenStream={where}$", text, re.MULTILINE)
+    assert ("SocketMode=0660\n" in text) == port.unix
     assert not re.search("@[A-Z]+@", text)
 
 

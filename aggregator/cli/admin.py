@@ -11,8 +11,8 @@ import shlex
 import sys
 from typing import Final
 
-from aggregator.address import join
-from aggregator.cli.parser import Commands, complain, option_to, put_out
+from aggregator.cli.parser import Commands, complain, put_out
+from aggregator.cli.target import add_target, server_of
 from aggregator.client import NotOurProtocol, ask
 from aggregator.client.terminal import printable
 
@@ -28,10 +28,10 @@ def add_command(commands: Commands) -> None:
     admin = commands.add_parser(
         "admin",
         help="send an admin command and print the reply; HELP lists them",
-        usage="aggregator admin [-h] [--to HOST:PORT] COMMAND [ARGUMENT ...]",
+        usage="aggregator admin [-h] [--to SERVER] COMMAND [ARGUMENT ...]",
     )
     admin.set_defaults(run=_run, parser=admin)
-    option_to(admin)
+    add_target(admin)
     admin.add_argument(  # one argument for all of it, or argparse would take a "--" for its own
         "command",
         nargs=argparse.REMAINDER,
@@ -45,12 +45,14 @@ def _run(options: argparse.Namespace) -> int:
     command = shlex.join(words)
     if not words or "\n" in command:
         options.parser.error("expected one command on one line")
-    host, port = options.to
+    server = server_of(options)
     with asyncio.Runner() as runner:
         try:
-            reply = runner.run(ask(host, port, command, ASK_TIMEOUT_S))
+            reply = runner.run(
+                ask(server.host, server.port, command, ASK_TIMEOUT_S, ssl=server.ssl, token=server.token)
+            )
         except (OSError, NotOurProtocol) as error:
-            complain(f"{join(host, port)}: {error}")
+            complain(f"{server.shown}: {error}")
             os._exit(1)  # the runner would wait for a name server that does not answer
         except KeyboardInterrupt:
             os._exit(130)

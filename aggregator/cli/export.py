@@ -9,6 +9,7 @@ from typing import Final
 
 from aggregator.cli.parser import Commands, age_or_time, seconds
 from aggregator.cli.selection import add_reader
+from aggregator.cli.target import server_of
 from aggregator.client.read.export import BEGINNING, ExportOptions, export
 from aggregator.client.read.show import COLUMNS
 
@@ -45,13 +46,12 @@ def _columns(text: str) -> tuple[str, ...]:
 def _run(options: argparse.Namespace) -> int:
     if options.columns and options.format != "csv":
         options.parser.error("--columns needs --format csv")
-    host, port = options.to
+    server = server_of(options)
     return asyncio.run(
         export(
             ExportOptions(
                 patterns=options.patterns or ["*"],
-                host=host,
-                port=port,
+                server=server,
                 since=options.since,
                 until=options.until,
                 format=options.format,

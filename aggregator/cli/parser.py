@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
 
 from aggregator import streams
-from aggregator.address import EVERYWHERE, loopback_of, without_brackets
+from aggregator.address import EVERYWHERE, without_brackets
 from aggregator.client.terminal import printable
 from aggregator.config import Anonymous, Config
 from aggregator.wire import moment
@@ -24,9 +24,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 MAX_BYTES: Final = 256 << 20
 """Most that a size may be set to: a batch of that and one line more stays below SQLite's limit of 1,000,000,000."""
 
-_ENV: Final = "AGGREGATOR_"
+ENV: Final = "AGGREGATOR_"
 _LINK: Final = re.compile(r"(tcp|udp|sctp)://")
-_OF_KUBERNETES: Final = re.compile(_ENV + r"(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)")
+_OF_KUBERNETES: Final = re.compile(ENV + r"(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)")
 """What Kubernetes sets in each container of a namespace that has a service called aggregator or aggregator-…, besides
 ``AGGREGATOR_PORT=tcp://…``."""
 
@@ -75,7 +75,7 @@ def _write_error(text: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Default:
+class Default:
     """An option that is not on the command line: what its variable says, else ``otherwise``.
 
     The variable is not looked at before it is needed, so that what is wrong with it harms no other command.
@@ -102,14 +102,14 @@ def settle(options: argparse.Namespace) -> list[str]:
     """Give each option that is not on the command line its value; return what is to be said of the environment."""
     remarks: list[str] = []
     for name, value in list(vars(options).items()):
-        if isinstance(value, _Default):
+        if isinstance(value, Default):
             setattr(options, name, value.settle(remarks))
     return remarks
 
 
 def unknown_variables(known: set[str]) -> list[str]:
     """Variables that look like an option's, and are none."""
-    ours = {name for name in os.environ if name.startswith(_ENV) and os.environ[name]}
+    ours = {name for name in os.environ if name.startswith(ENV) and os.environ[name]}
     return sorted(name for name in ours - known if not _OF_KUBERNETES.fullmatch(name))
 
 
@@ -121,31 +121,19 @@ def option(
     text: str,
     dest: str | None = None,
     shown: str | None = None,
+    metavar: str | None = None,
 ) -> None:
     """An option that may also be set as ``AGGREGATOR_…`` in the environment; the command line wins.
 
     A variable that is empty is not set.
     """
     name = flag.removeprefix("--").replace("-", "_")
-    variable = _ENV + name.upper()
+    variable = ENV + name.upper()
     parser.variables.add(variable)
     parser.add_argument(
-        flag, type=parse, default=_Default(parser, variable, parse, default), dest=dest or name,
-        metavar=flag.split("-")[-1].upper(), help=f"{text} ({shown or default}; {variable})",
+        flag, type=parse, default=Default(parser, variable, parse, default), dest=dest or name,
+        metavar=metavar or flag.split("-")[-1].upper(), help=f"{text} ({shown or default}; {variable})",
     )  # fmt: skip
-
-
-def option_to(parser: Parser) -> None:
-    """The server to talk to: without the option the one that the environment configures, as in a container."""
-    defaults = Config()
-    configured_host = _Default(parser, _ENV + "HOST", host, defaults.host)
-    configured_port = _Default(parser, _ENV + "PORT", lambda text: integer(text, 1, 65535), defaults.port)
-
-    def configured(remarks: list[str]) -> tuple[str, int]:
-        return loopback_of(configured_host.settle(remarks)), configured_port.settle(remarks)
-
-    shown = f"the server of {configured_host.variable} and {configured_port.variable}"
-    option(parser, "--to", address, configured, "HOST:PORT of the acked port", shown=shown)
 
 
 # --- values
@@ -171,6 +159,13 @@ def count(text: str) -> int:
 
 def size(text: str) -> int:
     return integer(text, 1, MAX_BYTES)
+
+
+def mode(text: str) -> str:
+    """The permissions of a file, in octal."""
+    if re.fullmatch("0?[0-7]{3}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"expected permissions in octal, such as 0660, got {text!r}")
 
 
 def seconds(text: str) -> float:

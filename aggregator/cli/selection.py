@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from aggregator.cli.parser import Commands, Parser, age_or_time, option_to
+from aggregator.cli.parser import Commands, Parser, age_or_time
+from aggregator.cli.target import add_target
 
 _EPILOG: Final = """\
 A PATTERN is a topic, or has * for any characters, ? for one, [ab] for one of a set. Without any: all topics.
@@ -19,7 +20,7 @@ def add_reader(commands: Commands, name: str, what: str, epilog: str, until: str
         name, help=what, epilog=_EPILOG + epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     reader.add_argument("patterns", nargs="*", metavar="PATTERN", help="topics (*)")
-    option_to(reader)
+    add_target(reader)
     reader.add_argument("--source", help="only events with this source")
     reader.add_argument("--contains", metavar="TEXT", help="only events with this text anywhere in their JSON")
     reader.add_argument(

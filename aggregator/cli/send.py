@@ -7,7 +7,8 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from aggregator.cli.parser import Commands, option_to, seconds
+from aggregator.cli.parser import Commands, seconds
+from aggregator.cli.target import add_target, server_of
 from aggregator.client.send import send
 from aggregator.client.send.options import SendOptions
 
@@ -28,7 +29,7 @@ def add_command(commands: Commands) -> None:
     sender.add_argument(
         "files", nargs="*", metavar="FILE", help="files of events, one a line; - or none: standard input"
     )
-    option_to(sender)
+    add_target(sender)
     sender.add_argument("--quiet", action="store_true", help="nothing but errors on standard error")
     sender.add_argument("--give-up-after", type=seconds, metavar="SECONDS", help="without any ack (never)")
     sender.add_argument("--rejects", type=Path, metavar="FILE", help="append every rejected line to this file")
@@ -62,13 +63,12 @@ def _run(options: argparse.Namespace) -> int:
         options.parser.error("--id-field, --time-field and --topic-field need --json")
     if options.json and options.topic is None and options.topic_field is None:
         options.parser.error("--json needs --topic or --topic-field")
-    host, port = options.to
+    server = server_of(options)
     return asyncio.run(
         send(
             SendOptions(
                 files=options.files,
-                host=host,
-                port=port,
+                server=server,
                 topic=options.topic,
                 source=options.source,
                 takes_stamps=options.timestamp == "auto",

@@ -9,6 +9,7 @@ from typing import Final
 
 from aggregator.cli.parser import Commands, age_or_time, integer, position, seconds
 from aggregator.cli.selection import add_reader
+from aggregator.cli.target import server_of
 from aggregator.client.read.show import FORMATS
 from aggregator.client.read.tail import TailOptions, tail
 
@@ -50,13 +51,12 @@ def _run(options: argparse.Namespace) -> int:
         options.parser.error("--follow has no end: leave out --until")
     if options.name is not None and options.newest is not None:
         options.parser.error("--name begins where it ended, or with --since or --after: leave out -n")
-    host, port = options.to
+    server = server_of(options)
     return asyncio.run(
         tail(
             TailOptions(
                 patterns=options.patterns or ["*"],
-                host=host,
-                port=port,
+                server=server,
                 newest=DEFAULT_NEWEST if options.newest is None else options.newest,
                 since=options.since,
                 after=options.after,

@@ -10,12 +10,19 @@ from typing import Final
 
 from aggregator.cli.parser import Commands, complain, put_out
 from aggregator.config import Config
-from aggregator.server.port import PORTS
+from aggregator.server.port import PORTS, Port
 
 SERVICE: Final = "aggregator.service"
 
-_EXAMPLES: Final = {"--wrap-port": 8082, "--forward-port": 24224}
-"""The number in the unit where the port is off by default; Forward clients send to theirs by default."""
+_EXAMPLES: Final = {"--wrap-port": 8082, "--forward-port": 24224, "--tls-port": 6513, "--tls-silent-port": 6514}
+"""The number in the unit where the port is off by default; Forward clients send to theirs by default, and so does
+syslog over TLS."""
+
+_OWNER: Final = """\
+# Who may connect: the group.
+SocketGroup=aggregator
+SocketMode=@MODE@
+"""
 
 _SOCKETS: Final = {f"aggregator-{port.descriptor}.socket": port for port in PORTS}
 
@@ -40,13 +47,21 @@ def _run(options: argparse.Namespace) -> int:
         complain(f"{program[0]} is in a folder that this unit hides from the server: install it in /opt, say")
     filled_in = {"@PROGRAM@": " ".join(program)}
     if port:
-        number = port.number(Config()) or _EXAMPLES[port.option]
-        filled_in = {"@NAME@": port.descriptor, "@NUMBER@": str(number)}
+        owner = _OWNER.replace("@MODE@", Config().socket_mode) if port.unix else ""
+        filled_in = {"@NAME@": port.descriptor, "@WHERE@": _where(port), "@OWNER@": owner}
     template = "aggregator.socket" if port else SERVICE
     text = resources.files("aggregator").joinpath("systemd", template).read_text(encoding="utf-8")
     for placeholder, value in filled_in.items():
         text = text.replace(placeholder, value)
     return 0 if put_out(text.encode()) else 1
+
+
+def _where(port: Port) -> str:
+    """Where the socket of a port listens, as ListenStream takes it: TLS everywhere, and what is plain on loopback."""
+    if port.unix:
+        return f"/run/aggregator-{port.descriptor}.sock"
+    number = port.number(Config()) or _EXAMPLES[port.option]
+    return str(number) if port.tls else f"127.0.0.1:{number}"
 
 
 def _program() -> list[str]:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
+from typing import Final
 
-from aggregator.client.connect import connect
+from aggregator.client.connect import Server, open_connection
+from aggregator.client.connection import NotKnown, auth_line, take_auth_reply
 from aggregator.client.reply import MAX_REPLY_BYTES, NotOurProtocol, reason, shorten
 
+QUIT: Final = b"QUIT\n"
 
-async def ask(host: str, port: int, command: str, timeout_s: float) -> bytes:
+
+async def ask(
+    host: str,
+    port: int,
+    command: str,
+    timeout_s: float,
+    *,
+    ssl: ssl.SSLContext | None = None,
+    token: str | None = None,
+) -> bytes:
     """Send one admin command; return the reply as it came, a line of JSON without its LF.
 
-    Not decoded, because most decoders lose digits of large numbers. Raises OSError and NotOurProtocol.
+    Not decoded, because most decoders lose digits of large numbers. ``host``, ``ssl`` and ``token`` are as in
+    ``Sender``. Raises OSError and NotOurProtocol.
     """
     if not command.strip() or "\n" in command:
         raise ValueError("expected one command on one line")
     try:
         async with asyncio.timeout(timeout_s):
-            reply = await _exchange(host, port, command.encode() + b"\n")
+            reply = await _exchange(Server(host, port, ssl, token), command.encode() + b"\n")
     except TimeoutError:
         raise TimeoutError(f"no reply within {timeout_s:g} s") from None
     except OSError as error:
@@ -28,18 +42,28 @@ async def ask(host: str, port: int, command: str, timeout_s: float) -> bytes:
     return reply.rstrip(b"\n")
 
 
-async def _exchange(host: str, port: int, line: bytes) -> bytes:
-    reached = await connect(host, port)
-    reader, writer = await asyncio.open_connection(sock=reached.socket, limit=MAX_REPLY_BYTES)
+async def _exchange(server: Server, line: bytes) -> bytes:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(MAX_REPLY_BYTES, loop)
+    _, transport, _ = await open_connection(server, lambda: asyncio.StreamReaderProtocol(reader, loop=loop))
     try:
-        writer.write(line)
-        with contextlib.suppress(OSError):  # whoever has closed already may have said why
-            writer.write_eof()
+        if server.token:
+            transport.write(auth_line(server.token))
+        transport.write(line)
+        if server.ssl:
+            transport.write(QUIT)  # our half of TLS cannot be closed alone here
+        else:
+            with contextlib.suppress(OSError):  # whoever has closed already may have said why
+                transport.write_eof()
+        if server.token:
+            take_auth_reply(await reader.readline())
         reply = await reader.readline()
     except ValueError:
         raise NotOurProtocol(f"a reply longer than {MAX_REPLY_BYTES} bytes") from None
+    except NotKnown as error:
+        raise ConnectionError(str(error)) from error
     finally:
-        writer.transport.abort()
+        transport.abort()
     if not reply:
         raise ConnectionError("closed without a reply")
     return reply

@@ -1,11 +1,18 @@
-"""From a host's name to a connected socket: every address that the name has gets its chance (RFC 8305)."""
+"""From a server's name to a connection: every address that the name has gets its chance (RFC 8305).
+
+Where a host is asked for, the path of a unix socket will do: what begins with ``/`` is one, and has no port.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
-from typing import Any, Final, NamedTuple
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aggregator.address import join, without_brackets
 from aggregator.client.reply import reason
@@ -18,14 +25,39 @@ CONNECT_TIMEOUT_S: Final = 10.0
 
 SocketAddress = tuple[Any, ...]
 
+AnyProtocol = TypeVar("AnyProtocol", bound=asyncio.Protocol)
+
 _Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, SocketAddress]
 
 _Connected = tuple[socket.socket, SocketAddress]
 
 
+def is_path(host: str) -> bool:
+    """Whether this is the path of a unix socket."""
+    return host.startswith("/")
+
+
 def shown(host: str, port: int) -> str:
-    """An address as people write it: IPv6 in brackets."""
-    return join(without_brackets(host), port)
+    """An address as people write it: IPv6 in brackets, a unix socket as ``unix:PATH``."""
+    return f"unix:{host}" if is_path(host) else join(without_brackets(host), port)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where a server is, and how it is spoken to."""
+
+    host: str
+    """A name, an address, or the path of a unix socket."""
+    port: int
+    ssl: ssl.SSLContext | None = None
+    """With it the server is spoken to over TLS; its certificate has to be for ``host``."""
+    token: str | None = None
+    """What says who we are. It goes over TLS, a unix socket or loopback, and nowhere else."""
+
+    @property
+    def shown(self) -> str:
+        """Its address as people write it."""
+        return shown(self.host, self.port)
 
 
 class Reached(NamedTuple):
@@ -34,6 +66,26 @@ class Reached(NamedTuple):
     socket: socket.socket
     address: SocketAddress
     alternatives: bool
+
+
+async def open_connection(
+    server: Server, factory: Callable[[], AnyProtocol], last: SocketAddress | None = None
+) -> tuple[Reached, asyncio.Transport, AnyProtocol]:
+    """Connect this protocol, over TLS if that is wanted, as ``connect`` does. Raises OSError."""
+    reached = await connect(server.host, server.port, last)
+    if server.token and not server.ssl and not _is_local(reached):
+        reached.socket.close()
+        raise OSError("a token is sent over TLS, unix sockets and loopback only")
+    name = without_brackets(server.host) if server.ssl else None
+    transport, protocol = await asyncio.get_running_loop().create_connection(
+        factory, sock=reached.socket, ssl=server.ssl, server_hostname=name,
+        ssl_handshake_timeout=CONNECT_TIMEOUT_S if server.ssl else None,
+    )  # fmt: skip
+    return reached, transport, protocol
+
+
+def _is_local(reached: Reached) -> bool:
+    return reached.socket.family == socket.AF_UNIX or ipaddress.ip_address(reached.address[0]).is_loopback
 
 
 async def connect(host: str, port: int, last: SocketAddress | None = None) -> Reached:
@@ -53,6 +105,8 @@ async def connect(host: str, port: int, last: SocketAddress | None = None) -> Re
 
 
 async def _find(host: str, port: int) -> list[_Found]:
+    if is_path(host):
+        return [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", (host,))]
     loop = asyncio.get_running_loop()
     try:
         return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)  # type: ignore[return-value]
@@ -89,7 +143,7 @@ async def _connect(found: _Found) -> _Connected:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, address)
+        await asyncio.get_running_loop().sock_connect(sock, address[0] if family == socket.AF_UNIX else address)
     except BaseException:
         sock.close()
         raise

@@ -1,4 +1,4 @@
-"""One connection to a server: whole replies in, and the reason why it ended."""
+"""One connection to a server: who we are is said first, whole replies come in, and there is a reason why it ended."""
 
 from __future__ import annotations
 
@@ -6,17 +6,41 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from aggregator.client.reply import MAX_REPLY_BYTES, Unknown, reason
+from aggregator.client.reply import MAX_REPLY_BYTES, NotOurProtocol, Unknown, decode, reason
+from aggregator.wire import Status
 from aggregator.wire.lines import LineSplitter
 
 
+class NotKnown(Exception):
+    """The server does not take our token. It may do so later."""
+
+
+def auth_line(token: str) -> bytes:
+    """The first line of a connection, which says who we are."""
+    return f"AUTH {token}\n".encode()
+
+
+def take_auth_reply(reply: bytes | None) -> None:
+    """Look at the reply to that line. Raises NotKnown."""
+    try:
+        fields = decode(reply or b"")
+    except NotOurProtocol as error:
+        raise NotKnown(str(error)) from error
+    if fields["status"] != Status.OK:
+        raise NotKnown(f"{fields.get('code')}: {fields.get('detail')}")
+
+
 class Connection(asyncio.Protocol):
-    """Hands on whole replies as they arrive; ``over`` gets the reason why the connection ended."""
+    """Hands on whole replies as they arrive; ``over`` gets the reason why the connection ended.
+
+    With a ``token``, that is line 1 of the connection, and its reply is not handed on.
+    """
 
     transport: asyncio.Transport
 
-    def __init__(self, on_replies: Callable[[list[bytes | None]], None]) -> None:
+    def __init__(self, on_replies: Callable[[list[bytes | None]], None], token: str | None = None) -> None:
         self._on_replies = on_replies
+        self._token = token  # until the server has answered it
         self._splitter = LineSplitter(MAX_REPLY_BYTES)
         self._loop = asyncio.get_running_loop()
         self.over: asyncio.Future[str] = self._loop.create_future()
@@ -25,14 +49,21 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by their class
+        if self._token:
+            self.transport.write(auth_line(self._token))
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
         self.has_spoken = True
         replies = self._splitter.feed(data)
         try:
+            if self._token and replies:
+                take_auth_reply(replies.pop(0))
+                self._token = None
+                if not replies:
+                    return
             self._on_replies([data] if self._splitter.foreign else replies)
-        except Unknown as why:
+        except (Unknown, NotKnown) as why:
             self.end(str(why))
 
     def eof_received(self) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 import weakref
@@ -23,6 +24,7 @@ from typing import Any, Final
 
 import orjson
 
+from aggregator.client.connect import Server
 from aggregator.client.encode import host_name
 from aggregator.client.log_queue import LogQueue
 from aggregator.client.log_record import event_of
@@ -47,8 +49,9 @@ class LogHandler(logging.Handler):
     """Sends each record as an event of one topic: ``logging.getLogger().addHandler(LogHandler(port=8080))``.
 
     ``block_s`` is how long a program waits for room when too many records have no ack; with 0 they are dropped at
-    once. ``close_s`` is how long ``flush`` and the end of the program wait for the last acks. A formatter is not used,
-    because the event has the parts of the record, each by itself.
+    once. ``close_s`` is how long ``flush`` and the end of the program wait for the last acks. ``host``, ``ssl`` and
+    ``token`` are as in ``Sender``. A formatter is not used, because the event has the parts of the record, each by
+    itself.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class LogHandler(logging.Handler):
         port: int = 8080,
         topic: str = "log",
         *,
+        ssl: ssl.SSLContext | None = None,
+        token: str | None = None,
         source: str | None = None,
         level: int | str = logging.NOTSET,
         block_s: float = 0.0,
@@ -69,7 +74,7 @@ class LogHandler(logging.Handler):
         """Records that were not sent, because there was no room for them."""
         self.rejected = 0
         """Records that the server did not take."""
-        self._host, self._port, self._topic = host, port, topic
+        self._server, self._topic = Server(host, port, ssl, token), topic
         self._source = host_name() if source is None else source
         self._block_s, self._close_s = block_s, close_s
         self._bounds = queue_records, queue_bytes
@@ -147,12 +152,15 @@ class LogHandler(logging.Handler):
 
     async def _keep_sending(self) -> None:
         while True:
-            sender = Sender(self._host, self._port, self._take_reply, on_trouble=self._say)
+            server = self._server
+            sender = Sender(
+                server.host, server.port, self._take_reply, ssl=server.ssl, token=server.token, on_trouble=self._say
+            )
             sender.stopped.add_done_callback(lambda _: self._wake.set())
             try:
                 await self._send(sender)
             except Exception as error:  # what listens there is no aggregator; it may be one later
-                self._say(f"{self._host}:{self._port}: {error}; trying again")
+                self._say(f"{self._server.shown}: {error}; trying again")
             finally:
                 await sender.close()
             self._queue.take_back()
@@ -184,7 +192,7 @@ class LogHandler(logging.Handler):
 
     def _say_dropped(self, count: int) -> None:
         if count:
-            self._say(f"{self._host}:{self._port}: {count} log records were dropped, because too many had no ack")
+            self._say(f"{self._server.shown}: {count} log records were dropped, because too many had no ack")
 
     def _say(self, text: str) -> None:
         """One line on standard error, as logging itself does where it cannot log."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -130,6 +131,10 @@ def reason(error: OSError | UnicodeError) -> str:
     """Why something failed, in the system's words, without numbers and addresses."""
     if isinstance(error, socket.gaierror) or not isinstance(error, OSError):
         return str(error.strerror if isinstance(error, OSError) else error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if error.errno:
         return os.strerror(error.errno)
     return str(error) or "timed out"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -24,7 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from aggregator.client import reply as replies
 from aggregator.client.backoff import Backoff
-from aggregator.client.connect import SocketAddress, connect, shown
+from aggregator.client.connect import Server, SocketAddress, open_connection
 from aggregator.client.connection import Connection
 from aggregator.client.encode import event_line
 from aggregator.client.reply import LostCount, NotOurProtocol, Reply, Unknown, final_status, reason
@@ -78,6 +79,9 @@ class Sender:
     passed to ``on_reply``, in the order in which they came. At the end of ``async with`` every event has its reply,
     unless the block has raised. ``on_trouble`` gets one line of text at the start of every outage. Without
     ``give_up_after_s`` it tries for ever.
+
+    ``host`` may be the path of a unix socket. With ``ssl`` the server is spoken to over TLS. With ``token`` it is told
+    who we are; a token goes over TLS, unix sockets and loopback only.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class Sender:
         port: int,
         on_reply: OnReply | None = None,
         *,
+        ssl: ssl.SSLContext | None = None,
+        token: str | None = None,
         on_trouble: Callable[[str], None] = log.warning,
         give_up_after_s: float | None = None,
         window_lines: int = WINDOW_LINES,
@@ -93,8 +99,8 @@ class Sender:
     ) -> None:
         self.errors = 0
         """How many replies had status ``error``; each such line was sent again."""
-        self.address = shown(host, port)
-        self._host, self._port = host, port
+        self._server = Server(host, port, ssl, token)
+        self.address = self._server.shown
         self._on_reply = on_reply
         self._on_trouble = on_trouble
         self._give_up_after_s = give_up_after_s
@@ -233,10 +239,11 @@ class Sender:
     async def _connect_once(self) -> str:
         """Connect, and stay until the connection is over; return why it is."""
         self._next_try_at = self._loop.time()
-        self._replies = 0
+        self._replies = 1 if self._server.token else 0  # a token is a line too
         try:
-            reached = await connect(self._host, self._port, self._disappointing)
-            _, connection = await self._loop.create_connection(lambda: Connection(self._take), sock=reached.socket)
+            reached, _, connection = await open_connection(
+                self._server, lambda: Connection(self._take, self._server.token), self._disappointing
+            )
         except OSError as error:
             return f"cannot connect: {reason(error)}"
         self._connection = connection

@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final
 
 from aggregator.client.acks import Acks
-from aggregator.client.connect import SocketAddress, shown
+from aggregator.client.connect import Server, SocketAddress
 from aggregator.client.delivered import DeliveredEvent
 from aggregator.client.inbox import Aside, Inbox
 from aggregator.client.outage import Outage
@@ -57,7 +58,7 @@ class Subscriber:
 
     ``store`` says which store ``after`` belongs to. ``on_gap`` and ``on_another_store`` are told what else is raised;
     another store is then read from its beginning. ``on_trouble`` gets one line of text at the start of every outage.
-    Without ``give_up_after_s`` it tries for ever.
+    Without ``give_up_after_s`` it tries for ever. ``host``, ``ssl`` and ``token`` are as in ``Sender``.
 
     Entering and iterating raise Gap, AnotherStore, TakenOver, Refused, GaveUp and NotOurProtocol.
     """
@@ -68,6 +69,8 @@ class Subscriber:
         port: int,
         patterns: str | Sequence[str] = "*",
         *,
+        ssl: ssl.SSLContext | None = None,
+        token: str | None = None,
         after: Position | None = None,
         since: str | None = None,
         until: str | None = None,
@@ -88,14 +91,14 @@ class Subscriber:
         """The name of the store that is read."""
         self.head: Position | None = None
         """The newest position when reading began."""
-        self._host, self._port = host, port
+        self._server = Server(host, port, ssl, token)
         options = {"SOURCE": source, "CONTAINS": contains, "SHARD": shard, "BEAT": beat_s, "AS": name}
         each = (patterns,) if isinstance(patterns, str) else tuple(patterns)
         self._request = Request(each, options, since, until, limit)
         self._beat_s, self._limit, self._name = beat_s, limit, name
         self._on_gap, self._on_another_store, self._on_caught_up = on_gap, on_another_store, on_caught_up
         self._on_trouble = on_trouble
-        self._outage = Outage(shown(host, port), on_trouble, give_up_after_s)
+        self._outage = Outage(self._server.shown, on_trouble, give_up_after_s)
 
         # What has arrived: how far, how many events, and what of it waits for the loop body.
         self._arrived = after
@@ -287,7 +290,7 @@ class Subscriber:
         """Connect, and stay until the connection is over; return why it is."""
         subscription = Subscription(self, self._command(), self.store)
         try:
-            reached = await subscription.connect(self._host, self._port, self._disappointing)
+            reached = await subscription.connect(self._server, self._disappointing)
         except OSError as error:
             return f"cannot connect: {reason(error)}"
         self._paused = False

@@ -6,14 +6,13 @@ to ACK between them; at last a line that says why nothing follows, or the end of
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
 from aggregator.client import query
-from aggregator.client.connect import Reached, SocketAddress, connect
+from aggregator.client.connect import Reached, Server, SocketAddress, open_connection
 from aggregator.client.connection import Connection
 from aggregator.client.query import Position
 from aggregator.client.reply import NotOurProtocol, decode
@@ -100,16 +99,15 @@ class Subscription:
         """Whether an ack can be sent now: one at a time, because the server answers each from its disk."""
         return self._stage >= _Stage.SUBSCRIBED and not self._acks and not self.connection.over.done()
 
-    async def connect(self, host: str, port: int, last: SocketAddress | None) -> Reached:
+    async def connect(self, server: Server, last: SocketAddress | None) -> Reached:
         """Connect and subscribe. First see that it is the same store: a name must not be made in another.
 
         Raises OSError.
         """
-        reached = await connect(host, port, last)
-        reached.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        _, self.connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self._take_lines), sock=reached.socket
+        reached, transport, self.connection = await open_connection(
+            server, lambda: Connection(self._take_lines, server.token), last
         )
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if self._store is None:
             self._subscribe()
         else:

@@ -48,7 +48,8 @@ def inherited(ports: Sequence[Port], environment: MutableMapping[str, str]) -> d
             raise BadSocket(
                 f"descriptor {descriptor} is named {name!r}: FileDescriptorName has to be one of {expected}"
             )
-        found.setdefault(by_name[name], []).append(_listening(descriptor, name))
+        port = by_name[name]
+        found.setdefault(port, []).append(_listening(descriptor, port))
     return found
 
 
@@ -62,15 +63,18 @@ def _names(text: str, count: int) -> Iterator[str]:
     yield from (names + ["unknown"] * count)[:count]
 
 
-def _listening(descriptor: int, name: str) -> socket.socket:
+def _listening(descriptor: int, port: Port) -> socket.socket:
+    shown = f"descriptor {descriptor} ({port.descriptor})"
     try:
         one = socket.socket(fileno=descriptor)  # finds out what it is
     except OSError as error:
-        raise BadSocket(f"descriptor {descriptor} ({name}) is no socket: {os.strerror(error.errno or 0)}") from error
+        raise BadSocket(f"{shown} is no socket: {os.strerror(error.errno or 0)}") from error
     is_listening = one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if one.family not in (socket.AF_INET, socket.AF_INET6) or not is_listening:
+    families = (socket.AF_UNIX,) if port.unix else (socket.AF_INET, socket.AF_INET6)
+    if one.family not in families or not is_listening:
         one.detach()
-        raise BadSocket(f"descriptor {descriptor} ({name}) is no TCP socket that listens (Accept=no, ListenStream=)")
+        kind = "unix" if port.unix else "TCP"
+        raise BadSocket(f"{shown} is no {kind} socket that listens (Accept=no, ListenStream=)")
     one.set_inheritable(False)
     one.setblocking(False)
     return one

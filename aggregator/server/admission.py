@@ -100,6 +100,8 @@ class Admission:
 
     def wait(self, place: Place) -> None:
         """It has to say who it is. If that makes too many of them the oldest goes."""
+        if place in self._pending:
+            return  # since its handshake
         self._pending[place] = None
         self._pending_origins[place.origin] += 1
         most = self._config.max_pending

@@ -123,7 +123,13 @@ class Connection(Guest):
 
     # --- lines in
 
-    def take(self, found: Events | list[Event | Rejection] | Command | Rejection) -> None:
+    def finish_inbox(self) -> None:
+        """The last line counts, unless it may be cut."""
+        if self._transport.get_extra_info("is_cut") and isinstance(self._inbox, Inbox):
+            self._inbox.cut()
+        super().finish_inbox()
+
+    def take(self, found: Events | list[Event | Rejection] | Command | Rejection | Failure) -> None:
         """Do what lines ask for."""
         if isinstance(found, Events):
             self._submit_events(found)
@@ -131,6 +137,8 @@ class Connection(Guest):
             self._reject(found)
         elif isinstance(found, Command):
             self._take_command(found)
+        elif isinstance(found, Failure):
+            self._answer(replies.error(found))
         else:
             self._submit_batch(found)
 

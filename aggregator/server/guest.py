@@ -14,10 +14,8 @@ from typing import Any
 from aggregator.access.identity import Identity
 from aggregator.access.rate import Rate
 from aggregator.event import Events
-from aggregator.server import credentials
 from aggregator.server.admission import Place
 from aggregator.server.caller import Caller
-from aggregator.server.credentials import Credentials
 from aggregator.server.first_line import FirstLine, Said
 from aggregator.server.gate import Reason
 from aggregator.server.intake import Outcome
@@ -30,7 +28,6 @@ log = logging.getLogger("aggregator")
 class Guest(Peer):
     """A client that has a place, from ``come_in`` on."""
 
-    credentials: Credentials
     caller: Caller
     _place: Place | None = None
     _first_line: FirstLine | None = None
@@ -55,7 +52,6 @@ class Guest(Peer):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.credentials = credentials.of(transport)
         self.caller = Caller(self._state.identities, self.credentials)
 
     def data_received(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ from aggregator.access.identity import Identity
 from aggregator.server.excerpt import Excerpt
 from aggregator.server.port import Port
 from aggregator.server.state import State
-from aggregator.wire import Code, Rejection, replies
+from aggregator.wire import Code, Failure, Rejection, replies
 from aggregator.wire.lines import Framing, LineSplitter
 from aggregator.wire.meaning import PIECE_LINES, Interpreter, Meaning
 
@@ -42,9 +42,10 @@ class Inbox:
         self._interpreter = Interpreter(state.config.max_line_bytes)
         self._unfinished_s = 0.0  # for how long the same line has been unfinished
         self._warned = False
+        self._cut = b""  # the start of a last line that may be cut
 
     def __len__(self) -> int:
-        return len(self._interpreter.lines)
+        return len(self._interpreter.lines) + bool(self._cut)
 
     @property
     def has_little(self) -> bool:
@@ -86,13 +87,30 @@ class Inbox:
         """Take the orderly end of the stream: the unterminated rest, if there is one, is a line too."""
         self._interpreter.add(self._splitter.finish())
 
-    def turn(self) -> Iterator[Meaning]:
+    def cut(self) -> None:
+        """The stream has ended, but its last line may be cut: drop that, if it is unfinished."""
+        self._cut = self._splitter.drop_unfinished()
+
+    def turn(self) -> Iterator[Meaning | Failure]:
         """Interpret the next lines, up to a turn's worth."""
-        return self._interpreter.turn()
+        return self._turn_to_the_cut() if self._cut else self._interpreter.turn()
+
+    def _turn_to_the_cut(self) -> Iterator[Meaning | Failure]:
+        yield from self._interpreter.turn()
+        if not self._interpreter.lines and self._cut:
+            self._stats.received += 1
+            self._stats.errors += 1
+            start, self._cut = self._cut, b""
+            failure = replies.cut_line(self.line_number + 1)
+            self._log.say(
+                logging.WARNING, f"{self._port.name}: %s: dropped: %s: %s", self.peer, failure.detail, Excerpt(start)
+            )
+            yield failure
 
     def clear(self) -> None:
         """Drop the lines that wait."""
         self._interpreter.clear()
+        self._cut = b""
 
     def wait(self, seconds: float) -> bytes | None:
         """Seconds have passed without an end of the unfinished line; return what ends the client if that is too long.

@@ -9,15 +9,19 @@ import logging
 import select
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from aggregator import address
-from aggregator.server.admission import Place
+from aggregator.server import credentials, sockets
+from aggregator.server.admission import Holder, Place
 from aggregator.server.connection import Connection
+from aggregator.server.credentials import Credentials
+from aggregator.server.guest import Guest
 from aggregator.server.peer import Peer
 from aggregator.server.port import FORWARD, Port
 from aggregator.server.sockets import Bound, CannotListen
 from aggregator.server.state import State
+from aggregator.server.tls import HandshakeTurns, TlsLayer, TlsTransport
+from aggregator.server.tls_context import Contexts
 from aggregator.wire import Failure, replies
 
 if TYPE_CHECKING:
@@ -45,15 +49,31 @@ KEEPALIVE_PROBES: Final = 4
 timeout."""
 
 
+class Client(Holder, Protocol):
+    """Who has a place: a peer, or the layer that stands for it until its handshake is over."""
+
+    def come_in(self, place: Place) -> None:
+        """It has this place."""
+
+    def tick(self) -> None:
+        """``peer.TICK_S`` have passed."""
+
+    def shut_down(self, failure: Failure) -> None:
+        """End: the server is stopping, or its store has failed."""
+
+
 class Listeners:
     """The listeners of one server and the connections that they have accepted."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, contexts: Contexts | None = None) -> None:
         self._state = state
+        self._contexts = contexts  # None: no port speaks TLS
+        self._turns = HandshakeTurns()
         self._listeners: list[asyncio.Server] = []
         self._backlogs: list[socket.socket] = []  # those that end with this process
-        self._connections: dict[Peer, Place] = {}
-        self._refused: set[Peer] = set()
+        self._files: list[sockets.SocketFile] = []
+        self._connections: dict[Client, Place] = {}
+        self._refused: set[Client] = set()
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
 
@@ -61,12 +81,13 @@ class Listeners:
         """Accept clients at sockets that are bound. Raises CannotListen."""
         if not bound.lives_on:
             self._backlogs += bound.sockets
+        if bound.file:
+            self._files.append(bound.file)
         for one in bound.sockets:
             try:
                 one.listen(BACKLOG)  # uvloop would log an error, and go on
             except OSError as error:  # another process has begun to listen since the socket was bound
-                host, number = one.getsockname()[:2]
-                raise CannotListen(host, number, port.option, error) from error
+                raise CannotListen(sockets.name(one), port.option, error) from error
             self._listeners.append(await asyncio.start_server(partial(self._accept, port), sock=one, backlog=BACKLOG))
 
     def tick(self) -> None:
@@ -79,36 +100,67 @@ class Listeners:
 
     def _accept(self, port: Port, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         transport = writer.transport
-        connection = _class_for(port)(self._state, port, self._ended, writer)
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
         self._state.stats.connections_total += 1
         late = self._stopping and not port.replies  # accepted as the listener closed: its events count like the others'
-        origin = _origin(transport.get_extra_info("peername"))
-        if (failure := self._stopping or self._state.admission.why_not(origin)) and not late:
+        origin = _origin(credentials.of(transport))
+        failure = None if late else self._stopping or self._state.admission.why_not(origin)
+        client = self._client(port, writer)
+        if failure:
             log.debug("a client from %s was refused: %s", origin, failure.detail)
-            self._refuse(connection, port, failure)
+            self._refuse(client, port, failure)
             return
-        self._connections[connection] = place = self._state.admission.enter(origin, connection)
-        connection.come_in(place)
+        self._connections[client] = place = self._state.admission.enter(origin, client)
+        client.come_in(place)
         if late and self._stopping:
-            asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
+            asyncio.get_running_loop().call_soon(client.shut_down, self._stopping)
         self._state.stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
-    def _refuse(self, connection: Peer, port: Port, failure: Failure) -> None:
+    def _client(self, port: Port, writer: asyncio.StreamWriter) -> Guest | TlsLayer:
+        connection = _class_for(port)(self._state, port, self._ended, writer)
+        transport = writer.transport
+        if not port.tls:
+            transport.set_protocol(connection)
+            connection.connection_made(transport)
+            return connection
+        assert self._contexts
+        return TlsLayer(
+            cast(asyncio.Transport, transport), partial(self._contexts.of, port), port, self._turns,
+            self._state.admission, partial(self._opened, connection), partial(self._shaken, port), self._ended,
+        )  # fmt: skip
+
+    def _opened(self, connection: Guest, layer: TlsLayer, transport: TlsTransport) -> Guest:
+        """A handshake has ended well: the client takes the place of the layer."""
+        self._connections[connection] = place = self._connections.pop(layer)
+        place.holder = connection
+        connection.connection_made(transport)
+        connection.come_in(place)
+        if self._stopping:
+            asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
+        return connection
+
+    def _shaken(self, port: Port, layer: TlsLayer, result: str, why: str) -> None:
+        """A handshake has ended, well or not. A client that was refused is none of these."""
+        if place := self._connections.get(layer):
+            self._state.stats.handshake(result)
+            if result not in ("ok", "gone"):
+                self._state.peer_log.say(logging.WARNING, f"{port.name}: no TLS with %s: {why}", place.origin)
+
+    def _refuse(self, client: Guest | TlsLayer, port: Port, failure: Failure) -> None:
         self._state.stats.connections_refused += 1
         if not self._stopping:
             self._state.peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
-        if not port.replies or len(self._refused) >= SPARE_DESCRIPTORS // 2:
-            connection.abort()
+        # Over TLS it could be told only after a handshake, which costs more than to serve it.
+        if isinstance(client, TlsLayer) or not port.replies or len(self._refused) >= SPARE_DESCRIPTORS // 2:
+            client.abort()
             return
-        self._refused.add(connection)
-        connection.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
+        self._refused.add(client)
+        client.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
 
-    def _ended(self, connection: Peer) -> None:
-        self._refused.discard(connection)
-        if place := self._connections.pop(connection, None):
+    def _ended(self, ended: Peer | TlsLayer) -> None:
+        client = cast(Client, ended)  # a peer has no place, and a guest has
+        self._refused.discard(client)
+        if place := self._connections.pop(client, None):
             self._state.admission.leave(place)
         self._state.stats.connections = len(self._connections)
         if not self._connections:
@@ -141,6 +193,8 @@ class Listeners:
         # Not wait_closed(): Python 3.12 waits there for connections that are not ours to wait for any more.
         for listener in self._listeners:
             listener.close()
+        for file in self._files:
+            file.remove()
         for connection in list(self._connections):
             connection.shut_down(failure)
 
@@ -170,10 +224,12 @@ def _class_for(port: Port) -> type[Connection | ForwardConnection]:
     return Connection
 
 
-def _origin(peername: tuple[str, int] | None) -> str:
+def _origin(client: Credentials) -> str:
     """What counts as one address: an IPv4 address, or the half of an IPv6 address that names a network, because each
-    host has 2^64 of the other half."""
-    host = address.unmapped(peername[0]) if peername else "an unknown address"  # it may be gone already
+    host has 2^64 of the other half. On a unix socket it is the user."""
+    if client.uid is not None:
+        return f"uid {client.uid}"
+    host = client.address or "an unknown address"  # it may be gone already
     if ":" not in host:
         return host
     network = ipaddress.IPv6Address(host.partition("%")[0]).packed[:8]

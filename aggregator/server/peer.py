@@ -29,6 +29,8 @@ from typing import Any, ClassVar, Final, Protocol, cast
 from aggregator import address
 from aggregator.access.identity import Identity
 from aggregator.event import Events
+from aggregator.server import credentials
+from aggregator.server.credentials import Credentials
 from aggregator.server.gate import Gate, Reason
 from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome, Submission
 from aggregator.server.outbox import Outbox, Place
@@ -133,6 +135,7 @@ class Peer(asyncio.Protocol):
         self._port = port
         self._on_end = on_end
         self._transport: asyncio.Transport
+        self.credentials: Credentials  # since connection_made
         self._inbox = inbox
         self._outbox = Outbox(muted)
         self._gate = Gate(self._on_gate_open)
@@ -170,9 +173,12 @@ class Peer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop has a class of its own
         self._gate.attach(self._transport)
+        self.credentials = credentials.of(self._transport)
         name = self._transport.get_extra_info("peername")
-        if name:
-            self._inbox.peer = address.join(address.unmapped(name[0]), name[1])
+        if name and self.credentials.address:
+            self._inbox.peer = address.join(self.credentials.address, name[1])
+        elif self.credentials.uid is not None:
+            self._inbox.peer = f"uid {self.credentials.uid}"
         log.debug("%s: connected to the %s", self._inbox.peer, self._port.name)
 
     def data_received(self, data: bytes) -> None:
@@ -237,7 +243,11 @@ class Peer(asyncio.Protocol):
     def finish_input(self) -> None:
         """Take the end of the stream."""
         if self._phase < Phase.ENDING:
-            self._inbox.finish()
+            self.finish_inbox()
+
+    def finish_inbox(self) -> None:
+        """The inbox has all that was sent."""
+        self._inbox.finish()
 
     def _take_turn(self) -> bool:
         """Interpret what was read, up to a turn's worth; return whether an event among it was queued."""

@@ -1,9 +1,18 @@
-"""What is in files, and can be read again without dropping anybody."""
+"""SIGHUP: what is in files is read again, without dropping anybody. All of it is replaced, or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from aggregator.server.stats import Stats
+
+log = logging.getLogger("aggregator")
+
+LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class CannotLoad(Exception):
@@ -18,3 +27,49 @@ class Reloadable(Protocol):
 
         It is called in a thread, because a disk may be slow; what it returns is called in the event loop.
         """
+
+
+class LogLevel:
+    """The level of the log, in a file, so that it can be changed while the server runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> Callable[[], None]:
+        """Raises CannotLoad."""
+        try:
+            word = self._path.read_text(encoding="utf-8").strip().lower()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.reason
+            raise CannotLoad(f"cannot read {self._path} (--log-level-file): {why}") from error
+        if word not in LEVELS:
+            raise CannotLoad(f"{self._path} (--log-level-file): expected {_OR}, got {word[:20]!r}")
+        return lambda: log.setLevel(word.upper())
+
+
+_OR: Final = ", ".join(LEVELS[:-1]) + " or " + LEVELS[-1]
+
+
+async def load(reloadables: Sequence[Reloadable]) -> None:
+    """Read everything, and replace it. Raises CannotLoad; then everything is as before."""
+    swaps = [await asyncio.to_thread(one.load) for one in reloadables]
+    for swap in swaps:
+        swap()
+
+
+async def keep_loading(reloadables: Sequence[Reloadable], asked: asyncio.Event, stats: Stats) -> None:
+    """Do it whenever ``asked`` is set. A broken file changes nothing: that is logged, and shown in ``stats``."""
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await load(reloadables)
+        except CannotLoad as error:
+            stats.config_reload_ok = False
+            log.error("not reloaded, everything stays as it was: %s", error)
+        except Exception:  # a defect of ours; the next try may do better
+            stats.config_reload_ok = False
+            log.exception("not reloaded, everything stays as it was")
+        else:
+            stats.config_reload_ok = True
+            log.info("reloaded")

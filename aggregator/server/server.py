@@ -9,7 +9,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -26,10 +26,11 @@ from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
 from aggregator.server.peer import TICK_S
 from aggregator.server.port import FORWARD, PORTS, SILENT, Port
-from aggregator.server.reload import CannotLoad
+from aggregator.server.reload import CannotLoad, LogLevel, Reloadable, keep_loading, load
 from aggregator.server.sockets import Bound
 from aggregator.server.state import State
 from aggregator.server.supervisor import Supervisor
+from aggregator.server.tls_context import Contexts
 from aggregator.storage.engine import AnyEngine, StorageBusy, StorageError, StorageFailed, StorageFull
 from aggregator.wire import replies
 
@@ -62,17 +63,18 @@ class Server:
         config: Config,
         engine: AnyEngine,
         bound: Mapping[Port, Bound],
-        identities: Identities,
+        files: Files,
         forward_key: bytes | None = None,
     ) -> None:
         intake = Intake(config.queue_events, config.queue_bytes)
         feed = Feed(engine, intake)
         cursors = Cursors(engine, lambda error: self._consumer.fail(error))
         admission = Admission(config)
-        self._state = state = State(config, engine, intake, feed, cursors, forward_key, identities, admission)
-        identities.on_change = admission.renew
+        self._state = state = State(config, engine, intake, feed, cursors, forward_key, files.identities, admission)
+        files.identities.on_change = admission.renew
         self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.publish)
-        self._listeners = Listeners(state)
+        self._listeners = Listeners(state, files.contexts)
+        self._files = files
         self._supervisor = Supervisor(state.health, os.environ)
         self._bound = bound
 
@@ -90,8 +92,11 @@ class Server:
             self._state.health.trouble = str(error)
             log.error("events are not being stored: %s", error)
 
-    async def run(self, stop: asyncio.Event) -> bool:
-        """Serve until ``stop`` is set, or until the store fails. Return whether all that was read is stored."""
+    async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> bool:
+        """Serve until ``stop`` is set, or until the store fails. Return whether all that was read is stored.
+
+        Read what is in files again whenever ``reload`` is set.
+        """
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         # 1. Accept clients.
         for port, bound in self._bound.items():
@@ -104,8 +109,10 @@ class Server:
         self._say_ready()
         self._supervisor.ready()
         self._tick()
+        reloading = asyncio.create_task(keep_loading(self._files.all, reload, self._state.stats))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({consumer, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        reloading.cancel()
         # 3. Stop, in either case.
         if consumer.done():
             stopped.cancel()
@@ -187,22 +194,33 @@ class Server:
         await self._listeners.all_gone(FAILURE_REPLIES_S)
 
 
+class Files:
+    """What one server reads from files, at its start and at SIGHUP."""
+
+    def __init__(self, config: Config, ports: Sequence[Port]) -> None:
+        self.contexts = Contexts(config) if any(port.tls for port in ports) else None
+        self.identities = Identities(config)
+        log_level = LogLevel(config.log_level_file) if config.log_level_file else None
+        self.all: list[Reloadable] = [one for one in (self.contexts, self.identities, log_level) if one]
+
+
 async def serve(config: Config) -> End:
     """Run a server; return how it ended. Raises CannotStart, CannotListen and StorageUnusable.
 
     After any end but WELL, threads may be stuck for ever, in a commit or in a question to a name server: the process
     has to end by ``os._exit``, because they would keep it alive.
     """
-    stop = asyncio.Event()
-    signals.handle(stop)  # before anything else: a process 1 without a handler is not ended by SIGTERM at all
+    stop, reload = asyncio.Event(), asyncio.Event()
+    signals.handle(stop, reload)  # before anything else: a process 1 without a handler is not ended by SIGTERM at all
     _allow_descriptors(config.max_connections)
     inherited = _inherited()
-    identities = Identities(config)
+    ports = [port for port in PORTS if port in inherited or port.is_on(config)]
+    forward_key = _forward_key(config, is_used=FORWARD in ports)
+    files = Files(config, ports)
     try:
-        identities.load()()
+        await load(files.all)
     except CannotLoad as error:
         raise CannotStart(str(error)) from error
-    forward_key = _forward_key(config, is_used=FORWARD in inherited or FORWARD.number(config) is not None)
     # 1. Bind, so that whatever is wrong with an address is found before there is a file.
     binding = asyncio.create_task(_bind(config, inherited))
     stopped = asyncio.create_task(stop.wait())
@@ -212,13 +230,27 @@ async def serve(config: Config) -> End:
         return End.EARLY
     stopped.cancel()
     bound = binding.result()
-    _refuse_open_ports(bound, identities.rules, forward_key)
     # 2. Open the store, prove it, and serve.
+    try:
+        _refuse_open_ports(bound, files.identities.rules, forward_key)
+        return await _serve(config, bound, files, forward_key, stop, reload)
+    finally:
+        _remove_files(bound)
+
+
+async def _serve(
+    config: Config,
+    bound: Mapping[Port, Bound],
+    files: Files,
+    forward_key: bytes | None,
+    stop: asyncio.Event,
+    reload: asyncio.Event,
+) -> End:
     engine = await storage.open(config)
     try:
-        server = Server(config, engine, bound, identities, forward_key)
+        server = Server(config, engine, bound, files, forward_key)
         await server.prove()
-        return End.WELL if await server.run(stop) else End.BADLY
+        return End.WELL if await server.run(stop, reload) else End.BADLY
     except BaseException:
         await engine.close()
         raise
@@ -235,19 +267,31 @@ def _inherited() -> dict[Port, Bound]:
 async def _bind(config: Config, inherited: Mapping[Port, Bound]) -> dict[Port, Bound]:
     """The sockets of every port that there is to be; what was passed in is not bound again."""
     bound: dict[Port, Bound] = {}
-    for port in PORTS:
-        if port in inherited:
-            bound[port] = inherited[port]
-        elif (number := port.number(config)) is not None:
-            bound[port] = Bound(await sockets.bind(port, config.host, number))
+    try:
+        for port in PORTS:
+            if port in inherited:
+                bound[port] = inherited[port]
+            elif (number := port.number(config)) is not None:
+                bound[port] = Bound(await sockets.bind(port, port.host(config), number))
+            elif path := port.path(config):
+                bound[port] = sockets.bind_path(port, path, int(config.socket_mode, 8))
+    except BaseException:
+        _remove_files(bound)
+        raise
     return bound
+
+
+def _remove_files(bound: Mapping[Port, Bound]) -> None:
+    for one in bound.values():
+        if one.file:
+            one.file.remove()
 
 
 def _refuse_open_ports(bound: Mapping[Port, Bound], rules: Rules, forward_key: bytes | None) -> None:
     """Raise CannotStart for a port that would let anybody in from other machines, if nobody has said that it may."""
     if rules.anonymous is Anonymous.ALL or rules.has_addresses:
         return
-    asks_nobody = [port for port in bound if not (port is FORWARD and forward_key)]
+    asks_nobody = [port for port in bound if not port.tls and not (port is FORWARD and forward_key)]
     if names := [name for port in asks_nobody for name in _reachable(bound[port])]:
         raise CannotStart(
             f"{' and '.join(names)} would let anybody in: set --tls-port, rules in --identities, or --anonymous all"

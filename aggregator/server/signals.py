@@ -15,18 +15,21 @@ REPEAT_S: Final = 0.2
 its group. Nobody types that fast."""
 
 
-def handle(stop: asyncio.Event) -> None:
-    """Set ``stop`` at a signal that asks the server to end; at a second one end the process.
+def handle(stop: asyncio.Event, reload: asyncio.Event) -> None:
+    """Set ``stop`` at a signal that asks the server to end; at a second one end the process. Set ``reload`` at SIGHUP.
 
-    SIGHUP asks for an end too, because there is nothing to reload. It is never taken for a second signal: a terminal
-    that is closed sends it more than once, and systemd sends it right after SIGTERM.
+    A server that has a terminal ends at SIGHUP too, because that says that the terminal is closed. It is never taken
+    for a second signal: a terminal says so more than once, and systemd may send it right after SIGTERM.
     """
     loop = asyncio.get_running_loop()
+    has_terminal = _has_terminal()
     first_at = 0.0
 
     def on_signal(number: signal.Signals) -> None:
         nonlocal first_at
-        if not stop.is_set():
+        if number == signal.SIGHUP and not has_terminal:
+            reload.set()
+        elif not stop.is_set():
             log.info("%s: stopping", number.name)
             first_at = loop.time()
             stop.set()
@@ -43,3 +46,12 @@ def handle(stop: asyncio.Event) -> None:
     # in the background, for writing its log to a terminal on which somebody has set ``stty tostop``.
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, as it has not under a service manager and in a container."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""What an administrator calls a host and a port, as sockets that are bound and do not listen yet."""
+"""What an administrator calls a host and a port, or a path, as sockets that are bound and do not listen yet."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import ipaddress
 import logging
 import os
 import socket
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from aggregator import address
@@ -27,9 +29,9 @@ _Address: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]  # the latter
 class CannotListen(Exception):
     """An address cannot be listened on; the text says why in one line, for an administrator."""
 
-    def __init__(self, host: str, number: int, option: str, why: OSError | UnicodeError | str) -> None:
+    def __init__(self, where: str, option: str, why: OSError | UnicodeError | str) -> None:
         reason = _reason(why) if isinstance(why, Exception) else why
-        super().__init__(f"cannot listen on {address.join(host, number)} ({option}): {reason}")
+        super().__init__(f"cannot listen on {where} ({option}): {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +40,53 @@ class Bound:
 
     sockets: Sequence[socket.socket]
     lives_on: bool = False
+    file: SocketFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """The file of a unix socket that was bound here."""
+
+    path: Path
+    device: int
+    inode: int
+
+    def remove(self) -> None:
+        """Remove it, unless another file is there by now."""
+        with contextlib.suppress(OSError):
+            found = self.path.lstat()
+            if (found.st_dev, found.st_ino) == (self.device, self.inode):
+                self.path.unlink()
+
+
+def bind_path(port: Port, path: Path, mode: int) -> Bound:
+    """A unix socket at ``path``, which those may connect to who may write to its file. Raises CannotListen.
+
+    The file of a server that was killed is replaced: nobody listens there. This one listens at once, so that another
+    server that is started now does not take its file for such a one.
+    """
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _make_room(path)
+        one.bind(str(path))
+        path.chmod(mode)  # before it listens, so nobody has connected
+        found = path.lstat()
+        one.listen(1)
+    except OSError as error:
+        one.close()
+        raise CannotListen(str(path), port.option, error) from error
+    return Bound([one], file=SocketFile(path, found.st_dev, found.st_ino))
 
 
 async def bind(port: Port, host: str, number: int) -> list[socket.socket]:
     """A socket for each address that ``host`` means; 0 is any free port. Raises CannotListen."""
     bound: list[socket.socket] = []
     left_out: list[CannotListen] = []
-    for family, where in await _addresses(host, number):
+    for family, where in await _addresses(port, host, number):
         try:
             bound.append(_bound(family, where, with_ipv4=host in address.EVERYWHERE))
         except OSError as error:
-            failure = CannotListen(where[0], number, port.option, error)
+            failure = CannotListen(address.join(where[0], number), port.option, error)
             if error.errno not in _NOT_HERE:
                 raise failure from error
             left_out.append(failure)
@@ -64,15 +102,31 @@ async def bind(port: Port, host: str, number: int) -> list[socket.socket]:
 
 def name(one: socket.socket) -> str:
     """The address of a socket, for the log."""
-    return address.join(*one.getsockname()[:2])
+    where = one.getsockname()
+    return where if one.family == socket.AF_UNIX else address.join(*where[:2])
 
 
 def is_reachable(one: socket.socket) -> bool:
     """Whether other machines can reach it."""
-    return not ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback
+    return one.family != socket.AF_UNIX and not ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback
 
 
-async def _addresses(host: str, number: int) -> list[_Address]:
+def _make_room(path: Path) -> None:
+    """Remove a socket file that nobody listens at. Raises OSError if something else is there."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full backlog means that somebody listens
+        if probe.connect_ex(str(path)) != errno.ECONNREFUSED:
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    path.unlink()
+
+
+async def _addresses(port: Port, host: str, number: int) -> list[_Address]:
     if host == "*":  # the first of them that there is
         return [(socket.AF_INET6, ("::", number)), (socket.AF_INET, ("0.0.0.0", number))]  # noqa: S104 (by request)
     try:
@@ -80,10 +134,11 @@ async def _addresses(host: str, number: int) -> list[_Address]:
             host, number, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
-        raise CannotListen(host, number, "--host", error) from error
+        raise CannotListen(address.join(host, number), port.host_option, error) from error
     addresses: list[_Address] = list(dict.fromkeys((family, where) for family, _, _, _, where in found))
     if host not in address.EVERYWHERE and any(_is_everywhere(where[0]) for _, where in addresses):
-        raise CannotListen(host, number, "--host", f"that is every address here: say {_ANY_OF_THEM}")
+        why = f"that is every address here: say {_ANY_OF_THEM}"
+        raise CannotListen(address.join(host, number), port.host_option, why)
     return addresses
 
 
@@ -111,5 +166,5 @@ def _bound(family: socket.AddressFamily, where: tuple[Any, ...], with_ipv4: bool
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
-        return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
     return str(error)

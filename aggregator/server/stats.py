@@ -35,7 +35,10 @@ class Stats:
     subscribers_refused: int = counter("subscribers_refused", "subscriptions over the limit of subscribers")
     muted: int = counter("muted", "connections whose replies were given up, because they were not read")
     batches: int = counter("batches", "transactions that stored events")
+    config_reload_ok: bool = True
+    """Whether the last SIGHUP could read all files."""
     _rejected_by_code: Counter[str] = field(default_factory=Counter)
+    _handshakes: Counter[str] = field(default_factory=Counter)
     _started: float = field(default_factory=time.monotonic)
     _commit_s: deque[float] = field(default_factory=lambda: deque(maxlen=_COMMITS_KEPT))
     _per_second: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_RATE_WINDOW_S + 1))
@@ -44,6 +47,10 @@ class Stats:
         """Count one event, line or command that was answered with rejected."""
         self.rejected += 1
         self._rejected_by_code[code.value] += 1
+
+    def handshake(self, result: str) -> None:
+        """Count one handshake of TLS that has ended: ok, failed, not_tls, timed_out or gone."""
+        self._handshakes[result] += 1
 
     def committed(self, stored: int, duplicate: int, commit_s: float) -> None:
         """Count one batch that was committed in ``commit_s`` seconds."""
@@ -61,6 +68,8 @@ class Stats:
         """All of it, with the values of this moment."""
         yield from declared(self)
         yield Metric("rejected_by_code", dict(self._rejected_by_code), "rejected, by code", Kind.COUNTER)
+        yield Metric("tls_handshakes", dict(self._handshakes), "handshakes of TLS, by result", Kind.COUNTER)
+        yield Metric("config_reload_ok", int(self.config_reload_ok), "0: the last SIGHUP met a broken file, else 1")
         yield Metric("uptime_s", round(self._uptime_s, 3), "time since the start")
         yield Metric("events_per_s", self._events_per_s(), f"events acked a second, over the last {_RATE_WINDOW_S} s")
         yield Metric("commit_ms", self._commit_ms(), f"duration of the last {_COMMITS_KEPT} transactions: percentiles")

@@ -6,6 +6,7 @@ client that has vanished, keepalive waits for the retransmissions to end: by def
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from typing import Final
@@ -20,6 +21,10 @@ _INFO: Final = struct.Struct("=B23xI28xI")  # of the kernel's tcp_info: tcpi_sta
 
 def is_gone(sock: socket.socket) -> bool:
     """Whether the client has reset the connection, or has vanished."""
+    if sock.family == socket.AF_UNIX:
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)  # POLLHUP: it has closed both halves
+        return bool(poll.poll(0))
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
     except OSError:  # no TCP, or closed

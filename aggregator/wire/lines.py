@@ -125,6 +125,13 @@ class LineSplitter:
             self._rest.clear()
         return lines
 
+    def drop_unfinished(self) -> bytes:
+        """Drop the line that has begun; return how it begins."""
+        start = self._start or self.start
+        self._start = b""
+        self._rest.clear()
+        return start
+
     def look_at_framing(self) -> Framing:
         """Say how the unfinished line seems to be framed."""
         if not self.skipping:

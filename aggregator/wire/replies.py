@@ -245,6 +245,17 @@ def unfinished_line(line: int, timeout_s: float, framing: Framing) -> Failure:
     return Failure(Code.UNFINISHED_LINE, f"line {line} is still unfinished after {timeout_s:g} s{hint}; send it again")
 
 
+def cut_line(line: int) -> Failure:
+    """The stream has ended as it does for whoever cuts it."""
+    return Failure(
+        Code.UNFINISHED_LINE, f"line {line} may be cut: it ended without LF and TLS's close_notify; send it again"
+    )
+
+
+def tls_required() -> Failure:
+    return Failure(Code.TLS_REQUIRED, "this port speaks TLS")
+
+
 def storage_full(why: str) -> Failure:
     return Failure(Code.STORAGE_FULL, why)
 

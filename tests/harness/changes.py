@@ -13,7 +13,9 @@ import logging
 import os
 import random
 import signal
+import socket
 import sqlite3
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -38,10 +40,11 @@ from aggregator.server import (
     server,
     signals,
     tcp,
+    tls,
+    tls_context,
 )
 from aggregator.server.live import Live
 from aggregator.server.reading import Answer, Asker
-from aggregator.server.reload import CannotLoad
 from aggregator.server.state import State
 from aggregator.storage.engine import AnyEngine, Commit
 from aggregator.storage.sqlite import database
@@ -131,6 +134,43 @@ def impatient() -> None:
     _put(peer, "REPLY_DEADLINE_S", 0.5)
 
 
+def quick_own_answers() -> None:
+    """Drop a client that leaves TLS's own answers unread after half a second, instead of five; the kernel keeps few."""
+    _put(tls, "OWN_BYTES_S", 0.5)
+    keep_alive = listeners._keep_alive
+
+    def with_small_buffer(sock: Any) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        keep_alive(sock)
+
+    _put(listeners, "_keep_alive", with_small_buffer)
+
+
+def slow_to_accept_tls() -> None:
+    """Read nothing of a client for a second after its handshake: it has written all of it, and has closed, by then."""
+    opened = listeners.Listeners._opened
+
+    def opened_late(self: Any, connection: Any, layer: Any, transport: Any) -> Any:
+        found = opened(self, connection, layer, transport)
+        transport.pause_reading()
+        asyncio.get_running_loop().call_later(1.0, transport.resume_reading)
+        return found
+
+    _put(listeners.Listeners, "_opened", opened_late)
+
+
+def with_session_tickets() -> None:
+    """Write two tickets to each client of TLS 1.3, as OpenSSL does by default."""
+    make = tls_context._context
+
+    def with_tickets(config: Config, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
+        context = make(config, verify_mode)
+        context.num_tickets = 2
+        return context
+
+    _put(tls_context, "_context", with_tickets)
+
+
 def quick_silence() -> None:
     """Take a reader for gone that has acknowledged nothing for two seconds, instead of two minutes."""
     _put(tcp, "SILENT_MS", 2000)
@@ -205,26 +245,6 @@ def clients_from_elsewhere() -> None:
         return ELSEWHERE.get(found.address or "", found)
 
     _put(credentials, "of", instead)
-
-
-def reload_at_sigusr2() -> None:
-    """Read the identities again at SIGUSR2."""
-    say_ready = server.Server._say_ready
-
-    def ready(self: server.Server) -> None:
-        say_ready(self)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, reload, self)
-
-    def reload(self: server.Server) -> None:
-        log = logging.getLogger("aggregator")
-        try:
-            self._state.identities.load()()
-        except CannotLoad as error:
-            log.error("not reloaded: %s", error)
-        else:
-            log.info("reloaded")
-
-    _put(server.Server, "_say_ready", ready)
 
 
 # --- defects

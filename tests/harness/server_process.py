@@ -47,6 +47,8 @@ class ServerProcess:
         self.port = 0
         self.silent_port = 0
         self.wrap_port = 0
+        self.tls_port = 0
+        self.tls_silent_port = 0
 
     def start(self, port: int = 0, silent_port: int = 0) -> ServerProcess:
         """Start it and wait until it is ready."""
@@ -57,7 +59,10 @@ class ServerProcess:
     def try_to_start(self, port: int = 0, silent_port: int = 0) -> bool:
         """Start it and wait until it is ready, or has ended; return whether it is ready."""
         seen = len(self.log)
-        same = ["--wrap-port", str(self.wrap_port)] if self.wrap_port else []
+        numbers = {
+            "--wrap-port": self.wrap_port, "--tls-port": self.tls_port, "--tls-silent-port": self.tls_silent_port,
+        }  # fmt: skip
+        same = [word for option, number in numbers.items() if number for word in (option, str(number))]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -76,6 +81,8 @@ class ServerProcess:
             self.port = int(match[1])
             self.silent_port = int(match[2] or 0)
             self.wrap_port = int(match[3] or 0)
+            self.tls_port = self.port_of("TLS")
+            self.tls_silent_port = self.port_of("silent TLS")
         return bool(match)
 
     @property
@@ -84,8 +91,9 @@ class ServerProcess:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def port_of(self, name: str) -> int:
-        """The number of a port that is off by default, as the log named it last."""
-        return int(re.findall(rf"ready: .*{name} port [^ ]*:(\d+)", self.log)[-1])
+        """The number of a port that is off by default, as the log named it last; 0: it is off."""
+        found = re.findall(rf"ready: .*, {name} port [^ ]*:(\d+)", self.log)
+        return int(found[-1]) if found else 0
 
     @property
     def pid(self) -> int:

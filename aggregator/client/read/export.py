@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aggregator.client.connect import shown
+from aggregator.client.connect import Server
 from aggregator.client.delivered import DeliveredEvent
 from aggregator.client.read.output import Output
 from aggregator.client.read.reading import GIVE_UP_S, Reading
@@ -30,8 +30,7 @@ class ExportOptions:
     """What `aggregator export` was told; its --help says what each means."""
 
     patterns: list[str]
-    host: str
-    port: int
+    server: Server
     since: str = BEGINNING
     until: str = "NOW"
     format: str = "event"
@@ -53,7 +52,7 @@ async def export(options: ExportOptions) -> int:
         screen.close()
         return 1
     run = _Run(options, screen, output)
-    code = await Reading(shown(options.host, options.port), screen, output, follow=False).run(run.run())
+    code = await Reading(options.server.shown, screen, output, follow=False).run(run.run())
     run.close()
     output.close()
     screen.close()
@@ -81,9 +80,11 @@ class _Run:
         """Write everything up to the end. Raises what comes before it."""
         options = self._options
         subscriber = Subscriber(
-            options.host,
-            options.port,
+            options.server.host,
+            options.server.port,
             options.patterns,
+            ssl=options.server.ssl,
+            token=options.server.token,
             since=options.since,
             until=options.until,
             source=options.source,

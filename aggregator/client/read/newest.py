@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from aggregator import json_text
 from aggregator.client import query
 from aggregator.client.ask import ask
+from aggregator.client.connect import Server
 from aggregator.client.delivered import DeliveredEvent
 from aggregator.client.outage import Outage
 from aggregator.client.query import Position
@@ -35,8 +36,8 @@ class Newest(NamedTuple):
 class Pages:
     """Asks one server for events."""
 
-    def __init__(self, host: str, port: int, patterns: Sequence[str], options: Mapping[str, object], outage: Outage):
-        self._host, self._port = host, port
+    def __init__(self, server: Server, patterns: Sequence[str], options: Mapping[str, object], outage: Outage):
+        self._server = server
         self._patterns, self._options = patterns, options
         self._outage = outage
 
@@ -63,7 +64,8 @@ class Pages:
     async def _ask(self, command: str) -> bytes:
         while True:
             try:
-                reply = await ask(self._host, self._port, command, TIMEOUT_S)
+                server = self._server
+                reply = await ask(server.host, server.port, command, TIMEOUT_S, ssl=server.ssl, token=server.token)
             except OSError as error:
                 trouble = reason(error)
             else:

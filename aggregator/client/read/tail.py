@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from aggregator.client.connect import shown
+from aggregator.client.connect import Server
 from aggregator.client.outage import Outage
 from aggregator.client.query import Position
 from aggregator.client.read import cursor_file
@@ -30,8 +30,7 @@ class TailOptions:
     """What `aggregator tail` was told; its --help says what each means."""
 
     patterns: list[str]
-    host: str
-    port: int
+    server: Server
     newest: int = 10
     since: str | None = None
     after: Position | None = None
@@ -55,7 +54,7 @@ async def tail(options: TailOptions) -> int:
         screen.close()
         return 1
     run = _Run(options, screen, output)
-    code = await Reading(shown(options.host, options.port), screen, output, follow=options.follow).run(run.run())
+    code = await Reading(options.server.shown, screen, output, follow=options.follow).run(run.run())
     screen.close()
     return code or int(screen.failed)
 
@@ -70,7 +69,7 @@ class _Run:
         name = options.format or ("text" if output.is_terminal else "json")
         coloured = output.is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         self._format = format_of(name, on_terminal=output.is_terminal, coloured=coloured)
-        self._address = shown(options.host, options.port)
+        self._address = options.server.shown
         self._give_up_after_s = options.give_up_after_s
         if self._give_up_after_s is None and not options.follow:
             self._give_up_after_s = GIVE_UP_S
@@ -94,7 +93,7 @@ class _Run:
         options = self._options
         wanted = {"UNTIL": options.until, "SOURCE": options.source, "CONTAINS": options.contains}
         outage = Outage(self._address, self._complain, self._give_up_after_s)
-        pages = Pages(options.host, options.port, options.patterns, wanted, outage)
+        pages = Pages(options.server, options.patterns, wanted, outage)
         newest = await pages.newest(options.newest)
         await self._output.write(self._format(newest.events))
         if newest.is_cut:
@@ -104,9 +103,11 @@ class _Run:
     async def _show_all(self, after: Position | None, since: str | None, store: str | None) -> None:
         options = self._options
         subscriber = Subscriber(
-            options.host,
-            options.port,
+            options.server.host,
+            options.server.port,
             options.patterns,
+            ssl=options.server.ssl,
+            token=options.server.token,
             after=after,
             since=since,
             until=None if options.follow else options.until or "NOW",

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from aggregator.client.connect import Server
+
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
     """What `aggregator send` was told; its --help says what each means."""
 
     files: list[str]
-    host: str
-    port: int
+    server: Server
     topic: str | None = None
     source: str | None = None
     takes_stamps: bool = False

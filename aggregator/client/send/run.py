@@ -20,7 +20,6 @@ import uuid
 from functools import partial
 from typing import Final
 
-from aggregator.client.connect import shown
 from aggregator.client.descriptors import allow_descriptors
 from aggregator.client.reply import NotOurProtocol, reason
 from aggregator.client.screen import Screen
@@ -64,7 +63,7 @@ class Run:
         self._positions = Positions(
             lambda file: self._ids(file.to_bytes()), options.state,
             {
-                "to": shown(options.host, options.port),
+                "to": options.server.shown,
                 "lines": "events" if wrap is None else "JSON" if options.json else "text",
                 "topic": options.topic,
                 "identity": "content" if options.by_content else "file",
@@ -74,8 +73,9 @@ class Run:
         self._rejects = Rejects(self._progress.say, options.rejects)
         self._tally = Tally(self._rejects)
         self._sender = Sender(
-            options.host, options.port, self._tally.take,
-            on_trouble=self._complain, give_up_after_s=options.give_up_after_s,
+            options.server.host, options.server.port, self._tally.take,
+            ssl=options.server.ssl, token=options.server.token, on_trouble=self._complain,
+            give_up_after_s=options.give_up_after_s,
         )  # fmt: skip
         self._failed = False
         self._state_failure = ""

@@ -1,0 +1,111 @@
+"""Certificates to TLS contexts. They are loaded as a whole, and replaced as a whole: a broken file changes nothing.
+
+(``load_cert_chain`` on a context in use replaces the certificate before it finds that the key does not fit.)
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from aggregator.config import Config
+from aggregator.server.port import Port
+from aggregator.server.reload import CannotLoad
+
+_CRL_START: Final = b"-----BEGIN X509 CRL-----"  # RFC 7468, section 6
+_CERTIFICATE_START: Final = b"-----BEGIN CERTIFICATE-----"  # the same, section 5
+
+
+class Contexts:
+    """The TLS contexts of one server: of ports that reply, and of silent ports.
+
+    Clients of a silent port are not told what is missing, so with a client CA each of them has to have a certificate.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._replying: ssl.SSLContext
+        self._silent: ssl.SSLContext
+
+    def of(self, port: Port) -> ssl.SSLContext:
+        """The context for the next client of this port."""
+        return self._replying if port.replies else self._silent
+
+    def load(self) -> Callable[[], None]:
+        """Read all files; return what makes new clients get them. Raises CannotLoad."""
+        replying = _context(self._config, ssl.CERT_OPTIONAL)
+        silent = _context(self._config, ssl.CERT_REQUIRED)
+
+        def swap() -> None:
+            self._replying, self._silent = replying, silent
+
+        return swap
+
+
+def _context(config: Config, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
+    if config.tls_cert is None:
+        raise CannotLoad("a TLS port needs a certificate: set --tls-cert, and --tls-key if the key is in another file")
+    if config.tls_crl and not config.tls_client_ca:
+        raise CannotLoad("--tls-crl needs --tls-client-ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A ticket of TLS 1.3 would lie unread at a client that only writes: its close would be a reset, which destroys
+    # what it has sent just before.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    _add_certificate(context, config.tls_cert, config.tls_key)
+    if config.tls_client_ca:
+        _add_client_ca(context, config.tls_client_ca)
+        context.verify_mode = verify_mode
+    if config.tls_crl:
+        _add_crl(context, config.tls_crl)
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
+def _add_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    named = f"{certificate} (--tls-cert)" + (f" with {key} (--tls-key)" if key else "")
+    _read(certificate, "--tls-cert")
+    if key:
+        _read(key, "--tls-key")
+
+    def no_password() -> str:  # OpenSSL would ask for one on the terminal
+        raise CannotLoad(f"cannot use {named}: the key is encrypted")
+
+    try:
+        context.load_cert_chain(certificate, key, no_password)
+    except ssl.SSLError as error:
+        raise CannotLoad(f"cannot use {named}: {_reason(error)}") from error
+
+
+def _add_client_ca(context: ssl.SSLContext, path: Path) -> None:
+    _read(path, "--tls-client-ca")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise CannotLoad(f"cannot use {path} (--tls-client-ca): {_reason(error)}") from error
+
+
+def _add_crl(context: ssl.SSLContext, path: Path) -> None:
+    text = _read(path, "--tls-crl")
+    # OpenSSL takes whatever is in the file: a certificate there would be one more CA.
+    if _CRL_START not in text or _CERTIFICATE_START in text:
+        raise CannotLoad(f"cannot use {path} (--tls-crl): expected revocation lists in PEM, and nothing else")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise CannotLoad(f"cannot use {path} (--tls-crl): {_reason(error)}") from error
+
+
+def _read(path: Path, option: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CannotLoad(f"cannot read {path} ({option}): {error.strerror}") from error
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """What OpenSSL says, without its file names and numbers."""
+    return (error.reason or "expected PEM").replace("_", " ").lower()

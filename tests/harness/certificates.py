@@ -1,0 +1,104 @@
+"""Certificates made by openssl, as an administrator makes them."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_CONFIGURATION: Final = """
+[ca]
+default_ca = it
+[it]
+database = {folder}/index.txt
+default_md = sha256
+default_crl_days = 30
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, both in PEM."""
+
+    certificate: Path
+    key: Path
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What a server has to be told."""
+        return ("--tls-cert", str(self.certificate), "--tls-key", str(self.key))
+
+    @property
+    def of_client(self) -> tuple[str, ...]:
+        """What one of our commands has to be told."""
+        return ("--cert", str(self.certificate), "--key", str(self.key))
+
+
+class Authority:
+    """A CA with its own folder."""
+
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        self.folder = folder / name
+        self.folder.mkdir(parents=True)
+        self.certificate = self.folder / "ca.pem"
+        self._key = self.folder / "ca.key"
+        openssl(
+            "req", "-x509", *_new_key("ec"), "-keyout", self._key, "-out", self.certificate, "-days", "30",
+            "-subj", f"/CN={name}",
+        )  # fmt: skip
+        (self.folder / "index.txt").touch()
+        self._configuration = self.folder / "ca.cnf"
+        self._configuration.write_text(_CONFIGURATION.format(folder=self.folder))
+
+    def issue(self, name: str, key: str = "ec", days: int = 30, names: str = "") -> Pair:
+        """A certificate for ``name``; with further alternative names as openssl takes them."""
+        pair = Pair(self.folder / f"{name}.pem", self.folder / f"{name}.key")
+        request = self.folder / f"{name}.csr"
+        extensions = self.folder / f"{name}.ext"
+        extensions.write_text(f"subjectAltName=DNS:{name}{',' + names if names else ''}\n")
+        openssl("req", *_new_key(key), "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")
+        openssl(
+            "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial",
+            "-days", str(days), "-extfile", extensions, "-out", pair.certificate,
+        )  # fmt: skip
+        return pair
+
+    def server(self, key: str = "ec") -> Pair:
+        """A certificate for this machine."""
+        return self.issue("localhost", key, names="IP:127.0.0.1")
+
+    def revoked(self, *pairs: Pair, days: int = 30) -> Path:
+        """A revocation list with these in it, valid for so many days from now."""
+        for pair in pairs:
+            self._ca("-revoke", str(pair.certificate))
+        found = self.folder / "crl.pem"
+        valid = ["-crldays", str(days)] if days else ["-crl_lastupdate", "20200101000000Z", "-crl_nextupdate",
+                                                     "20200102000000Z"]  # fmt: skip
+        self._ca("-gencrl", *valid, "-out", str(found))
+        return found
+
+    def _ca(self, *words: str) -> None:
+        openssl("ca", "-config", self._configuration, "-cert", self.certificate, "-keyfile", self._key, *words)
+
+    def trusting(self, pair: Pair | None = None, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+        """A client's context that trusts this CA, and shows this certificate."""
+        context = ssl.create_default_context(cafile=self.certificate)
+        if pair:
+            context.load_cert_chain(pair.certificate, pair.key)
+        if version:
+            context.minimum_version = context.maximum_version = version
+        return context
+
+
+def openssl(*words: str | Path) -> str:
+    """Run it; return what it wrote to standard output."""
+    done = subprocess.run(["openssl", *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _new_key(kind: str) -> tuple[str, ...]:
+    how = {"ec": ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"), "rsa": ("-newkey", "rsa:2048")}
+    return (*how[kind], "-nodes")

@@ -1,0 +1,1 @@
+"""TLS: real clients, certificates good and bad, strangers."""

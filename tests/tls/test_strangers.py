@@ -1,0 +1,149 @@
+"""Strangers at a TLS port: silent ones, slow ones, and those who make it work. None of them harms who is known."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import ROOT, changes, key_updates
+from tests.harness.background import in_background
+from tests.harness.certificates import Authority
+from tests.harness.polling import wait_until
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.tls_peer import TlsPeer
+from tests.harness.wire import Peer, event
+
+PLACE_BYTES = 64 * 1024
+"""What one place may cost in memory."""
+
+FLOODER = """
+import socket, ssl, sys
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+while True:
+    try:
+        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5, ("127.0.0.2", 0)) as plain:
+            context.wrap_socket(plain).close()
+    except OSError:
+        pass
+"""
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4096:
+        pytest.skip("needs 4096 descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("addresses", [1, 20])
+@pytest.mark.usefixtures("many_descriptors")
+def test_silent_strangers_keep_nobody_out(
+    start_tls: StartServer, authority: Authority, addresses: int, record_figures: RecordFigures
+) -> None:
+    server = start_tls()
+    rss_before, limit = server.rss_bytes, 960
+    context = authority.trusting()
+    waits_s: list[float] = []
+    most = [0, 0]
+    with contextlib.ExitStack() as strangers:
+        for number in range(3000):
+            stranger = strangers.enter_context(socket.socket())
+            stranger.bind((f"127.0.1.{number % addresses + 1}", 0))
+            stranger.connect(("127.0.0.1", server.tls_port))
+            if number % 150 == 0:
+                started = time.monotonic()
+                with TlsPeer(server.tls_port, context) as peer:
+                    assert peer.ask(event(f"e-{number}"))["status"] == "stored"
+                    most = [max(most[0], peer.ask(b"STATS\n")["connections"]), max(most[1], server.descriptors)]
+                waits_s.append(time.monotonic() - started)
+        stats = server.ask("STATS")
+    assert stats["connections_refused"] == 0
+    assert stats["evicted"] > 2000
+    assert most[0] <= 64 + 2
+    assert most[1] <= limit
+    assert server.rss_bytes - rss_before <= limit * PLACE_BYTES
+    record_figures(
+        f"silent strangers from {addresses}", true_clients=len(waits_s), slowest_ms=round(max(waits_s) * 1000),
+    )  # fmt: skip
+
+
+def test_a_byte_now_and_then_extends_no_deadline(start_tls: StartServer) -> None:
+    server = start_tls("--auth-timeout", "1")
+    stop = threading.Event()
+    with socket.create_connection(("127.0.0.1", server.tls_port)) as slow:
+
+        def trickle() -> None:
+            with contextlib.suppress(OSError):
+                slow.sendall(b"\x16\x03\x01\x02\x00")
+                while not stop.wait(0.1):
+                    slow.sendall(b"\x01")
+
+        with in_background(trickle):
+            wait_until(lambda: server.ask("STATS")["tls_handshakes"] == {"timed_out": 1})
+            stop.set()
+    wait_until(lambda: server.ask("STATS")["connections"] == 1)
+
+
+def _asked(server: ServerProcess, count: int, prefix: str) -> list[float]:
+    """Events, one at a time; how long each took, in order of that."""
+    waits_s = []
+    with Peer(server.port) as known:
+        for number in range(count):
+            started = time.monotonic()
+            assert known.ask(event(f"{prefix}-{number}"))["status"] == "stored"
+            waits_s.append(time.monotonic() - started)
+    return sorted(waits_s)
+
+
+def test_a_flood_of_handshakes_leaves_time_for_who_is_known(
+    start_tls: StartServer, record_figures: RecordFigures
+) -> None:
+    server = start_tls()
+    quiet = _asked(server, 300, "quiet")
+    flooders = [subprocess.Popen([sys.executable, "-c", FLOODER, str(server.tls_port)]) for _ in range(3)]
+    try:
+        wait_until(lambda: server.ask("STATS")["tls_handshakes"].get("ok", 0) > 100)
+        before, started = server.ask("STATS")["tls_handshakes"]["ok"], time.monotonic()
+        flooded = _asked(server, 300, "flooded")
+        rate = (server.ask("STATS")["tls_handshakes"]["ok"] - before) / (time.monotonic() - started)
+    finally:
+        for one in flooders:
+            one.send_signal(signal.SIGKILL)
+            one.wait()
+    assert server.ask("STATS")["connections_refused"] == 0
+    record_figures(
+        "flood of handshakes", handshakes_per_s=round(rate), quiet_p99_ms=round(quiet[-3] * 1000, 1),
+        flooded_p99_ms=round(flooded[-3] * 1000, 1),
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not key_updates.library(), reason="needs OpenSSL's library")
+@pytest.mark.parametrize("port", ["TLS", "silent TLS"])
+def test_who_asks_for_new_keys_for_ever_and_reads_nothing_is_dropped(start_tls: StartServer, port: str) -> None:
+    server = start_tls(changes=[changes.quick_own_answers])
+    rss_before = server.rss_bytes
+    command = [sys.executable, "-m", "tests.harness.key_updates", str(server.port_of(port)), "3000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as client:
+        try:
+            assert client.stdout
+            assert client.stdout.readline() == b"connected\n"
+            done = int(client.stdout.readline() or 0)
+        finally:
+            client.kill()
+    assert done < 3_000_000
+    wait_until(lambda: server.ask("STATS")["connections"] == 1)
+    assert server.rss_bytes - rss_before < 32 << 20
