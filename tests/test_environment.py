@@ -41,7 +41,8 @@ ANY_TEXT = [
     f"AGGREGATOR_{name}"
     for name in (
         "HOST", "DB", "IDENTITIES", "WRAP_TOPIC", "WRAP_ID_FIELD", "FORWARD_SHARED_KEY_FILE", "FORWARD_ID",
-        "FORWARD_SOURCE",
+        "FORWARD_SOURCE", "TLS_HOST", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA", "TLS_CRL", "SOCKET", "SILENT_SOCKET",
+        "LOG_LEVEL_FILE",
     )
 ]  # fmt: skip
 """For these a question mark is a value."""
