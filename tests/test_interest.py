@@ -45,6 +45,19 @@ def test_a_topic_is_in_exactly_one_shard(topic: str, count: int) -> None:
     assert wanting == [crc32(topic.encode()) % count + 1]
 
 
+@given(
+    patterns=st.lists(st.text("ab*", min_size=1, max_size=3), min_size=1, max_size=3).map(tuple),
+    readable=st.lists(st.text("ab*", min_size=1, max_size=3), max_size=3).map(tuple),
+    topic=st.text("ab", min_size=1, max_size=4),
+)
+def test_what_may_not_be_read_is_not_wanted(patterns: tuple[str, ...], readable: tuple[str, ...], topic: str) -> None:
+    free, limited = Interest(patterns), Interest(patterns, readable=readable)
+
+    assert limited.wants_topic(topic) == (free.wants_topic(topic) and Interest(readable).wants_topic(topic))
+    assert not limited.all_topics
+    assert limited != free
+
+
 def test_names_are_known_as_names() -> None:
     assert Interest(("a", "b c")).names == ("a", "b c")
     assert Interest(("a", "b*")).names is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import example, given, settings
@@ -274,3 +274,46 @@ def test_turns_and_pieces_change_nothing_about_what_lines_mean(
             (number, one) for number, one in enumerate(one_by_one, 1) if one is not None and not isinstance(one, Event)
         ]
         assert interpreter.line_number == len(lines)
+
+
+class Publisher:
+    """Somebody who may publish to topics that begin with an ``a``."""
+
+    name = "somebody"
+
+    def may_publish(self, topics: Iterable[str]) -> bool:
+        return all(topic.startswith("a") for topic in topics)
+
+
+LINE = st.one_of(
+    st.builds(lambda topic, number: event(f"e{number}", topic).strip(), st.sampled_from("ab"), st.integers(0, 99)),
+    st.sampled_from([b"", b"PING", b"{", b"x"]),
+    st.lists(st.sampled_from("ab"), max_size=4).map(
+        lambda topics: b"[" + b",".join(event(f"m{n}", topic).strip() for n, topic in enumerate(topics)) + b"]"
+    ),
+)
+
+
+@given(st.lists(LINE, max_size=40))
+def test_what_may_not_be_published_is_rejected_and_nothing_else_changes(lines: list[bytes]) -> None:
+    def meanings(publisher: Publisher | None) -> list[tuple[int, object]]:
+        interpreter = Interpreter(1 << 20)
+        interpreter.publisher = publisher
+        interpreter.add(list(lines))
+        found: list[tuple[int, object]] = []
+        while interpreter.lines:
+            for given_out in interpreter.turn():
+                each = list(given_out) if isinstance(given_out, Events) else [given_out]
+                found += [(interpreter.line_number, one) for one in each]
+        return found
+
+    def judged(one: object) -> object:
+        if isinstance(one, Event) and one.topic == "b":
+            return Rejection(Code.NOT_ALLOWED, "somebody may not publish to this topic", "b", one.event_id)
+        return [judged(member) for member in one] if isinstance(one, list) else one
+
+    free, limited = meanings(None), meanings(Publisher())
+    assert [one for _, one in limited] == [judged(one) for _, one in free]
+    for number, one in limited:
+        if isinstance(one, Rejection) and one.topic == "b":
+            assert b'"topic":"b"' in lines[number - 1]

@@ -59,15 +59,19 @@ class Rules:
     _digests: dict[str, Identity] = field(default_factory=dict, init=False)
     _certificates: dict[str, Identity] = field(default_factory=dict, init=False)
     _uids: dict[int, Identity] = field(default_factory=dict, init=False)
-    _networks: list[tuple[Network, Identity]] = field(default_factory=list, init=False)
+    _networks: dict[Network, Identity] = field(default_factory=dict, init=False)
+    _widths: dict[int, list[int]] = field(default_factory=dict, init=False)
+    """The prefix lengths of these networks by version of IP, the narrowest first."""
 
     def __post_init__(self) -> None:
         for stanza in self.stanzas:
             self._digests.update(dict.fromkeys(stanza.digests, stanza.identity))
             self._certificates.update(dict.fromkeys(stanza.certificates, stanza.identity))
             self._uids.update(dict.fromkeys(stanza.uids, stanza.identity))
-            self._networks.extend((network, stanza.identity.only_publishing()) for network in stanza.networks)
-        self._networks.sort(key=lambda rule: -rule[0].prefixlen)  # the narrowest counts
+            self._networks.update(dict.fromkeys(stanza.networks, stanza.identity.only_publishing()))
+        for version in (4, 6):
+            widths = {network.prefixlen for network in self._networks if network.version == version}
+            self._widths[version] = sorted(widths, reverse=True)
 
     @property
     def has_addresses(self) -> bool:
@@ -102,4 +106,7 @@ class Rules:
 
     def _by_address(self, text: str) -> Identity | None:
         address = ipaddress.ip_address(text.partition("%")[0])
-        return next((identity for network, identity in self._networks if address in network), None)
+        for width in self._widths[address.version]:
+            if found := self._networks.get(ipaddress.ip_network((address, width), strict=False)):
+                return found
+        return None

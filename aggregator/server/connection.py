@@ -168,6 +168,7 @@ class Connection(Guest):
             self._submit(events, settle)
 
     def _reject(self, rejection: Rejection) -> None:
+        self.count(1)
         self._state.stats.received += 1
         self._inbox.count_rejection(rejection, self._inbox.line_number)
         self._answer(replies.rejected(rejection, self._inbox.line_number))
@@ -178,6 +179,7 @@ class Connection(Guest):
         elif command.word is Word.QUIT:
             self._end(replies.BYE)
         elif not self._outbox.muted:
+            self.count(1)
             self._outbox.reserve(1, partial(self._carry_out, command, self._inbox.line_number))
             self._flush_soon()
 

@@ -167,8 +167,13 @@ class Guest(Peer):
 
     def _submit(self, events: Events, settle: Callable[[Outcome], None]) -> None:
         if self._rate:
-            self._slow(self._rate.take_events(len(events), time.monotonic()))
+            self.count(len(events))
         super()._submit(events, settle)
+
+    def count(self, lines: int) -> None:
+        """Note events, and other lines, that count by the rate of its identity: a bad line is as much work."""
+        if self._rate:
+            self._slow(self._rate.take_events(lines, time.monotonic()))
 
     # --- pressure
 

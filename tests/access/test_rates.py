@@ -101,6 +101,19 @@ def test_bytes_are_limited_too(start_server: StartServer, tmp_path: Path) -> Non
     assert took_s >= 4 - 0.5 - 0.5, "4 MB, less the burst and the last read"
 
 
+@pytest.mark.parametrize("line", [b"PING\n", b"no event\n", event("e", "db")])
+def test_lines_that_are_no_events_count_too(start_server: StartServer, tmp_path: Path, line: bytes) -> None:
+    limited = Limited(start_server, tmp_path, events_per_s=100)
+    with Peer(limited.server.port) as peer:
+        peer.ask(limited.slow)
+        started = time.monotonic()
+        peer.send(line * 700)
+        peer.replies(700)
+        took_s = time.monotonic() - started
+
+    assert took_s >= 1.5, "all but the last turn"
+
+
 def test_others_do_not_notice_a_sender_that_is_slowed(start_server: StartServer, tmp_path: Path) -> None:
     limited = Limited(start_server, tmp_path, events_per_s=10)
     with Peer(limited.server.port) as slow, Peer(limited.server.port) as fast:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.harness import elsewhere, identities
-from tests.harness.changes import clients_from_elsewhere, reload_at_sigusr2
+from tests.harness.changes import clients_from_elsewhere
 from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, events
@@ -30,7 +30,7 @@ class World:
             self.tokens[name], self.stanzas[name] = identities.with_token(name, **ALL)
         self.write()
         self.server: ServerProcess = start_server(
-            "--identities", str(self.path), "--anonymous", "none", changes=[clients_from_elsewhere, reload_at_sigusr2]
+            "--identities", str(self.path), "--anonymous", "none", changes=[clients_from_elsewhere]
         )
 
     def write(self) -> None:
@@ -40,7 +40,7 @@ class World:
         """Have it read again, and wait until that is done."""
         self.write()
         seen = self.server.log.count("reloaded")
-        self.server.signal(signal.SIGUSR2)
+        self.server.signal(signal.SIGHUP)
         wait_until(lambda: self.server.log.count("reloaded") > seen)
 
     def client(self, name: str) -> Peer:
@@ -177,7 +177,7 @@ def test_a_broken_file_changes_nothing(world: World) -> None:
     with world.client("web") as web:
         world.stanzas["web"]["uid"] = "all"
         world.write()
-        world.server.signal(signal.SIGUSR2)
+        world.server.signal(signal.SIGHUP)
         wait_until(lambda: "not reloaded" in world.server.log)
         assert web.ask(b"PING\n")["pong"]
     with world.client("web") as web:

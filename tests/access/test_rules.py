@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aggregator.access import token
 from aggregator.access.identity import ADMINISTRATOR, ANONYMOUS, Identity, Proof, Right
@@ -115,3 +117,23 @@ def test_what_the_servers_own_identities_may() -> None:
 )
 def test_where_a_token_may_be_taken(credentials: Credentials, is_local: bool, is_private: bool) -> None:
     assert (credentials.is_local, credentials.is_private) == (is_local, is_private)
+
+
+NETWORK = st.tuples(st.sampled_from(["10.0.0.1", "10.0.1.1", "10.1.0.1", "::1", "fd00::1"]), st.integers(0, 32)).map(
+    lambda network: ipaddress.ip_network(network, strict=False)
+)
+
+
+@given(st.lists(NETWORK, unique=True, max_size=6), st.sampled_from(["10.0.0.1", "10.0.1.9", "192.0.2.1", "fd00::2"]))
+def test_the_narrowest_network_counts(networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network], at: str) -> None:
+    stanzas = [
+        Stanza(Identity(f"n{number}", Topics(["*"])), networks=(network,)) for number, network in enumerate(networks)
+    ]
+    around = [number for number, network in enumerate(networks) if ipaddress.ip_address(at) in network]
+    known = Rules(stanzas, Anonymous.NONE).identify(Credentials(at))
+
+    if not around:
+        assert known is None
+    else:
+        assert known
+        assert known.identity.name == f"n{max(around, key=lambda number: networks[number].prefixlen)}"

@@ -45,7 +45,6 @@ from aggregator.server import (
 )
 from aggregator.server.live import Live
 from aggregator.server.reading import Answer, Asker
-from aggregator.server.reload import CannotLoad
 from aggregator.server.state import State
 from aggregator.storage.engine import AnyEngine, Commit
 from aggregator.storage.sqlite import database
@@ -246,26 +245,6 @@ def clients_from_elsewhere() -> None:
         return ELSEWHERE.get(found.address or "", found)
 
     _put(credentials, "of", instead)
-
-
-def reload_at_sigusr2() -> None:
-    """Read the identities again at SIGUSR2."""
-    say_ready = server.Server._say_ready
-
-    def ready(self: server.Server) -> None:
-        say_ready(self)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, reload, self)
-
-    def reload(self: server.Server) -> None:
-        log = logging.getLogger("aggregator")
-        try:
-            self._state.identities.load()()
-        except CannotLoad as error:
-            log.error("not reloaded: %s", error)
-        else:
-            log.info("reloaded")
-
-    _put(server.Server, "_say_ready", ready)
 
 
 # --- defects
