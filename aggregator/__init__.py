@@ -88,6 +88,7 @@ Server: one process.
 - ``server.port``                the kinds of port
 - ``server.activation``          listening sockets from outside
 - ``server.tls``                 TLS between a transport and a client's protocol
+- ``server.handshakes``          when its handshakes get their turns
 - ``server.tls_context``         certificates to TLS contexts
 - ``server.reload``              what is read from files again at SIGHUP
 - ``server.credentials``         what the network itself knows of a client

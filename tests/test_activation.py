@@ -17,9 +17,10 @@ import pytest
 
 from aggregator.server import activation
 from aggregator.server.port import PORTS
-from tests.harness import ROOT, wire
+from tests.harness import ROOT, tls_peer, wire
 from tests.harness.activation import listening
 from tests.harness.background import in_background
+from tests.harness.certificates import Authority
 from tests.harness.forward import ForwardPeer, forward
 from tests.harness.polling import wait_until
 from tests.harness.record import RecordFigures
@@ -234,3 +235,36 @@ def _can_connect(number: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", number)):
         return True
     return False
+
+
+def test_unix_sockets_and_tls_ports_are_served_by_their_names_too(new_server: StartServer, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    with contextlib.ExitStack() as stack:
+        sockets: dict[str, socket.socket] = stack.enter_context(listening("acked", "silent", "tls", "tls-silent"))
+        for name in ("socket", "silent-socket"):
+            sockets[name] = one = stack.enter_context(socket.socket(socket.AF_UNIX))
+            one.bind(str(tmp_path / name))
+            one.listen()
+        server = new_server(*authority.server().options, passed_in=sockets).start()
+        context = authority.trusting()
+        assert tls_peer.exchange(server.tls_port, context, wire.event("tls"))[0]["status"] == "stored"
+        assert tls_peer.exchange(server.tls_silent_port, context, wire.event("tls-silent")) == []
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "socket"))
+            client.sendall(wire.event("socket"))
+            assert client.recv(4096).startswith(b'{"status":"stored"')
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "silent-socket"))
+            client.sendall(wire.event("silent-socket"))
+        wait_until(lambda: set(server.stored("t")) == {"tls", "tls-silent", "socket", "silent-socket"})
+        assert server.stop() == 0
+        assert (tmp_path / "socket").is_socket(), "it lives on"
+
+
+def test_a_socket_of_another_family_is_one_clear_line(new_server: StartServer) -> None:
+    with listening("socket") as sockets:
+        server = new_server(passed_in=sockets)
+        assert not server.try_to_start()
+    assert server.log == (
+        "aggregator: descriptor 3 (socket) is no unix socket that listens (Accept=no, ListenStream=)\n"
+    )

@@ -286,4 +286,4 @@ def test_any_free_port_is_no_address(tmp_path: Path) -> None:
 def test_what_is_no_address(tmp_path: Path, to: str) -> None:
     done = aggregator("admin", "--to", to, "PING", cwd=tmp_path)
     assert_one_line(done, 2)
-    assert f"expected HOST:PORT, got {to!r}" in done.stderr
+    assert f"expected HOST:PORT, tls:HOST:PORT or unix:PATH, got {to!r}" in done.stderr

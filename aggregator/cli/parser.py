@@ -99,8 +99,12 @@ class Default:
 
 
 def settle(options: argparse.Namespace) -> list[str]:
-    """Give each option that is not on the command line its value; return what is to be said of the environment."""
+    """Give each option that is not on the command line its value; return what is to be said of the environment.
+
+    ``options.typed`` are the names of the others.
+    """
     remarks: list[str] = []
+    options.typed = {name for name, value in vars(options).items() if not isinstance(value, Default)}
     for name, value in list(vars(options).items()):
         if isinstance(value, Default):
             setattr(options, name, value.settle(remarks))

@@ -55,7 +55,7 @@ def add_target(parser: Parser) -> None:
 def server_of(options: argparse.Namespace) -> Server:
     """The server that they name. Ends the program if a file cannot be used."""
     target: _Target = options.to
-    if not target.tls and (options.ca or options.cert or options.key):
+    if not target.tls and options.typed & {"ca", "cert", "key"}:
         options.parser.error("--ca, --cert and --key need --to tls:HOST:PORT")
     context = _context(options.ca, options.cert, options.key) if target.tls else None
     token = _token(options.token_file) if options.token_file else None

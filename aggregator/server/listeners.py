@@ -16,11 +16,12 @@ from aggregator.server.admission import Holder, Place
 from aggregator.server.connection import Connection
 from aggregator.server.credentials import Credentials
 from aggregator.server.guest import Guest
+from aggregator.server.handshakes import HandshakeTurns
 from aggregator.server.peer import Peer
 from aggregator.server.port import FORWARD, Port
 from aggregator.server.sockets import Bound, CannotListen
 from aggregator.server.state import State
-from aggregator.server.tls import HandshakeTurns, TlsLayer, TlsTransport
+from aggregator.server.tls import TlsLayer, TlsTransport
 from aggregator.server.tls_context import Contexts
 from aggregator.wire import Failure, replies
 

@@ -18,8 +18,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import time
-from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Final
@@ -27,6 +25,7 @@ from typing import Any, Final
 from aggregator import address
 from aggregator.server.admission import Admission, Place
 from aggregator.server.credentials import Credentials, of
+from aggregator.server.handshakes import HandshakeTurns
 from aggregator.server.port import Port
 from aggregator.wire import Failure, replies
 
@@ -37,9 +36,6 @@ hold up nothing."""
 LINGER_S: Final = 1.0
 """How long a client whose handshake has failed is read after our last words: closing with unread data is a reset, which
 destroys them."""
-
-STEPS_A_TURN: Final = 8
-"""Steps of handshakes in one turn of the loop. One takes 0.2 ms (ECDSA) to 1.1 ms (RSA, client certificate, CRL)."""
 
 READ_BYTES: Final = 1 << 18
 """As much as one read of the plain transport brings."""
@@ -61,33 +57,6 @@ class Stage(Enum):
     HANDSHAKE = auto()
     OPEN = auto()
     FAILED = auto()  # its last words are out, and what it still sends is dropped
-
-
-class HandshakeTurns:
-    """Runs the steps of handshakes: a few in each turn of the loop, and then none for as long as they took.
-
-    So the clients that are known already have at least half of the loop, however many strangers there are.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._scheduled = False
-
-    def run(self, step: Callable[[], None]) -> None:
-        """Run this step when it is its turn."""
-        self._waiting.append(step)
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._turn)
-
-    def _turn(self) -> None:
-        self._scheduled = bool(self._waiting)
-        if not self._scheduled:
-            return
-        started_s = time.perf_counter()
-        for _ in range(min(STEPS_A_TURN, len(self._waiting))):
-            self._waiting.popleft()()
-        asyncio.get_running_loop().call_later(time.perf_counter() - started_s, self._turn)
 
 
 class TlsLayer(asyncio.Protocol):

@@ -71,7 +71,7 @@ faults by these numbers:
 | T54 PROXY headers, cut anywhere | test_framing | no reply is taken for an event's |
 | T55 half of a surrogate pair | test_framing | kept byte for byte, no neighbour harmed |
 | T56 a log that nobody reads | tests/test_log | acks, HEALTH and SIGTERM go on; what is left out is counted |
-| T57 SIGHUP, SIGUSR1, a second signal too soon | tests/test_signals | SIGHUP drains, SIGUSR1 and SIGUSR2 are ignored |
+| T57 SIGHUP, SIGUSR1, a second signal too soon | tests/test_signals | SIGHUP drains in a terminal, else reloads |
 | T58 a database that cannot be written | tests/test_ready | no "ready", exit code 1; full or locked: degraded |
 | T59 standard streams closed, full, or Latin-1 | tests/test_streams | no traceback; no database at descriptors 0 to 2 |
 | T60 addresses, IPv6, empty variables | tests/test_listen | nothing listens beyond loopback unless told to |
@@ -80,6 +80,10 @@ faults by these numbers:
 | T63 any bytes on the wrap port | tests/wrap | all is stored, or named in the log |
 | T64 kill -9 between a Forward commit and its ack | tests/test_activation, tests/forward | LOST = 0, none twice |
 | T65 a Forward client that never reads acks | tests/forward | muted; its events are stored; nobody held up |
+| T66 TLS clients that only write, or end by FIN | tests/tls/test_clients | all is acked or stored; with tickets not |
+| T67 strangers and floods at a TLS port | tests/tls/test_strangers | who is known is served; memory is bounded |
+| T68 broken certificates at the start and at SIGHUP | tests/tls/test_certificates | one line; the old ones serve on |
+| T69 socket files of killed and of running servers | tests/test_sockets | replaced; left alone |
 
 Readers: lost (acked, in a range that was said to be complete, and not delivered), doubled, disordered and phantom are
 all 0 (tests/harness/reading.py).

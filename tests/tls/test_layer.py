@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from aggregator.config import Config
 from aggregator.server import tls
 from aggregator.server.admission import Admission
+from aggregator.server.handshakes import STEPS_A_TURN, HandshakeTurns
 from aggregator.server.port import TLS, TLS_SILENT
-from aggregator.server.tls import HandshakeTurns, TlsLayer, TlsTransport
+from aggregator.server.tls import TlsLayer, TlsTransport
 from tests.harness.certificates import Authority, Pair
 from tests.harness.polling import until
 
@@ -265,5 +266,5 @@ async def test_steps_of_handshakes_leave_half_of_the_loop_to_others() -> None:
         turns.run(step)
     other()
     await until(lambda: len(steps) == 100)
-    assert max(steps.count(turn) for turn in set(steps)) <= tls.STEPS_A_TURN
+    assert max(steps.count(turn) for turn in set(steps)) <= STEPS_A_TURN
     assert not turns._waiting
