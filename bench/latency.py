@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import socket
-import ssl
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -26,24 +24,34 @@ ACK: Final = b'"seq":'
 """What each ack of ours has exactly once, and a rejection or an error never has."""
 
 
-def in_turn(port: int, lines: list[bytes], context: ssl.SSLContext | None = None) -> dict[str, Any]:
-    """One connection, one event in flight. With ``context`` over TLS."""
-    latencies_s = []
-    with contextlib.ExitStack() as stack:
-        connection: socket.socket = socket.create_connection(("127.0.0.1", port), STALL_S)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if context:
-            connection = context.wrap_socket(connection, server_hostname="127.0.0.1")
-        stack.enter_context(connection)
-        for line in lines:
-            started = time.perf_counter()
-            connection.sendall(line)
-            reply = connection.recv(4096)
-            latencies_s.append(time.perf_counter() - started)
-            if ACK not in reply or not reply.endswith(b"\n"):
-                raise SystemExit(f"not an ack: {reply.decode()}")
-    counted = latencies_s[int(len(lines) * offered.WARM_UP) :]
-    return {"events": len(counted), **percentiles(counted)}
+def in_turn(port: int, lines: list[bytes]) -> dict[str, Any]:
+    """One connection, one event in flight."""
+    with connected(port) as connection:
+        return counted([ack_s(connection, line) for line in lines])
+
+
+def connected(port: int) -> socket.socket:
+    """A connection for single events."""
+    connection = socket.create_connection(("127.0.0.1", port), STALL_S)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def ack_s(connection: socket.socket, line: bytes) -> float:
+    """Send an event; how long its ack took."""
+    started = time.perf_counter()
+    connection.sendall(line)
+    reply = connection.recv(4096)
+    took_s = time.perf_counter() - started
+    if ACK not in reply or not reply.endswith(b"\n"):
+        raise SystemExit(f"not an ack: {reply.decode()}")
+    return took_s
+
+
+def counted(latencies_s: list[float]) -> dict[str, Any]:
+    """The percentiles of all but the first."""
+    latencies_s = latencies_s[int(len(latencies_s) * offered.WARM_UP) :]
+    return {"events": len(latencies_s), **percentiles(latencies_s)}
 
 
 def at_rate(port: int, workload: Workload, rate: float) -> dict[str, Any]:
