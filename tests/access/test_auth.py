@@ -179,6 +179,7 @@ def test_a_text_that_begins_like_auth_is_text(start_server: StartServer) -> None
             peer.send(text)
             peer.half_close()
             assert peer.raw_rest() == b""
+    wait_until(lambda: server.ask("STATS")["unique_processed"] == 4)
     texts = {one["payload"]["message"] for one in server.listed("app")}
 
     assert texts == {"AUTH failed for root", "AUT", "AUTH agg_x", "AUTH " + "x" * 2000}
