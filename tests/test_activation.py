@@ -154,7 +154,7 @@ ENDS = {"SIGTERM": ServerProcess.stop, "kill -9": ServerProcess.kill}
 def test_a_program_that_keeps_nothing_is_never_refused(
     new_server: StartServer, end: str, record_figures: RecordFigures
 ) -> None:
-    """After SIGTERM nothing is lost. A kill costs at most what the killed server's connection still held."""
+    """T62: after SIGTERM nothing is lost. A kill costs at most what the killed server's connection still held."""
     count, rounds = 2000, 3
     with listening("silent", "acked") as sockets:
         server = new_server(passed_in=sockets).start()
@@ -178,6 +178,7 @@ def test_a_program_that_keeps_nothing_is_never_refused(
 
 
 def test_kill_9_loses_no_chunk_that_was_not_acked(new_server: StartServer) -> None:
+    """T64."""
     count = 3000
     with listening("forward", "acked") as sockets:
         number = number_of(sockets["forward"])

@@ -105,9 +105,10 @@ def test_the_configuration_table_has_every_option_with_its_default() -> None:
     }
 
 
+@pytest.mark.parametrize("folder", ["shippers", "producers"])
 @pytest.mark.parametrize("name", ["rsyslog.conf", "syslog-ng.conf"])
-def test_the_shipper_files_are_the_ones_the_tests_run(name: str) -> None:
-    assert (ROOT / "tests" / "shippers" / name).read_text() in [text for _, text in BLOCKS]
+def test_the_shipper_files_are_the_ones_the_tests_run(folder: str, name: str) -> None:
+    assert (ROOT / "tests" / folder / name).read_text() in [text for _, text in BLOCKS]
 
 
 def test_the_copy_of_a_running_servers_database_is_complete(start_server: StartServer, tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_over_the_limit_of_connections_a_client_is_closed(start_server: StartSer
 
 
 def test_a_client_that_never_reads_acks_is_muted_and_its_events_are_stored(start_server: StartServer) -> None:
+    """T65."""
     server = start_server(*ON, changes=[impatient])
     chunk = "c" * 150
     with ForwardPeer(server.port_of("forward"), receive_buffer=4096) as peer:
