@@ -40,7 +40,7 @@ MAX_SLICES: Final = 8
 the reading, beside a busy event loop above all. A subscriber that is slow gets one slice, because the rest would be
 dropped and read again."""
 
-PACE: Final = 8
+PACE: Final = 16
 """How many times as long as it kept the event loop busy catching up pauses beside senders: their latency counts more.
 """
 
