@@ -261,7 +261,7 @@ def test_many_texts_on_many_connections(server: ServerProcess) -> None:
 
 @pytest.mark.fault
 def test_mutated_lines_are_stored_or_named(start_server: StartServer) -> None:
-    """T63, and T28 on the wrap port: what a server stores is what the parts without input or output make of the same bytes."""
+    """T63, and T28 there: what a server stores is what the parts without input or output make of the same bytes."""
     limit = 3000
     server = start_server("--wrap-port", "0", "--max-line-bytes", f"{limit}")
     random_ = random.Random(28)
