@@ -95,13 +95,16 @@ async def test_the_table_of_stats_is_what_the_program_declares(tmp_path: Path) -
     assert rows == [f"| `{metric.name}` | {metric.help} |" for metric in declared]
 
 
+def shown_default(field: str, value: object) -> str:
+    return str(value) if value is not None else "off" if field.endswith("port") else "none"
+
+
 def test_the_configuration_table_has_every_option_with_its_default() -> None:
     table = dict(re.findall(r"^\| `--([a-z-]+)` \| `([^`]*)` \|", README, re.MULTILINE))
     defaults = Config()
 
     assert {name.replace("-", "_"): value for name, value in table.items()} == {
-        field.removesuffix("_s"): "off" if (value := getattr(defaults, field)) is None else str(value)
-        for field in Config.__slots__
+        field.removesuffix("_s"): shown_default(field, getattr(defaults, field)) for field in Config.__slots__
     }
 
 
