@@ -37,7 +37,12 @@ VARIABLES = [
     for name in re.findall(r"^\| `--([a-z-]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
 ]
 
-ANY_TEXT = [f"AGGREGATOR_{name}" for name in ("HOST", "DB", "WRAP_TOPIC", "WRAP_ID_FIELD")]
+ANY_TEXT = [
+    f"AGGREGATOR_{name}"
+    for name in (
+        "HOST", "DB", "WRAP_TOPIC", "WRAP_ID_FIELD", "FORWARD_ID", "FORWARD_SOURCE", "FORWARD_SHARED_KEY_FILE",
+    )
+]  # fmt: skip
 """For these a question mark is a value."""
 
 

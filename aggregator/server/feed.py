@@ -228,9 +228,15 @@ class Feed:
             return
         until = self.head if subscription.until is None else subscription.until
         slices, subscription.slices = subscription.slices, 1
-        found = await self._engine.read(
-            subscription.interest, subscription.position, until, background=True, slices=slices
-        )
+        try:
+            found = await self._engine.read(
+                subscription.interest, subscription.position, until, background=True, slices=slices
+            )
+        except StorageUnreadable:
+            if slices == 1:
+                raise
+            self._put_behind(subscription)  # what stands before the damage is read in smaller slices
+            return
         if subscription.over or not subscription.room:
             return
         if found.gap is not None:
