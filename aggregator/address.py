@@ -17,8 +17,8 @@ def join(host: str, port: int) -> str:
 
 
 def host_of(joined: str) -> str:
-    """The host of what ``join`` has made."""
-    return without_brackets(joined.rpartition(":")[0])
+    """The host of what ``join`` has made; "unknown" where there is none."""
+    return without_brackets(joined.rpartition(":")[0]) or "unknown"
 
 
 def without_brackets(text: str) -> str:

@@ -47,6 +47,7 @@ class Config:
 
     forward_chunk_bytes: int = 16 * MIB
     """Longest Forward message: Fluent Bit's chunks have 2 MB, Fluentd's in memory 8 MB, and a little around them."""
+
     wrap_port: int | None = None
     """The port that makes an event of whatever text arrives; 0 means any free one, None means that there is none."""
 

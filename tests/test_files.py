@@ -94,6 +94,7 @@ def replace_the_folder_by_a_file(one: Path) -> None:
     one.parent.touch()
 
 
+@pytest.mark.parametrize("settled", [False, True], ids=["a new folder", "a folder that has not changed for long"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     "harm",
@@ -102,7 +103,13 @@ def replace_the_folder_by_a_file(one: Path) -> None:
         move_the_folder, replace_the_folder_by_a_file,
     ],
 )  # fmt: skip
-async def test_no_batch_is_acked_once_a_file_is_gone(store: Store, suffix: str, harm: Callable[[Path], None]) -> None:
+async def test_no_batch_is_acked_once_a_file_is_gone(
+    store: Store, suffix: str, harm: Callable[[Path], None], settled: bool
+) -> None:
+    if settled:
+        os.utime(store.database.path.parent, ns=(0, 0))
+        await store.verify()
+        await append(store, keys_of("between", 1))
     harm(beside(store.database.path, suffix))
 
     with pytest.raises(StorageFailed, match=r"events\.db"):

@@ -95,19 +95,28 @@ async def test_the_table_of_stats_is_what_the_program_declares(tmp_path: Path) -
     assert rows == [f"| `{metric.name}` | {metric.help} |" for metric in declared]
 
 
+def shown_default(field: str, value: object) -> str:
+    return str(value) if value is not None else "off" if field.endswith("port") else "none"
+
+
 def test_the_configuration_table_has_every_option_with_its_default() -> None:
     table = dict(re.findall(r"^\| `--([a-z-]+)` \| `([^`]*)` \|", README, re.MULTILINE))
     defaults = Config()
 
     assert {name.replace("-", "_"): value for name, value in table.items()} == {
-        field.removesuffix("_s"): "off" if (value := getattr(defaults, field)) is None else str(value)
-        for field in Config.__slots__
+        field.removesuffix("_s"): shown_default(field, getattr(defaults, field)) for field in Config.__slots__
     }
 
 
-@pytest.mark.parametrize("name", ["rsyslog.conf", "syslog-ng.conf", "rsyslog-tls.conf", "syslog-ng-tls.conf"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shippers/rsyslog.conf", "shippers/syslog-ng.conf", "shippers/rsyslog-tls.conf", "shippers/syslog-ng-tls.conf",
+        "producers/rsyslog.conf", "producers/syslog-ng.conf",
+    ],
+)  # fmt: skip
 def test_the_shipper_files_are_the_ones_the_tests_run(name: str) -> None:
-    assert (ROOT / "tests" / "shippers" / name).read_text() in [text for _, text in BLOCKS]
+    assert (ROOT / "tests" / name).read_text() in [text for _, text in BLOCKS]
 
 
 def test_the_copy_of_a_running_servers_database_is_complete(start_server: StartServer, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     """T48. A folder that is only missing is made."""
     (tmp_path / "file").write_text("in the way")
-    done = serve("serve", "--port", "0", "--db", "file/events.db", cwd=tmp_path)
+    done = serve_on("file/events.db", tmp_path)
     assert_one_clear_line(done, 1, "cannot use", "file/events.db", ": Not a directory")
 
 

@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     program = _program()
     if not port and any(Path(program[0]).is_relative_to(folder) for folder in _HIDDEN):
         complain(f"{program[0]} is in a folder that this unit hides from the server: install it in /opt, say")
-    filled_in = {"@PROGRAM@": " ".join(program)}
+    filled_in = {"@PROGRAM@": " ".join(map(_quoted, program))}
     if port:
         owner = _OWNER.replace("@MODE@", Config().socket_mode) if port.unix else ""
         filled_in = {"@NAME@": port.descriptor, "@WHERE@": _where(port), "@OWNER@": owner}
@@ -68,8 +68,7 @@ def _program() -> list[str]:
     """How this installation is called: its script, or its Python where it has none."""
     python = Path(sys.executable)
     script = python.with_name("aggregator")
-    words = [str(script)] if script.exists() else [str(python), "-m", "aggregator"]
-    return [_quoted(word) for word in words]
+    return [str(script)] if script.exists() else [str(python), "-m", "aggregator"]
 
 
 def _quoted(word: str) -> str:

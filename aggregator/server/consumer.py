@@ -91,6 +91,7 @@ class Consumer:
         self._max_batch = max_batch
         self._publish = publish
         self._failure: StorageFailed | None = None  # of somebody else who writes
+        self._over = False  # something has failed: no further batch may be stored
         self._filling = _Filling(engine)
         self._full: _Filling | None = None  # is the next, before the batch that is being filled
         self._held_over: Submission | None = None  # is not in a batch yet
@@ -172,8 +173,14 @@ class Consumer:
 
     async def _append_batches(self) -> None:
         """Store one batch after another. So many of these run as appends may be under way."""
-        while batch := await self._next():
-            await self._store(batch)
+        try:
+            while batch := await self._next():
+                await self._store(batch)
+                if self._under_way:  # one of these may have failed in this turn of the loop: that comes first
+                    await asyncio.sleep(0)
+        except BaseException:
+            self._over = True
+            raise
 
     async def _next(self) -> _Filling | None:
         """The next batch, which is under way from now on; None if there will be none.
@@ -181,7 +188,7 @@ class Consumer:
         If a batch is ready, nothing is awaited: the engine gets it in the turn of the loop in which it has become free.
         """
         while not (batch := self._take_batch()):
-            if self._filler.done():
+            if self._over or self._filler.done():
                 return None
             await self._wait_for_events()
         batch.handed_over = time.monotonic()
@@ -193,6 +200,8 @@ class Consumer:
 
     def _take_batch(self) -> _Filling | None:
         """The batch that is ready, if there is one. Raises what the filler or the upkeep has raised."""
+        if self._over:
+            return None
         self._note_upkeep()
         if self._filler.done():
             self._filler.result()  # a defect: the batch that is being filled cannot be trusted
@@ -315,6 +324,7 @@ class Consumer:
     def fail(self, error: StorageFailed) -> None:
         """End ``run`` with this error, which another part met that writes to the same store."""
         self._failure = error
+        self._over = True
         self._ended.set()
 
     def _fail(self, why: str) -> None:

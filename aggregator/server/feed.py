@@ -40,9 +40,8 @@ MAX_SLICES: Final = 8
 the reading, beside a busy event loop above all. A subscriber that is slow gets one slice, because the rest would be
 dropped and read again."""
 
-PACE: Final = 8
-"""How many times as long as it kept the event loop busy catching up pauses beside senders: their latency counts more.
-"""
+PACE: Final = 16
+"""How many times as long as it made and wrote lines catching up pauses beside senders: their latency counts more."""
 
 PAUSE_S: Final = 0.001
 """It pauses when it owes so much: uvloop's timers know no less."""
@@ -229,7 +228,15 @@ class Feed:
             return
         until = self.head if subscription.until is None else subscription.until
         slices, subscription.slices = subscription.slices, 1
-        found = await self._engine.read(subscription.interest, subscription.position, until, True, slices)
+        try:
+            found = await self._engine.read(
+                subscription.interest, subscription.position, until, background=True, slices=slices
+            )
+        except StorageUnreadable:
+            if slices == 1:
+                raise
+            self._put_behind(subscription)  # what stands before the damage is read in smaller slices
+            return
         if subscription.over or not subscription.room:
             return
         if found.gap is not None:

@@ -10,8 +10,10 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from aggregator.access.identity import Identity
+from aggregator.address import host_of
 from aggregator.server.port import Port
 from aggregator.server.state import State
 from aggregator.wire.forward import NotForward, entries
@@ -22,8 +24,12 @@ from aggregator.wire.meaning import TURN_BYTES, TURN_LINES
 
 log = logging.getLogger("aggregator")
 
-ENTRIES_AT_ONCE = TURN_LINES // 10
-"""After so many entries the bytes of a turn are looked at."""
+ENTRIES_AT_ONCE: Final = TURN_LINES // 10
+EVENT_BYTES_AT_ONCE: Final = TURN_BYTES // 4
+"""After so much the budget of a turn is looked at."""
+
+SLICE_BYTES: Final = 4 * 1024
+"""So much of what was read is split into messages at a time: a message may have three bytes, and each costs 10 µs."""
 
 
 @dataclass(slots=True)
@@ -50,16 +56,18 @@ class ForwardInbox:
         self._fields = Fields(config.forward_id, config.forward_source)
         self._handshake = Handshake(state.forward_key, socket.gethostname()) if state.forward_key else None
         self._splitter = Splitter(HANDSHAKE_BYTES if self._handshake else config.forward_chunk_bytes)
+        self._unread = bytearray()  # what is not split into messages yet
+        self._ending = False  # whether the stream ends behind that
         self._messages: deque[Message | NotForward] = deque()
         self._conversion: Conversion | None = None  # of the message that is being read
         self._unfinished_s = 0.0  # for how long the same message has been unfinished
 
     def __len__(self) -> int:
-        return len(self._messages) + (self._conversion is not None)
+        return len(self._messages) + (self._conversion is not None) + bool(self._unread) + self._ending
 
     @property
-    def has_little(self) -> bool:
-        """Whether so little waits that to interpret it cannot take long: not known of messages."""
+    def cannot_be_slow(self) -> bool:
+        """Few bytes may be many entries."""
         return False
 
     @property
@@ -81,37 +89,36 @@ class ForwardInbox:
 
     def feed(self, data: bytes) -> bytes | None:
         """Take the next bytes. What ends the stream is given out in its turn, so there are no last words here."""
-        was_broken = self._splitter.broken
-        if messages := self._splitter.feed(data):
-            self._messages += messages
-            self._unfinished_s = 0.0
-        if self._splitter.broken and not was_broken:
-            self._messages.append(self._splitter.broken)
+        if not self._splitter.broken:
+            self._unread += data
         return None
 
     def finish(self) -> None:
         """Take the orderly end of the stream."""
-        if self._splitter.unfinished:
-            self._log.say(
-                logging.WARNING, f"{self._port.name}: %s ended within a message, which is not stored", self.peer
-            )
+        self._ending = True
 
     def turn(self) -> Iterator[Conversion | LetIn | NotForward]:
         """Read what waits, up to a turn's worth; give out the chunks that are complete."""
         budget, size = TURN_LINES, 0
         try:
-            while len(self) and budget > 0 and size < TURN_BYTES:
+            while budget > 0 and size < TURN_BYTES:
                 if not self._conversion:
+                    if not self._messages:
+                        if not (split := self._split()):
+                            break
+                        size += split
+                        continue
                     message = self._messages.popleft()
                     if isinstance(message, NotForward):
                         raise message
                     if self._handshake:
+                        budget -= 1
                         yield self._let_in(*self._handshake.answer(message))
                         continue
                     self._conversion = self._begin(message)
                 conversion = self._conversion
                 events_before, bytes_before = len(conversion.events), conversion.events.size_bytes
-                ended = conversion.proceed(min(budget, ENTRIES_AT_ONCE))
+                ended = conversion.proceed(min(budget, ENTRIES_AT_ONCE), EVENT_BYTES_AT_ONCE)
                 budget -= max(1, len(conversion.events) - events_before)
                 size += conversion.events.size_bytes - bytes_before
                 if ended:
@@ -123,6 +130,8 @@ class ForwardInbox:
 
     def clear(self) -> None:
         """Drop the messages that wait."""
+        self._unread.clear()
+        self._ending = False
         self._messages.clear()
         self._conversion = None
 
@@ -147,15 +156,29 @@ class ForwardInbox:
         self._stats.connections_refused += 1
         self._log.say(logging.WARNING, f"{self._port.name}: %s: closed: %s", self.peer, why)
 
+    def _split(self) -> int:
+        """Split the next slice of what is unread; return how much it was, in bytes."""
+        piece = bytes(self._unread[:SLICE_BYTES])
+        del self._unread[:SLICE_BYTES]
+        if piece:
+            if messages := self._splitter.feed(piece):
+                self._messages += messages
+                self._unfinished_s = 0.0
+            if self._splitter.broken:
+                self._messages.append(self._splitter.broken)
+                self._unread.clear()
+        elif self._ending:
+            self._ending = False
+            if self._splitter.unfinished:
+                self._log.say(
+                    logging.WARNING, f"{self._port.name}: %s ended within a message, which is not stored", self.peer
+                )
+        return len(piece)
+
     def _begin(self, message: Message) -> Conversion:
         config = self._config
         chunk = entries.read(message, config.forward_chunk_bytes, self._max_line_bytes)
-        return Conversion(chunk, self._host, self._fields, config.forward_chunk_bytes * entries.MAX_GROWTH)
-
-    @property
-    def _host(self) -> str:
-        host = self.peer.rpartition(":")[0].strip("[]")
-        return host or "unknown"
+        return Conversion(chunk, host_of(self.peer), self._fields, config.forward_chunk_bytes * entries.MAX_GROWTH)
 
     def _let_in(self, pong: bytes, well: bool) -> LetIn:
         if well:

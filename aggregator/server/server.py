@@ -145,8 +145,8 @@ class Server:
             loop.default_exception_handler(context)
 
     def _tick(self) -> None:
-        self._listeners.tick()
         asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self._listeners.tick()
 
     async def _drain(self, consumer: asyncio.Task[None]) -> bool:
         self._supervisor.stopping()

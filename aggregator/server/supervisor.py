@@ -51,7 +51,8 @@ class Supervisor:
         lines = []
         if self._current_status() != self._status:
             lines.append(f"STATUS={self._current_status()}")
-        if self._watchdog_s and not self._health.failure and not self._health.slow_commit:
+        stuck = self._health.slow_commit and not self._health.trouble  # a store that is busy or full says so
+        if self._watchdog_s and not self._health.failure and not stuck:
             lines.append("WATCHDOG=1")
         self._tell(*lines)
         delay_s = min(BEAT_S, self._watchdog_s / _BEATS_PER_WATCHDOG) if self._watchdog_s else BEAT_S

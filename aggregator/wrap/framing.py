@@ -14,6 +14,9 @@ from aggregator.wire.lines import BOM
 from aggregator.wrap.recognition import Foreign, Framing, Recognition
 from aggregator.wrap.scan import Broken, ObjectScanner
 
+SHOWN_BYTES: Final = 100
+"""How much of a stream is kept for the log."""
+
 _LFS: Final = re.compile(rb"\n*")
 _LENGTH: Final = re.compile(rb"([1-9][0-9]{0,8}) ")
 _LENGTH_SO_FAR: Final = re.compile(rb"(?:[1-9][0-9]{0,8})?")
@@ -54,12 +57,14 @@ class Framer:
     @property
     def unfinished(self) -> bool:
         """Whether a text has begun that has not ended yet."""
-        return bool(self._cutter.rest or self._cutter.offset if self._cutter else self._head)
+        if self._cutter:
+            return bool(self._cutter.rest or self._cutter.offset)
+        return bool(self._head) and not self.foreign
 
     @property
     def start(self) -> bytes:
-        """The first bytes of what is held back."""
-        return bytes((self._cutter.rest if self._cutter else self._head)[:100])
+        """The first bytes of what is held back; of a foreign stream, its first bytes."""
+        return bytes((self._cutter.rest if self._cutter else self._head)[:SHOWN_BYTES])
 
     def feed(self, data: bytes) -> list[Text]:
         """Take the next bytes; return the texts that they complete."""
@@ -100,7 +105,7 @@ class Framer:
         found = self._recognition.look(self._head, ended)
         if isinstance(found, Foreign):
             self.foreign = found
-            self._head.clear()
+            del self._head[SHOWN_BYTES:]
         return self._begin(found) if isinstance(found, Framing) else []
 
     def _begin(self, framing: Framing) -> list[Text]:

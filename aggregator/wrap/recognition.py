@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from typing import Final
 
-from aggregator.wire.lines import HEAD_BYTES, HTTP_REQUEST, PROXY_V1, PROXY_V2, TLS_HELLO
+from aggregator.wire.lines import HEAD_BYTES, PROXY_V1, PROXY_V2, TLS_HELLO
 from aggregator.wrap.scan import Broken, ObjectScanner
 
 CONTINUED_BYTES: Final = 64 * 1024
@@ -49,6 +49,7 @@ _PICKLE: Final = re.compile(rb"\0[\0-\xff]{3}(?:\}q|\x80[\x02-\x05])")
 # An array of two to four, whose first is a tag, a time or another array (msgpack's spec.md, "Formats"). No text begins
 # so: these bytes only continue a character of UTF-8.
 _MSGPACK: Final = re.compile(rb"[\x92-\x94][\x92\xa0-\xbf\xd6-\xd9\xda\xcb-\xcf]")
+_HTTP: Final = re.compile(rb"(?:[A-Z]{3,7} \S+|PRI \*) HTTP/[12]\.\d\r?")  # TRACE alone is a level in front of a text
 _OCTETS: Final = re.compile(rb"[1-9][0-9]{0,8} (?:<[0-9]{1,3}>|\{)")  # RFC 6587, section 3.4.1
 _OCTETS_SO_FAR: Final = re.compile(rb"[1-9][0-9]{0,8}(?: (?:<[0-9]{0,3})?)?")
 _PRIORITY: Final = re.compile(rb"<[0-9]{1,3}>")
@@ -88,7 +89,7 @@ class Recognition:
             found = self._framing(window, ended) or (Framing.LINES if ended else None)
         if isinstance(found, Framing):
             first_line = bytes(window[:HEAD_BYTES]).partition(b"\n")[0]
-            if HTTP_REQUEST.match(first_line):
+            if _HTTP.fullmatch(first_line):
                 return Foreign.HTTP
             if PROXY_V1.match(first_line):
                 return Foreign.PROXY

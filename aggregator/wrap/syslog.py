@@ -33,6 +33,11 @@ _RFC_3164: Final = re.compile(
     r"([^\s:\[\]]{1,48})(?:\[([^\s\]]{1,128})\])?: ?",
     re.ASCII,
 )
+# Without a priority only the host tells a line of syslog from one that a program writes: time, level or thread, module.
+_LEVEL: Final = re.compile(
+    r"trace|debug|info|notice|warn|warning|err|error|crit|critical|severe|alert|emerg|fatal|panic", re.IGNORECASE
+)
+_HOST: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*")
 _PRIORITY_ALONE: Final = re.compile(r"<(\d{1,3})>", re.ASCII)
 _ELEMENT: Final = re.compile(
     r"\[([!#-<>-\\^-~]{1,32})((?: [!#-<>-\\^-~]{1,32}=\"(?:[^\"\\\]]|\\.)*+\")*+)\]", re.DOTALL
@@ -115,6 +120,8 @@ def _rfc_3164(line: str, today: date) -> Syslog | None:
     if not (head := _RFC_3164.match(line)):
         return None
     priority, written, host, program, pid = head.groups()
+    if priority is None and (_LEVEL.fullmatch(host) or not _HOST.fullmatch(host)):
+        return None
     if not (time := _stamp(written, today)):
         return None
     return Syslog(_payload(line[head.end() :], priority, program, pid), time, host)

@@ -20,7 +20,7 @@ from aggregator.wrap import fields
 UNKNOWN: Final = "unknown"
 
 _PLACEHOLDER: Final = re.compile(r"\{([^{}|]+)(?:\|([^{}|]*))?\}")
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of surrogate pairs
 
 
 class BadTemplate(ValueError):
@@ -36,7 +36,7 @@ class TopicTemplate:
         if any("{" in literal or "}" in literal for literal in literals):
             raise BadTemplate("a brace that opens or closes no {field} or {field|otherwise}")
         if _CONTROL.search(template):
-            raise BadTemplate("a control character")
+            raise BadTemplate("a control character, or bytes that are not UTF-8")
         if not 0 < len(template) <= MAX_NAME_CHARS:
             raise BadTemplate(f"expected 1 to {MAX_NAME_CHARS} characters")
         self._template = template

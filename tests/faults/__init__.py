@@ -76,7 +76,7 @@ faults by these numbers:
 | T59 standard streams closed, full, or Latin-1 | tests/test_streams | no traceback; no database at descriptors 0 to 2 |
 | T60 addresses, IPv6, empty variables | tests/test_listen | nothing listens beyond loopback unless told to |
 | T61 rotation, copytruncate, equal lines, restarts of send | tests/send | no line lost, none twice |
-| T62 a restart under programs that keep nothing | tests/test_producers | a socket from outside: none lost on SIGTERM |
+| T62 restarts under programs that keep nothing | tests/test_producers | socket from outside: LOST = 0 on SIGTERM |
 | T63 any bytes on the wrap port | tests/wrap | all is stored, or named in the log |
 | T64 kill -9 between a Forward commit and its ack | tests/test_activation, tests/forward | LOST = 0, none twice |
 | T65 a Forward client that never reads acks | tests/forward | muted; its events are stored; nobody held up |

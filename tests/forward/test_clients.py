@@ -88,7 +88,7 @@ def test_node_with_a_shared_key(start_server: StartServer, tmp_path: Path, key: 
 @needs_node
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "kill -9"])
 def test_node_loses_and_doubles_nothing_over_restarts(start_server: StartServer, kill: bool) -> None:
-    """It gives a chunk another name when it sends it again: so after a kill the records need ids of their own."""
+    """T64: it gives a chunk another name when it sends it again: so after a kill the records need ids of their own."""
     server = start_server("--forward-port", str(free_port()), *(["--forward-id", "n"] if kill else []))
     client = start_node(server, "PackedForward", 3000)
     for _ in range(2):

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import tracemalloc
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -18,9 +19,9 @@ from hypothesis import strategies as st
 
 from aggregator.event import Events
 from aggregator.wire import rules
-from aggregator.wire.forward import NotForward, entries
+from aggregator.wire.forward import NotForward, entries, values
 from aggregator.wire.forward.events import Conversion, Fields
-from aggregator.wire.forward.framing import Splitter
+from aggregator.wire.forward.framing import Message, Splitter
 from tests.harness.forward import event_time, forward, pack
 
 MAX_BYTES: Final = 1 << 20
@@ -42,14 +43,18 @@ def convert(
     for size in [*reads, len(stream)]:
         piece, stream = stream[:size], stream[size:]
         for message in splitter.feed(piece):
-            chunk = entries.read(message, max_bytes, MAX_RECORD_BYTES)
-            conversion = Conversion(chunk, "192.0.2.1", fields, max_bytes * entries.MAX_GROWTH)
-            while not conversion.proceed(2):
+            conversion = begin(message, fields, max_bytes)
+            while not conversion.proceed(2, 100):
                 pass
             made.append(conversion)
     if splitter.broken:
         raise splitter.broken
     return made
+
+
+def begin(message: Message, fields: Fields = ANY_FIELDS, max_bytes: int = MAX_BYTES) -> Conversion:
+    chunk = entries.read(message, max_bytes, MAX_RECORD_BYTES)
+    return Conversion(chunk, "192.0.2.1", fields, max_bytes * entries.MAX_GROWTH)
 
 
 def converted(message: Any, fields: Fields = ANY_FIELDS) -> list[dict[str, Any]]:
@@ -309,6 +314,10 @@ def nested(levels: int) -> Any:
         (pack(["t", squeeze(PACKED)[:-9], {"compressed": "gzip"}]), "cut short"),
         (pack(["t", PACKED, {"compressed": "zstd"}]), "only gzip"),
         (pack(["t", PACKED, {"fluent_signal": 1}]), "metrics, not logs"),
+        (pack(["t", PACKED, {"fluent_signal": [1]}]), "it forwards an array, not logs"),
+        (pack([nested(900), PACKED]), "the tag is no text but an array"),
+        (pack(["t", [nested(900)]]), "an entry is no array of a time and a record but an array"),
+        (pack(["t", PACKED, {"compressed": nested(900)}]), "compressed as 'an array'"),
         (forward("t", [{"a": nested(300)}]), "nested deeper"),
         (pack(["t", 1, {"a": nested(249)}]), "nested deeper"),
         (forward("t", [{"a": "x" * (MAX_RECORD_BYTES + 1)}]), "a record is longer"),
@@ -355,3 +364,55 @@ def test_a_map_of_numbers_that_all_have_one_hash_is_read_in_time() -> None:
     many = b"\xdf" + (4000).to_bytes(4, "big") + b"".join(pack(n * (2**61 - 1) % 2**63) + b"\0" for n in range(4000))
     (conversion,) = convert(b"\x93" + pack("t") + pack(1) + many)
     assert len(json.loads(conversion.events.json[0])["payload"]) == 4000
+
+
+# --- what a few bytes may cost
+
+
+def begun(stream: bytes) -> Conversion:
+    """The only chunk of a stream, none of whose events is made yet."""
+    (message,) = Splitter(MAX_BYTES).feed(stream)
+    return begin(message)
+
+
+@pytest.mark.parametrize("nils", [1, 15, 4096])
+def test_heartbeats_between_messages_are_passed_over(nils: int) -> None:
+    heartbeats = b"\xc0" * nils
+    stream = heartbeats + forward("t", [{"n": 1}]) + heartbeats + forward("t", [{"n": 2}]) + heartbeats
+    assert [json.loads(one.events.json[0])["payload"] for one in convert(stream)] == [{"n": 1}, {"n": 2}]
+
+
+def test_what_has_to_be_converted_value_by_value_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "MOST_VALUES", 100)
+    (conversion,) = convert(forward("t", [{"a": [None] * 1000}]))
+    assert json.loads(conversion.events.json[0])["payload"] == {"a": [None] * 1000}, "JSON has nil, too"
+    with pytest.raises(NotForward, match="more than 100 values"):
+        convert(forward("t", [{"a": [float("nan")] * 1000}]))
+
+
+def test_a_chunk_of_large_events_is_converted_one_by_one() -> None:
+    conversion = begun(forward("t", [{"a": "x" * 1000}] * 3))
+    for made in (1, 2, 3):
+        assert not conversion.proceed(50, 1000)
+        assert len(conversion.events) == made
+    assert conversion.proceed(50, 1000)
+
+
+def test_compressed_nothing_is_looked_at_a_step_at_a_time() -> None:
+    nothing = squeeze(b"") * 200
+    conversion = begun(pack(["t", nothing + squeeze(PACKED), {"compressed": "gzip"}]))
+    steps = itertools.takewhile(lambda _: not conversion.proceed(50, 1000), itertools.count())
+    assert len(list(steps)) >= 3
+    assert len(conversion.events) > 0
+
+
+def test_an_event_takes_no_more_memory_than_its_json() -> None:
+    """What orjson returns keeps a buffer of some 4 KB."""
+    conversion = begun(forward("t", [{}] * 20_000))
+    tracemalloc.start()
+    try:
+        assert conversion.proceed(20_001, 1 << 30)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 20_000 * 1000

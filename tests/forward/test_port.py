@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
 import signal
 import subprocess
@@ -18,6 +20,10 @@ from tests.harness.forward import ForwardPeer, event_time, forward, pack
 from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.sizes import SLACK
+from tests.harness.wire import Peer
+
+HELD_UP_S = 3.0
+"""Far below what it was, and far above what a busy machine makes of it."""
 
 ON = ("--forward-port", "0")
 
@@ -176,6 +182,7 @@ def test_over_the_limit_of_connections_a_client_is_closed(start_server: StartSer
 
 
 def test_a_client_that_never_reads_acks_is_muted_and_its_events_are_stored(start_server: StartServer) -> None:
+    """T65."""
     server = start_server(*ON, changes=[impatient])
     chunk = "c" * 150
     with ForwardPeer(server.port_of("forward"), receive_buffer=4096) as peer:
@@ -204,6 +211,34 @@ def test_a_small_queue_slows_clients_and_loses_nothing(start_server: StartServer
             assert one.answer() == {"ack": f"a{n}"}
             assert other.answer() == {"ack": f"b{n}"}
     assert server.ask("STATS")["stored_total"] == 40_000
+
+
+NULLS = [[1, {"a": [None] * 1_000_000}]] * 4
+WORST = {
+    "heartbeats": b"\xc0" * (8 << 20),
+    "empty messages": b"\x93\xa0\x00\x80" * (1 << 16),
+    "a bomb of nulls": pack(["t", gzip.compress(b"".join(map(pack, NULLS))), {"compressed": "gzip"}]),
+    "a bomb of nothing": pack(["t", gzip.compress(b"") * (1 << 16), {"compressed": "gzip"}]),
+    "arrays that are nested too deeply": b"\x92" + b"\x91" * (1 << 16),
+}
+
+
+@pytest.mark.parametrize("worst", WORST)
+def test_few_bytes_that_take_long_hold_up_nobody(start_server: StartServer, worst: str) -> None:
+    """T51 on the Forward port. In one go, the heartbeats took 31 s, and the nulls more than 10 s."""
+    server = start_server(*ON)
+    with ForwardPeer(server.port_of("forward")) as heavy, Peer(server.port) as other:
+        sending = in_background(lambda: heavy.send(WORST[worst]))
+        waits = []
+        for _ in range(40):
+            started = time.monotonic()
+            assert other.ask(b"PING\n")["pong"]
+            waits.append(time.monotonic() - started)
+            time.sleep(0.02)  # the pace of who asks
+        assert max(waits) < HELD_UP_S
+        heavy.close()
+        with contextlib.suppress(OSError):
+            sending.finish()
 
 
 def test_stopping_acks_what_was_read_and_stores_what_still_comes(start_server: StartServer) -> None:

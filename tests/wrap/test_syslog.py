@@ -31,6 +31,7 @@ LINES: list[tuple[str, dict[str, Any], str | None, str | None]] = [
     (f"<13>{T} web-1 app[1]: hi", {**PRIORITY, "program": "app", "pid": "1", "message": "hi"}, T, "web-1"),
     ("Nov 28 10:00:00 web-1 app[12]: hi", {"program": "app", "pid": "12", "message": "hi"}, NOV_28, "web-1"),
     (f"{T} web-1 app: hi", {"program": "app", "message": "hi"}, T, "web-1"),
+    (f"<13>{T} INFO app: hi", {**PRIORITY, "program": "app", "message": "hi"}, T, "INFO"),
     ("<13>Nov 31 10:00:00 web-1 app: hi", {**PRIORITY, "message": "Nov 31 10:00:00 web-1 app: hi"}, None, None),
     ("<13>Nov 28 10:00:00 no tag here", {**PRIORITY, "message": "Nov 28 10:00:00 no tag here"}, None, None),
     ("<13>Nov 28 10:00:00 web-1 app: a\nb", {**PRIORITY, "program": "app", "message": "a\nb"}, NOV_28, "web-1"),
@@ -85,3 +86,8 @@ def test_a_message_is_the_end_of_its_line(parts: list[str]) -> None:
 
     assert found is not None
     assert line.endswith(found.payload["message"])
+
+
+@pytest.mark.parametrize("host", ["INFO", "warning", "Error", "[main]", "-", "(worker)"])
+def test_without_a_priority_a_level_or_a_thread_is_no_host(host: str) -> None:
+    assert read(f"{T} {host} app: started", TODAY) is None

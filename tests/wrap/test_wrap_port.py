@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import random
 import re
 import signal
 import struct
+import time
 from collections import Counter
 
 import pytest
 
+from aggregator.server.excerpt import Excerpt
 from aggregator.wrap.framing import Framer
 from aggregator.wrap.topic import TopicTemplate
 from aggregator.wrap.wrapper import Defaults, Wrapper
+from tests.harness.background import in_background
 from tests.harness.command_line import aggregator, assert_one_line
 from tests.harness.fuzz_wrap import WRAPPED_SEEDS
 from tests.harness.mutated_lines import mutated
@@ -134,6 +138,14 @@ NO_TEXT = {
 }
 
 
+@pytest.mark.parametrize("text", ["TRACE starting up", "DELETE of user 5 failed", "PUT /x took 3 ms"])
+def test_a_text_that_begins_like_a_request_is_a_text(server: ServerProcess, text: str) -> None:
+    with Peer(server.wrap_port) as peer:
+        peer.send(f"{text}\n".encode())
+        wait_until(lambda: server.listed("app"))
+    assert server.listed("app")[0]["payload"] == {"message": text}
+
+
 @pytest.mark.parametrize("program", NO_TEXT)
 def test_what_is_no_text_is_named_with_the_cure(server: ServerProcess, program: str) -> None:
     data, name, cure = NO_TEXT[program]
@@ -146,6 +158,7 @@ def test_what_is_no_text_is_named_with_the_cure(server: ServerProcess, program: 
     (said,) = pattern.findall(server.log)
     assert name in said
     assert cure in said
+    assert said.endswith(f": {Excerpt(data)}") or len(data) > 60
     stats = server.ask("STATS")
     assert (stats["stored_total"], stats["connections_refused"]) == (0, 1)
 
@@ -261,7 +274,7 @@ def test_many_texts_on_many_connections(server: ServerProcess) -> None:
 
 @pytest.mark.fault
 def test_mutated_lines_are_stored_or_named(start_server: StartServer) -> None:
-    """T28 on the wrap port: what a server stores is what the parts without input or output make of the same bytes."""
+    """T63, and T28 there: what a server stores is what the parts without input or output make of the same bytes."""
     limit = 3000
     server = start_server("--wrap-port", "0", "--max-line-bytes", f"{limit}")
     random_ = random.Random(28)
@@ -289,3 +302,33 @@ def test_mutated_lines_are_stored_or_named(start_server: StartServer) -> None:
     assert len(stored(server)) == wrapped.total()
     assert server.ask("HEALTH")["health"] == "healthy"
     assert "Traceback" not in server.log
+
+
+def test_arrays_of_many_objects_hold_up_nobody(server: ServerProcess) -> None:
+    """T51 on the wrap port: as one piece, these took two seconds."""
+    arrays = (b"[" + b",".join([b"{}"] * 10_000) + b"]\n") * 9
+    waits = []
+    with Peer(server.wrap_port) as heavy, Peer(server.port) as other:
+        sending = in_background(lambda: heavy.send(arrays))
+        while server.ask("STATS")["stored_total"] < 90_000:
+            started = time.monotonic()
+            assert other.ask(b"PING\n")["pong"]
+            waits.append(time.monotonic() - started)
+        sending.finish()
+    assert max(waits) < 1.5
+
+
+def test_json_without_an_end_holds_up_nobody(server: ServerProcess) -> None:
+    """T51 on the wrap port: each quote is a step of the scanner."""
+    waits = []
+    with Peer(server.wrap_port) as heavy, Peer(server.port) as other:
+        sending = in_background(lambda: heavy.send(b"{" + b'"' * (4 << 20)))
+        for _ in range(40):
+            started = time.monotonic()
+            assert other.ask(b"PING\n")["pong"]
+            waits.append(time.monotonic() - started)
+            time.sleep(0.02)  # the pace of who asks
+        heavy.close()
+        with contextlib.suppress(OSError):
+            sending.finish()
+    assert max(waits) < 1.5

@@ -189,7 +189,9 @@ def test_the_topic_is_made_by_the_template(template: str, text: bytes, topic: st
     assert only(text, topic=template)["topic"] == topic
 
 
-@pytest.mark.parametrize("template", ["", "{", "}", "{}", "{a", "a}", "{{a}}", "{a|{b}}", "{|a}", "a\n", "x" * 256])
+@pytest.mark.parametrize(
+    "template", ["", "{", "}", "{}", "{a", "a}", "{{a}}", "{a|{b}}", "{|a}", "a\n", "\udcff", "x" * 256]
+)
 def test_a_bad_template_is_said(template: str) -> None:
     with pytest.raises(BadTemplate):
         TopicTemplate(template)

@@ -183,13 +183,17 @@ class Database:
         """
         os.posix_fadvise(self._db_fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def verify_names(self) -> None:
-        """Raise StorageFailed if a file of the database is not the one any more that is open, or the WAL is no WAL."""
+    def verify_names(self, again: bool = False) -> None:
+        """Raise StorageFailed if a file of the database is not the one any more that is open, or the WAL is no WAL.
+
+        ``again``: all was well a moment ago, so that a look at the folder tells whether any name has changed.
+        """
         try:
             overwritten = not file.is_wal(self._wal_fd)
         except OSError as error:
             raise StorageFailed(f"{self.wal_path}: {error.strerror}") from error
-        if fault := self._names.fault() or (overwritten and f"{self.wal_path} was overwritten while it was open"):
+        found = self._names.fault_if_folder_changed() if again else self._names.fault()
+        if fault := found or (overwritten and f"{self.wal_path} was overwritten while it was open"):
             raise StorageFailed(fault)
 
     async def verify_size(self) -> None:

@@ -10,7 +10,8 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,10 @@ from aggregator.storage.sqlite import schema
 
 COPY_BYTES: Final = 1 << 20
 """How much of the WAL is rewritten at a time after a crash."""
+
+SETTLED_NS: Final = 1_000_000_000
+"""How old the last change of a folder must be, so that the next one gets another time: file systems count in steps of a
+few milliseconds, and some in seconds."""
 
 _WAL_MAGIC: Final = 0x377F0682  # or one more: the byte order of its checksums
 
@@ -102,12 +107,39 @@ class Names:
     A file that was unlinked or replaced while it is open goes on taking writes, and no start will ever find them.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """All of them are in one folder."""
         self._paths = list(map(str, paths))
+        self._folder = str(paths[0].parent)
         self._known: dict[str, tuple[int, int]] = {}
+        self._settled: tuple[int, int, int] | None = None  # the folder, and when it was changed before all was well
 
     def fault(self) -> str | None:
         """What has become of the first of these names that is not the file it was when it was first looked at."""
+        looked_at = self._look_at_folder()
+        fault = self._find_fault()
+        self._settled = None if fault else looked_at
+        return fault
+
+    def fault_if_folder_changed(self) -> str | None:
+        """The same in one system call, where no name in the folder has come, gone or changed its file since ``fault``.
+
+        It does not see a file that was mounted over one of these.
+        """
+        if self._settled and self._look_at_folder() == self._settled:
+            return None
+        return self.fault()
+
+    def _look_at_folder(self) -> tuple[int, int, int] | None:
+        """Which folder it is, and when its names last changed; None if that is not certain to differ next time."""
+        try:
+            found = os.stat(self._folder)
+        except OSError:
+            return None
+        is_settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
+        return (found.st_dev, found.st_ino, found.st_mtime_ns) if is_settled else None
+
+    def _find_fault(self) -> str | None:
         for path in self._paths:
             try:
                 found = os.stat(path)

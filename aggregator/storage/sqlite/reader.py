@@ -77,7 +77,7 @@ class Reader:
             return Slice((), after)
         async with self._turns[background]:
             rows, position = await self._forwards(wanted, after, until, background, slices * SLICE_BLOCKS)
-            ((oldest,),) = [rows[0][-1:]] if rows else await self._rows(_OLDEST, (), background)
+            oldest = rows[0][-1] if rows else (await self._rows(_OLDEST, (), background))[0][0]
         gap = None
         if oldest is None or oldest > after + 1:
             after = gap = until if oldest is None else min(until, oldest - 1)

@@ -99,7 +99,7 @@ class Store:
             packed = await self._writer.append(batch)
         except sqlite3.Error as error:
             raise storage_error(error) from error
-        self.database.verify_names()  # before any ack
+        self.database.verify_names(again=True)  # before any ack
         self.ledger.stored(packed.digests, packed.seqs, packed.stored_bytes)
         if packed.commit.duplicates:
             self.ledger.expect(next(iter(packed.commit.duplicates.values())))

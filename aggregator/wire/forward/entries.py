@@ -30,8 +30,8 @@ _SIGNALS: Final = {1: "metrics", 2: "traces"}
 
 _ARRAY_OF_TWO: Final = b"\x92"
 
-Entry = tuple[Any, Any]
-"""A time and a record, as ``values`` decodes them."""
+Entry = tuple[Any, Any] | None
+"""A time and a record, as ``values`` decodes them. None after bytes that complete none, because they took time too."""
 
 
 @dataclass(slots=True)
@@ -60,10 +60,11 @@ def read(message: Message, max_bytes: int, max_record_bytes: int) -> Chunk:
     if type(tag) is bytes:
         tag = tag.decode(errors="surrogateescape")
     if type(tag) is not str:
-        raise NotForward(f"the tag is no text but {tag!r:.40}")
+        raise NotForward(f"the tag is no text but {values.kind(tag)}")
     options = option if type(option) is dict else {}
     if signal := options.get("fluent_signal"):
-        raise NotForward(f"it forwards {_SIGNALS.get(signal, signal)}, not logs: match only logs")
+        what = _SIGNALS.get(signal, str(signal)) if type(signal) is int else values.kind(signal)
+        raise NotForward(f"it forwards {what}, not logs: match only logs")
     pieces: Iterable[bytes | memoryview]
     if is_single:
         # An entry is an array of time and record: give these two a head of their own.
@@ -89,7 +90,8 @@ def _packed(packed: memoryview, compression: Any, max_bytes: int) -> Iterator[by
         return _pieces(packed)
     if compression == "gzip":
         return _gunzip(packed, max_bytes * MAX_GROWTH)
-    raise NotForward(f"compressed as {compression!r:.40}: only gzip is understood")
+    how = compression[:40] if type(compression) is str else values.kind(compression)
+    raise NotForward(f"compressed as {how!r}: only gzip is understood")
 
 
 def _each(pieces: Iterable[bytes | memoryview], max_record_bytes: int) -> Iterator[Entry]:
@@ -99,16 +101,19 @@ def _each(pieces: Iterable[bytes | memoryview], max_record_bytes: int) -> Iterat
         for piece in pieces:
             fed += len(piece)
             decoder.feed(piece)
+            ended_before = ended
             for entry in decoder:
                 end = decoder.tell()
                 if end - ended > max_record_bytes:
                     raise _too_long(max_record_bytes)
                 ended = end
                 if type(entry) is not list or len(entry) < 2:
-                    raise NotForward(f"an entry is no array of a time and a record but {entry!r:.40}")
+                    raise NotForward(f"an entry is no array of a time and a record but {values.kind(entry)}")
                 yield entry[0], entry[1]
             if fed - ended > max_record_bytes + PIECE_BYTES:
                 raise _too_long(max_record_bytes)
+            if ended == ended_before:
+                yield None
     except msgpack.BufferFull:
         raise _too_long(max_record_bytes) from None
     except ValueError as error:

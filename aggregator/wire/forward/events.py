@@ -1,6 +1,6 @@
 r"""Entries to events: the rules by which a tag becomes a topic, and a time and a record become an event.
 
-Nothing that is well-formed is refused:
+Nothing that is well-formed is refused, unless it is too long, nested too deeply, or takes too long to convert:
 
 - ``topic`` is the tag. What a topic cannot hold (control characters, bytes that are not UTF-8) is replaced by ``_``, an
   empty tag becomes ``untagged``, and a tag is cut at 255 characters. The event then has the tag itself as ``tag``,
@@ -30,7 +30,7 @@ import orjson
 from aggregator import json_text
 from aggregator.event import Events, digests
 from aggregator.wire.forward import NotForward, values
-from aggregator.wire.forward.entries import Chunk, Entry
+from aggregator.wire.forward.entries import Chunk
 from aggregator.wire.rules import MAX_NAME_CHARS
 
 _UNTAGGED: Final = "untagged"
@@ -61,23 +61,32 @@ class Conversion:
         self._more = {} if self._topic == chunk.tag else {"tag": values.escape(chunk.tag)}
         self._id = _id_of(chunk.name)
 
-    def proceed(self, most: int) -> bool:
-        """Make up to ``most`` events more; return whether that were all. Raises NotForward."""
+    def proceed(self, most: int, most_bytes: int) -> bool:
+        """Make some events more; return whether that were all. Raises NotForward.
+
+        It ends after ``most`` steps of decoding, or behind the event that makes it ``most_bytes``.
+        """
         event_ids: list[str] = []
         json: list[bytes] = []
-        for index, entry in enumerate(islice(self._entries, most), len(self.events)):
-            event_id, line = self._event(entry, index)
-            event_ids.append(event_id)
-            json.append(line)
+        size = steps = 0
+        for entry in islice(self._entries, most):
+            steps += 1
+            if entry is not None:
+                event_id, line = self._event(*entry, len(self.events) + len(json))
+                event_ids.append(event_id)
+                json.append(line)
+                size += len(line)
+                if size >= most_bytes:
+                    steps = most
+                    break
         topics = [self._topic] * len(json)
-        self.events += Events(topics, event_ids, json, digests(topics, event_ids), sum(map(len, json)))
+        self.events += Events(topics, event_ids, json, digests(topics, event_ids), size)
         if self.events.size_bytes > self._max_bytes:
             raise NotForward(f"its events take more than {self._max_bytes} bytes (--forward-chunk-bytes)")
-        return len(json) < most
+        return steps < most
 
-    def _event(self, entry: Entry, index: int) -> tuple[str, bytes]:
+    def _event(self, time: Any, record: Any, index: int) -> tuple[str, bytes]:
         """The id of an event, and its JSON."""
-        time, record = entry
         more = self._more
         if type(time) is list and time:
             more = more | ({"metadata": _json(time[1])} if len(time) > 1 and time[1] else {})
@@ -100,6 +109,7 @@ class Conversion:
         if json is None:
             event["payload"], escaped = _plain(record)
             json = orjson.dumps(event | {"escaped": True} if escaped else event)
+        json = bytes(memoryview(json))  # what orjson returns keeps its buffer, of 4 KB at least
         if json_text.is_too_deep(json):
             raise NotForward(str(json_text.TooDeep()))
         return event_id, json
@@ -139,5 +149,5 @@ def _json(value: Any) -> Any:
 def _plain(value: Any) -> tuple[Any, bool]:
     try:
         return values.plain(value)
-    except values.TooDeep as error:
+    except values.TooMuch as error:
         raise NotForward(str(error)) from None

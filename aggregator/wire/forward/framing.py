@@ -10,6 +10,7 @@ import msgpack
 from aggregator.wire.forward import NotForward
 
 _NIL: Final = 0xC0
+_NILS: Final = bytes([_NIL])
 _MOST_PARTS: Final = 6  # of a PING; an event's message has two to four
 _SHOWN_BYTES: Final = 16
 
@@ -57,9 +58,9 @@ class Splitter:
         """Longest message."""
         self.broken: NotForward | None = None
         """Why the rest of the stream cannot be read."""
-        self._scanner = msgpack.Unpacker(max_buffer_size=0, strict_map_key=False)
+        self._scanner = _scanner()
         self._buffer = bytearray()  # from the beginning of the message that is not complete
-        self._consumed = 0  # bytes of the stream before the buffer
+        self._consumed = 0  # bytes that the scanner was given before the buffer
         self._offsets: list[int] = []  # of its parts, as far as they are known
         self._parts = 0
 
@@ -92,8 +93,7 @@ class Splitter:
         """The next message; None after a heartbeat. Raises OutOfData if it is not complete yet."""
         if not self._offsets:
             if self._buffer[0] == _NIL:
-                self._scanner.skip()
-                self._forget(self._scanner.tell())
+                self._skip_heartbeats()
                 return None
             if self._buffer[0] not in _ARRAYS:
                 raise NotForward(_describe(self._buffer))
@@ -110,6 +110,13 @@ class Splitter:
         message = Message(bytes(memoryview(self._buffer)[:end]), self._offsets)
         self._forget(self._scanner.tell())
         return message
+
+    def _skip_heartbeats(self) -> None:
+        """Go past all that stand here, in one step however many they are."""
+        del self._buffer[: len(self._buffer) - len(self._buffer.lstrip(_NILS))]
+        self._consumed = 0
+        self._scanner = _scanner()
+        self._scanner.feed(self._buffer)
 
     @property
     def _position(self) -> int:
@@ -128,6 +135,10 @@ class Splitter:
         self.broken = why
         self._buffer.clear()
         self._scanner = None
+
+
+def _scanner() -> msgpack.Unpacker:
+    return msgpack.Unpacker(max_buffer_size=0, strict_map_key=False)
 
 
 def _describe(start: bytearray) -> str:

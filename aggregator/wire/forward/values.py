@@ -13,6 +13,7 @@ What has the same form in both stays as it is. The rest:
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import struct
@@ -30,13 +31,18 @@ _LAST_SECOND: Final = 253_402_300_799  # of year 9999
 _NANOSECONDS: Final = 1_000_000_000
 _EVENT_TIME: Final = 0  # the type of the extension
 _MANY_NAMES: Final = 100
+_json_without_nan = json.JSONEncoder(allow_nan=False).encode
 
 JSON_DEPTH: Final = 240
 """Deepest that a converted value may be nested: below what an event may be, and what Python's stack takes."""
 
 
-class TooDeep(Exception):
-    """A value is nested deeper than JSON_DEPTH."""
+MOST_VALUES: Final = 50_000
+"""Most values in a record that has to be converted one by one, because some have no form in JSON: about 0.1 s."""
+
+
+class TooMuch(Exception):
+    """A value is nested deeper than JSON_DEPTH, or has more than MOST_VALUES in it."""
 
 
 class Pairs:
@@ -46,6 +52,12 @@ class Pairs:
 
     def __init__(self, pairs: list[tuple[Any, Any]]) -> None:
         self.pairs = pairs
+
+
+_KINDS: Final[dict[type, str]] = {
+    type(None): "nil", bool: "a boolean", int: "a number", float: "a number", str: "text", bytes: "bytes",
+    list: "an array", dict: "a map", Pairs: "a map",
+}  # fmt: skip
 
 
 def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any] | Pairs:
@@ -80,60 +92,77 @@ def encode(value: Any) -> bytes | None:
         text = orjson.dumps(value)
     except TypeError:
         return None
-    return None if b"null" in text else text  # it may have been NaN
+    if b"null" in text:  # it may have been NaN
+        try:
+            _json_without_nan(value)
+        except ValueError:
+            return None
+    return text
+
+
+def kind(value: Any) -> str:
+    """What a decoded value is, for people. Its text could be as long as a message, and as deep."""
+    return _KINDS.get(type(value), "an extension")
 
 
 def plain(value: Any) -> tuple[Any, bool]:
-    """A decoded value as one that has a form in JSON, and whether it is escaped. Raises TooDeep."""
+    """A decoded value as one that has a form in JSON, and whether it is escaped. Raises TooMuch."""
     try:
-        return _plain(value, escaped=False, depth=0), False
+        return _Plain(escaped=False).of(value, 0), False
     except UnicodeEncodeError:
-        return _plain(value, escaped=True, depth=0), True
+        return _Plain(escaped=True).of(value, 0), True
 
 
-def _plain(value: Any, escaped: bool, depth: int) -> Any:
-    if depth > JSON_DEPTH:
-        raise TooDeep(f"nested deeper than {JSON_DEPTH} levels")
-    match value:
-        case str():
-            return _text(value, escaped)
-        case bytes():
-            return _text(value.decode(errors="surrogateescape"), escaped)
-        case float() if not math.isfinite(value):
-            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-        case list():
-            return [_plain(one, escaped, depth + 1) for one in value]
-        case dict():
-            return _object(list(value.items()), escaped, depth)
-        case Pairs():
-            return _object(value.pairs, escaped, depth)
-        case msgpack.ExtType() | msgpack.Timestamp():
-            return moment(value) or _extension(value)
-    return value
+class _Plain:
+    """Converts one value, with all that is in it."""
 
+    def __init__(self, escaped: bool) -> None:
+        self._escaped = escaped
+        self._left = MOST_VALUES
 
-def _object(pairs: list[tuple[Any, Any]], escaped: bool, depth: int) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    seen: dict[str, int] = {}
-    for key, value in pairs:
-        name = first = _name(key, escaped, depth)
-        while name in made:
-            seen[first] = seen.get(first, 1) + 1
-            name = f"{first} ({seen[first]})"
-        made[name] = _plain(value, escaped, depth + 1)
-    return made
+    def of(self, value: Any, depth: int) -> Any:
+        self._left -= 1
+        if depth > JSON_DEPTH:
+            raise TooMuch(f"nested deeper than {JSON_DEPTH} levels")
+        if self._left < 0:
+            raise TooMuch(f"a record has more than {MOST_VALUES} values, and some of them have no form in JSON")
+        match value:
+            case str():
+                return self._text(value)
+            case bytes():
+                return self._text(value.decode(errors="surrogateescape"))
+            case float() if not math.isfinite(value):
+                return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+            case list():
+                return [self.of(one, depth + 1) for one in value]
+            case dict():
+                return self._object(list(value.items()), depth)
+            case Pairs():
+                return self._object(value.pairs, depth)
+            case msgpack.ExtType() | msgpack.Timestamp():
+                return moment(value) or _extension(value)
+        return value
 
+    def _object(self, pairs: list[tuple[Any, Any]], depth: int) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        seen: dict[str, int] = {}
+        for key, value in pairs:
+            name = first = self._name(key, depth)
+            while name in made:
+                seen[first] = seen.get(first, 1) + 1
+                name = f"{first} ({seen[first]})"
+            made[name] = self.of(value, depth + 1)
+        return made
 
-def _name(key: Any, escaped: bool, depth: int) -> str:
-    found = _plain(key, escaped, depth + 1)
-    return found if type(found) is str else orjson.dumps(found).decode()
+    def _name(self, key: Any, depth: int) -> str:
+        found = self.of(key, depth + 1)
+        return found if type(found) is str else orjson.dumps(found).decode()
 
-
-def _text(text: str, escaped: bool) -> str:
-    if escaped:
-        return escape(text)
-    text.encode()  # raises UnicodeEncodeError
-    return text
+    def _text(self, text: str) -> str:
+        if self._escaped:
+            return escape(text)
+        text.encode()  # raises UnicodeEncodeError
+        return text
 
 
 def escape(text: str) -> str:
