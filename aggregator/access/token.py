@@ -14,7 +14,7 @@ from typing import Final
 
 _BYTES: Final = 32
 _FORM: Final = re.compile(r"agg_[a-z2-7]{52}")
-_SECRET: Final = re.compile(r"(?i)agg_[a-z2-7]+|(?<=\")([ \t]*auth[ \t])[^\"]*")
+_SECRET: Final = re.compile(r"(?i)agg_[a-z2-7]{12,}|(?<=\")([ \t]*auth[ \t])[^\"]*")
 
 
 def new() -> str:

@@ -7,6 +7,7 @@ second keep everybody out.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from aggregator.access.identity import Identity
 from aggregator.config import Config
 from aggregator.metric import Kind, Metric
 from aggregator.wire import Failure, replies
+
+log = logging.getLogger("aggregator")
 
 ADDRESS_PENDING_DIVISOR: Final = 4
 """One address may have this part of the places for strangers: 16 of 64."""
@@ -150,9 +153,13 @@ class Admission:
                 place.holder.expire()
 
     def renew(self) -> None:
-        """The rules have changed."""
-        for place in self:
-            place.holder.renew()
+        """The rules have changed. Whoever cannot go by the new ones ends, and the others go on."""
+        for place in list(self):
+            try:
+                place.holder.renew()
+            except Exception:  # a defect of ours
+                log.exception("a connection cannot go by the new rules: ended")
+                place.holder.abort()
 
     def metrics(self) -> Iterator[Metric]:
         """The numbers of those who are not known."""

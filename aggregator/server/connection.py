@@ -153,6 +153,7 @@ class Connection(Guest):
         for member in members:
             if isinstance(member, Rejection):
                 self._inbox.count_rejection(member, self._inbox.line_number)
+        self.count(len(members) - len(events))
         place = self._outbox.reserve(len(members))
         settle = partial(self._batch_settled, place, members, self._inbox.line_number)
         if events:

@@ -154,7 +154,11 @@ class Guest(Peer):
         return b""
 
     def _go_by(self, identity: Identity) -> None:
-        self._rate = self._state.identities.rate(identity)
+        rate = self._state.identities.rate(identity)
+        if rate is not self._rate:
+            self._rate = rate
+            self._slow_until_s = 0.0
+            self._gate.lift(Reason.RATE)  # that was the old one's
         self._inbox.identify(identity)
 
     # --- in

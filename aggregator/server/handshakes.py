@@ -34,6 +34,8 @@ class HandshakeTurns:
         if not self._scheduled:
             return
         started_s = time.perf_counter()
-        for _ in range(min(STEPS_A_TURN, len(self._waiting))):
-            self._waiting.popleft()()
-        asyncio.get_running_loop().call_later(time.perf_counter() - started_s, self._turn)
+        try:
+            for _ in range(min(STEPS_A_TURN, len(self._waiting))):
+                self._waiting.popleft()()
+        finally:  # whatever one of them raises, the others have their turns
+            asyncio.get_running_loop().call_later(time.perf_counter() - started_s, self._turn)

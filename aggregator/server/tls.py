@@ -40,6 +40,12 @@ destroys them."""
 READ_BYTES: Final = 1 << 18
 """As much as one read of the plain transport brings."""
 
+SLICE_BYTES: Final = 1 << 14
+"""So much is decrypted at a time: the longest record (RFC 8446, section 5.1)."""
+
+IDLE_BYTES: Final = 1 << 16
+"""How much may come without a byte of the stream in it. A KeyUpdate has 27 bytes and takes OpenSSL 30 µs."""
+
 OWN_BYTES: Final = 1 << 16
 """How much the layer's own answers may take that wait for a peer to read them. One is 30 bytes, to a KeyUpdate, which a
 true client sends once in hours."""
@@ -91,6 +97,7 @@ class TlsLayer(asyncio.Protocol):
         self._paused = False  # by the protocol
         self._choked = False  # by the layer, until the peer has read its answers
         self._own_bytes = 0
+        self._idle_bytes = 0
         self._ended = False  # the peer's stream
         self._end_told = False
         self._plain_ended = False
@@ -155,17 +162,20 @@ class TlsLayer(asyncio.Protocol):
             return
         try:
             self._tls.do_handshake()
+            credentials = self._credentials()  # raises ValueError where a name in the certificate is no text
         except ssl.SSLWantReadError:
             self._flush()
             self._plain.resume_reading()
         except ssl.SSLError as error:
             self._fail("failed", _reason(error), self._out.read())
+        except ValueError as error:  # UnicodeDecodeError among them
+            self._fail("failed", f"its certificate: {error}", b"")
         else:
             self._flush()
             self._stop_timer()
             self._stage = Stage.OPEN
             self._on_result(self, "ok", "")
-            self.protocol = self._on_open(self, TlsTransport(self, self._plain, self._credentials()))
+            self.protocol = self._on_open(self, TlsTransport(self, self._plain, credentials))
             if not self._plain.is_closing():
                 if not self._paused:
                     self._plain.resume_reading()
@@ -186,7 +196,7 @@ class TlsLayer(asyncio.Protocol):
     # --- called by the event loop, for the plain transport
 
     def data_received(self, data: bytes) -> None:
-        if self._stage is Stage.FAILED:
+        if self._stage is Stage.FAILED or self._ended:
             return
         if self._stage is Stage.NEW:
             if data[0] != _HANDSHAKE_RECORD:
@@ -195,10 +205,13 @@ class TlsLayer(asyncio.Protocol):
                 return
             self._stage = Stage.HANDSHAKE
             self._tls = self._context().wrap_bio(self._in, self._out, server_side=True)
-        self._in.write(data)
         if self._stage is Stage.OPEN:
-            self._read()
+            for start in range(0, len(data), SLICE_BYTES):
+                if not self._ended:
+                    self._in.write(data[start : start + SLICE_BYTES])
+                    self._read(SLICE_BYTES)
         else:
+            self._in.write(data)
             self._plain.pause_reading()  # or it could send any amount until its turn comes
             self._turns.run(self._step)
 
@@ -230,8 +243,8 @@ class TlsLayer(asyncio.Protocol):
 
     # --- in
 
-    def _read(self) -> None:
-        """Decrypt all that has come, and hand it on."""
+    def _read(self, came: int = 0) -> None:
+        """Decrypt all that has come, and hand it on; ``came``: so many bytes are new."""
         if self._ended:
             return
         pieces = []
@@ -246,6 +259,9 @@ class TlsLayer(asyncio.Protocol):
         except ssl.SSLError as error:
             self._error = error
         self._flush_own()
+        self._idle_bytes = 0 if pieces else self._idle_bytes + came
+        if self._idle_bytes > IDLE_BYTES and not self._ended:
+            self._error = self._error or ConnectionAbortedError("it sends records that hold nothing")
         if pieces:
             self.protocol.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._error:
