@@ -159,7 +159,7 @@ ENDS = {"SIGTERM": ServerProcess.stop, "kill -9": ServerProcess.kill}
 def test_a_program_that_keeps_nothing_is_never_refused(
     new_server: StartServer, end: str, record_figures: RecordFigures
 ) -> None:
-    """T62: after SIGTERM nothing is lost. A kill costs at most what the killed server's connection still held."""
+    """T62: after SIGTERM nothing is lost. A kill costs at most what the killed server had not stored."""
     rounds = 3
     with listening("silent", "acked") as sockets:
         server = new_server(passed_in=sockets).start()

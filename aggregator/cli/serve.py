@@ -20,7 +20,6 @@ from aggregator.cli.parser import (
     count,
     field,
     file,
-    file_or_none,
     host,
     log_level,
     option,
@@ -63,7 +62,7 @@ def add_command(commands: Commands) -> None:
     option(server, "--silent-port", port_or_off, defaults.silent_port, "port that never writes a byte; 0: any; off")
     option(server, "--forward-port", port_or_off, defaults.forward_port, "port for Forward; 0: any; off", shown="off")
     option(
-        server, "--forward-shared-key-file", file_or_none, None, "file with the key that Forward clients must know",
+        server, "--forward-shared-key-file", file, None, "file with the key that Forward clients must know",
         shown="none",
     )  # fmt: skip
     option(server, "--forward-id", field, None, "field of a Forward record that is the event_id", shown="the chunk's")
@@ -71,7 +70,9 @@ def add_command(commands: Commands) -> None:
     option(server, "--forward-chunk-bytes", size, defaults.forward_chunk_bytes, "longest Forward message")
     option(server, "--wrap-port", port_or_off, defaults.wrap_port, "port that takes any text; 0: any; off", shown="off")
     option(server, "--wrap-topic", topic_template, defaults.wrap_topic, "topic of wrapped texts, as logs.{program|app}")
-    option(server, "--wrap-id-field", str, defaults.wrap_id_field, "field of JSON that is the event_id", shown="a UUID")
+    option(
+        server, "--wrap-id-field", field, defaults.wrap_id_field, "field of JSON that is the event_id", shown="a UUID"
+    )
     option(server, "--db", file, defaults.db, "database file; its folder is made")
     option(server, "--queue-events", count, defaults.queue_events, "events waiting to be stored")
     option(server, "--queue-bytes", size, defaults.queue_bytes, "the same in bytes")

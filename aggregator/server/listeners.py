@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 from aggregator import address
 from aggregator.server.connection import Connection
 from aggregator.server.peer import Peer
-from aggregator.server.port import FORWARD, Port
+from aggregator.server.port import FORWARD, WRAP, Port
 from aggregator.server.sockets import Bound, CannotListen
 from aggregator.server.state import State
+from aggregator.server.wrap import WrapConnection
 from aggregator.wire import Failure, replies
 
 if TYPE_CHECKING:
@@ -175,7 +176,9 @@ class Listeners:
             gone.cancel()
 
 
-def _class_for(port: Port) -> type[Connection | ForwardConnection]:
+def _class_for(port: Port) -> type[Connection | WrapConnection | ForwardConnection]:
+    if port is WRAP:
+        return WrapConnection
     if port is FORWARD:
         from aggregator.server.forward import ForwardConnection  # here, because it needs the extra ``forward``
 

@@ -22,9 +22,6 @@ class Port:
     """Whether each line is answered. Otherwise no client is told anything that it did not ask for: a client that does
     not read would be harmed."""
 
-    wraps: bool = False
-    """Whether it takes any text, and makes events of it."""
-
     def number(self, config: Config) -> int | None:
         """The number that the administrator has set; None: there is no such port."""
         number: int | None = getattr(config, self.option.removeprefix("--").replace("-", "_"))
@@ -33,7 +30,7 @@ class Port:
 
 ACKED: Final = Port("acked port", "--port", "acked", replies=True)
 SILENT: Final = Port("silent port", "--silent-port", "silent", replies=False)
-WRAP: Final = Port("wrap port", "--wrap-port", "wrap", replies=False, wraps=True)
+WRAP: Final = Port("wrap port", "--wrap-port", "wrap", replies=False)
 FORWARD: Final = Port("forward port", "--forward-port", "forward", replies=False)
 
 PORTS: Final = (ACKED, SILENT, WRAP, FORWARD)

@@ -15,7 +15,7 @@ from aggregator.event import Events
 from aggregator.server.excerpt import Excerpt
 from aggregator.server.port import Port
 from aggregator.server.state import State
-from aggregator.wire import Rejection
+from aggregator.wire.meaning import TURN_BYTES
 from aggregator.wrap.framing import Framer, Part, Text
 from aggregator.wrap.recognition import Framing
 from aggregator.wrap.topic import TopicTemplate
@@ -28,9 +28,6 @@ PIECE_TEXTS: Final = 100
 
 TURN_TEXTS: Final = 300
 """Texts of one connection wrapped in one turn of the loop, about 1 ms: each costs more than an event."""
-
-TURN_BYTES: Final = 256 * 1024
-"""The same in bytes."""
 
 SLICE_BYTES: Final = 16 * 1024
 """So much of what was read is cut into texts at a time: a text may have two bytes, and each costs some 2 µs."""
@@ -62,8 +59,7 @@ class WrapInbox:
         self._unread = bytearray()  # what is not cut into texts yet
         self._ending = False  # whether the stream ends behind that
         self._texts: deque[Text] = deque()
-        self.line_number = 0
-        """How many texts were given out."""
+        self._any_given_out = False
         self._unfinished_s = 0.0
         self._warned = False
 
@@ -105,7 +101,7 @@ class WrapInbox:
                 if may_be_many:
                     break
             budget -= len(piece)
-            self.line_number += len(piece)
+            self._any_given_out = True
             if events := self._wrapper.wrap(piece):
                 budget -= len(events) - len(piece)  # an array has several
                 yield events
@@ -131,7 +127,7 @@ class WrapInbox:
             self.forgive()
             return None
         self._unfinished_s += seconds
-        if self._unfinished_s > WARN_S and not self._warned and self.line_number == 0:
+        if self._unfinished_s > WARN_S and not self._warned and not self._any_given_out:
             self._warned = True
             self._log.say(
                 logging.WARNING, f"{self._port.name}: %s: no text has ended for %g s: %s",
@@ -146,10 +142,6 @@ class WrapInbox:
     def forgive(self) -> None:
         """Count the age of the unfinished text from now on."""
         self._unfinished_s = 0.0
-
-    def count_rejection(self, rejection: Rejection, line_number: int, typed: str | None = None) -> None:
-        """Nothing is rejected on this port."""
-        raise AssertionError(rejection)
 
     def _cut(self, slices: int = SLICES_AT_ONCE) -> bool:
         """Cut what is unread, as far as it takes to have texts, up to so many slices; return whether there are any."""
