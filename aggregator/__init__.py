@@ -100,7 +100,8 @@ Server: one process.
 - ``server.guest``               what follows from that: how it is let in, slowed, ended
 - ``server.connection``          one client of a port that takes lines
 - ``server.inbox``               what comes in: bytes to lines to what they mean
-- ``server.wrap_inbox``          the same of the wrap port: bytes to texts to events
+- ``server.wrap``                one client of the wrap port
+- ``server.wrap_inbox``          what comes in there: bytes to texts to events
 - ``server.forward``             one client of the Forward port
 - ``server.forward_inbox``       what comes in there: bytes to chunks of events
 - ``server.outcomes``            what became of events, as replies

@@ -30,14 +30,15 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
-def _no_constant(name: str) -> None:
+def no_constant(name: str) -> None:
+    """Refuse NaN and the infinities, which the standard library takes for JSON. Raises ValueError."""
     raise ValueError(f"unexpected {name}")
 
 
 # The standard library's scanner takes what orjson refuses although it is JSON by its grammar: numbers too large for a
 # double, lone surrogates. A number is decoded to the length of its text: any number will do, and len() is called
 # from C; int() would refuse 4,301 digits, and take long for fewer.
-_lenient = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_no_constant)
+_lenient = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=no_constant)
 _find_end = _lenient.raw_decode
 
 

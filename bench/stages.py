@@ -12,7 +12,7 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,35 +112,35 @@ def _event_lines() -> Take:
     """What the acked port does with what it reads."""
     splitter = LineSplitter(Config().max_line_bytes)
 
-    def take(chunk: bytes, loop_s: dict[str, float]) -> Events:
-        taken = Events()
-        now = time.perf_counter()
-        found = splitter.feed(chunk)
-        now = _taken(loop_s, "split into lines", now)
-        for first in range(0, len(found), PIECE_LINES):
-            events = parse_plain(found[first : first + PIECE_LINES])
-            assert events, "the workload has plain events only"
-            taken += events
-        _taken(loop_s, "decode, judge, digest", now)
-        return taken
+    def judged(lines: Sequence[bytes | None]) -> Events:
+        events = parse_plain(lines)
+        assert events, "the workload has plain events only"
+        return events
 
-    return take
+    return _timed("split into lines", splitter.feed, "decode, judge, digest", judged, PIECE_LINES)
 
 
 def _texts() -> Take:
     """What the wrap port does with what it reads."""
     framer = Framer(Config().max_line_bytes)
     wrapper = Wrapper(Defaults(TopicTemplate("app"), "127.0.0.1"))
+    return _timed("set texts apart", framer.feed, "wrap, digest", wrapper.wrap, PIECE_TEXTS)
+
+
+def _timed(
+    cut: str, feed: Callable[[bytes], list[Any]], made: str, make: Callable[[list[Any]], Events], size: int
+) -> Take:
+    """Two stages: ``feed`` cuts a chunk, and ``make`` makes events of what was cut, so many at a time."""
 
     def take(chunk: bytes, loop_s: dict[str, float]) -> Events:
-        taken = Events()
+        events = Events()
         now = time.perf_counter()
-        found = framer.feed(chunk)
-        now = _taken(loop_s, "set texts apart", now)
-        for first in range(0, len(found), PIECE_TEXTS):
-            taken += wrapper.wrap(found[first : first + PIECE_TEXTS])
-        _taken(loop_s, "wrap, digest", now)
-        return taken
+        found = feed(chunk)
+        now = _taken(loop_s, cut, now)
+        for first in range(0, len(found), size):
+            events += make(found[first : first + size])
+        _taken(loop_s, made, now)
+        return events
 
     return take
 

@@ -223,11 +223,6 @@ def file(text: str) -> Path:
     return Path(text)
 
 
-def file_or_none(text: str) -> Path | None:
-    """A file that need not be named."""
-    return Path(text) if text else None
-
-
 def field(text: str) -> str | None:
     """The name of a field of a record; an empty one names none."""
     return text or None

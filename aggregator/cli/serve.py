@@ -21,7 +21,6 @@ from aggregator.cli.parser import (
     count,
     field,
     file,
-    file_or_none,
     host,
     log_level,
     mode,
@@ -65,7 +64,7 @@ def add_command(commands: Commands) -> None:
     option(server, "--silent-port", port_or_off, defaults.silent_port, "port that never writes a byte; 0: any; off")
     option(server, "--forward-port", port_or_off, defaults.forward_port, "port for Forward; 0: any; off", shown="off")
     option(
-        server, "--forward-shared-key-file", file_or_none, None, "file with the key that Forward clients must know",
+        server, "--forward-shared-key-file", file, None, "file with the key that Forward clients must know",
         shown="none",
     )  # fmt: skip
     option(server, "--forward-id", field, None, "field of a Forward record that is the event_id", shown="the chunk's")
@@ -73,19 +72,21 @@ def add_command(commands: Commands) -> None:
     option(server, "--forward-chunk-bytes", size, defaults.forward_chunk_bytes, "longest Forward message")
     option(server, "--wrap-port", port_or_off, defaults.wrap_port, "port that takes any text; 0: any; off", shown="off")
     option(server, "--wrap-topic", topic_template, defaults.wrap_topic, "topic of wrapped texts, as logs.{program|app}")
-    option(server, "--wrap-id-field", str, defaults.wrap_id_field, "field of JSON that is the event_id", shown="a UUID")
+    option(
+        server, "--wrap-id-field", field, defaults.wrap_id_field, "field of JSON that is the event_id", shown="a UUID"
+    )
     option(server, "--tls-host", host, defaults.tls_host, "address that the TLS ports listen on")
     option(server, "--tls-port", port_or_off, defaults.tls_port, "acked port over TLS; 0: any; off", shown="off")
     option(server, "--tls-silent-port", port_or_off, defaults.tls_silent_port, "silent port over TLS", shown="off")
-    option(server, "--tls-cert", file_or_none, None, "certificate in PEM, with its chain", shown="none")
-    option(server, "--tls-key", file_or_none, None, "its key in PEM", shown="in the same file")
-    option(server, "--tls-client-ca", file_or_none, None, "CA that signs clients' certificates", shown="none")
-    option(server, "--tls-crl", file_or_none, None, "revocation lists of that CA in PEM", shown="none")
-    option(server, "--socket", file_or_none, None, "unix socket that answers like --port", shown="none")
-    option(server, "--silent-socket", file_or_none, None, "unix socket like --silent-port", shown="none")
+    option(server, "--tls-cert", file, None, "certificate in PEM, with its chain", shown="none")
+    option(server, "--tls-key", file, None, "its key in PEM", shown="in the same file")
+    option(server, "--tls-client-ca", file, None, "CA that signs clients' certificates", shown="none")
+    option(server, "--tls-crl", file, None, "revocation lists of that CA in PEM", shown="none")
+    option(server, "--socket", file, None, "unix socket that answers like --port", shown="none")
+    option(server, "--silent-socket", file, None, "unix socket like --silent-port", shown="none")
     option(server, "--socket-mode", mode, defaults.socket_mode, "who may connect to the unix sockets")
     option(server, "--anonymous", anonymous, defaults.anonymous, "who need not be known: loopback, none, all")
-    option(server, "--identities", file_or_none, None, "file that says who may do what", shown="none")
+    option(server, "--identities", file, None, "file that says who may do what", shown="none")
     option(server, "--auth-timeout", seconds, defaults.auth_timeout_s, "seconds to say who one is", "auth_timeout_s")
     option(server, "--max-pending", count, defaults.max_pending, "clients that have not said who they are")
     option(server, "--db", file, defaults.db, "database file; its folder is made")
@@ -100,7 +101,7 @@ def add_command(commands: Commands) -> None:
     option(server, "--reply-buffer-bytes", size, defaults.reply_buffer_bytes, "replies waiting for one client")
     option(server, "--drain-timeout", seconds, defaults.drain_timeout_s, "seconds to end in", "drain_timeout_s")
     option(server, "--log-level", log_level, defaults.log_level, "debug, info, warning or error")
-    option(server, "--log-level-file", file_or_none, None, "file with the level, read again at SIGHUP", shown="none")
+    option(server, "--log-level-file", file, None, "file with the level, read again at SIGHUP", shown="none")
 
 
 def run(options: argparse.Namespace) -> int:

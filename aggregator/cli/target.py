@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 from aggregator.address import loopback_of
-from aggregator.cli.parser import ENV, Default, Parser, address, complain, file_or_none, host, integer, option
+from aggregator.cli.parser import ENV, Default, Parser, address, complain, file, host, integer, option
 from aggregator.client.connect import Server
 from aggregator.client.reply import reason
 from aggregator.config import Config
@@ -32,7 +32,7 @@ def add_target(parser: Parser) -> None:
     Without them it is the one that the environment configures, as in a container: at its unix socket, if there is one.
     """
     defaults = Config()
-    configured_path = Default(parser, ENV + "SOCKET", file_or_none, None)
+    configured_path = Default(parser, ENV + "SOCKET", file, None)
     configured_host = Default(parser, ENV + "HOST", host, defaults.host)
     configured_port = Default(parser, ENV + "PORT", lambda text: integer(text, 1, 65535), defaults.port)
 
@@ -46,10 +46,10 @@ def add_target(parser: Parser) -> None:
         *(one.variable for one in (configured_path, configured_host, configured_port))
     )
     option(parser, "--to", _target, configured, "HOST:PORT, tls:HOST:PORT or unix:PATH", shown=shown, metavar="SERVER")
-    option(parser, "--ca", file_or_none, None, "with tls: certificates that sign the server's", shown="the system's")
-    option(parser, "--cert", file_or_none, None, "with tls: our certificate in PEM", shown="none")
-    option(parser, "--key", file_or_none, None, "with tls: its key in PEM", shown="in the same file")
-    option(parser, "--token-file", file_or_none, None, "file with the token that says who we are", shown="none")
+    option(parser, "--ca", file, None, "with tls: certificates that sign the server's", shown="the system's")
+    option(parser, "--cert", file, None, "with tls: our certificate in PEM", shown="none")
+    option(parser, "--key", file, None, "with tls: its key in PEM", shown="in the same file")
+    option(parser, "--token-file", file, None, "file with the token that says who we are", shown="none")
 
 
 def server_of(options: argparse.Namespace) -> Server:

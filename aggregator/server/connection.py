@@ -21,7 +21,6 @@ from aggregator.server.queries import BadCommand
 from aggregator.server.reading import Refused
 from aggregator.server.state import State
 from aggregator.server.tcp import is_gone
-from aggregator.server.wrap_inbox import WrapInbox
 from aggregator.storage.engine import Commit, StorageError, StorageFull
 from aggregator.wire import Failure, Rejection, Status, Word, replies
 from aggregator.wire.meaning import Command
@@ -35,12 +34,11 @@ class Connection(Guest):
 
     advice = "The silent port is for such senders"
 
-    _inbox: Inbox | WrapInbox
+    _inbox: Inbox
 
     def __init__(self, state: State, port: Port, on_end: Callable[[Peer], None], stream: asyncio.StreamWriter) -> None:
-        inbox = WrapInbox(state, port) if port.wraps else Inbox(state, port)
-        super().__init__(state, port, on_end, stream, inbox, muted=not port.replies)
-        self._first_line = FirstLine(text=port.wraps)
+        super().__init__(state, port, on_end, stream, Inbox(state, port), muted=not port.replies)
+        self._first_line = FirstLine(text=False)
         self._deliveries: Deliveries
         self._expelled: Failure | None = None  # since then: what commands are answered with
         self._refusal: Failure | None = None  # since REFUSING: what events are answered with
@@ -56,10 +54,6 @@ class Connection(Guest):
         self._deliveries.on_over = self._close_when_done
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._port.wraps and not self._eof:
-            self.finish_input()  # a text without an end is kept: nobody would send it again
-            if self._gate.open:
-                self._take_turn()
         if self._running:
             self._running.cancel()  # nobody waits for its answer any more
         super().connection_lost(exc)

@@ -72,7 +72,7 @@ class Feed:
         self._something_behind = asyncio.Event()
         self._waiting: dict[asyncio.Event, Interest] = {}
         self._published_at = 0.0
-        self._worked_s = 0.0  # catching up has kept the event loop busy for so long since its last pause
+        self._worked_s = 0.0  # so long it has made and written lines since its last pause
         self._fell_behind = 0
         self._delivered_before = 0  # by subscriptions that are over
         self._rate: deque[tuple[float, int]] = deque(maxlen=int(RATE_WINDOW_S / TICK_S) + 1)

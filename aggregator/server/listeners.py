@@ -18,11 +18,12 @@ from aggregator.server.credentials import Credentials
 from aggregator.server.guest import Guest
 from aggregator.server.handshakes import HandshakeTurns
 from aggregator.server.peer import Peer
-from aggregator.server.port import FORWARD, Port
+from aggregator.server.port import FORWARD, WRAP, Port
 from aggregator.server.sockets import Bound, CannotListen
 from aggregator.server.state import State
 from aggregator.server.tls import TlsLayer, TlsTransport
 from aggregator.server.tls_context import Contexts
+from aggregator.server.wrap import WrapConnection
 from aggregator.wire import Failure, replies
 
 if TYPE_CHECKING:
@@ -217,7 +218,9 @@ class Listeners:
             gone.cancel()
 
 
-def _class_for(port: Port) -> type[Connection | ForwardConnection]:
+def _class_for(port: Port) -> type[Connection | WrapConnection | ForwardConnection]:
+    if port is WRAP:
+        return WrapConnection
     if port is FORWARD:
         from aggregator.server.forward import ForwardConnection  # here, because it needs the extra ``forward``
 

@@ -167,7 +167,7 @@ class Live:
             current.pieces = [
                 list(pieces.of_commit(interest, one.topics, one.json, one.commit)) for one in current.commits
             ]
-            current.whole = pieces.joined(current.pieces)
+            current.whole = _joined(current.pieces)
             return 1 + sum(len(one.topics) for one in current.commits) // EVENTS_PER_WRITE
         subscription = group.popleft()
         if not subscription.live or subscription.position == current.after:
@@ -176,10 +176,14 @@ class Live:
         if first is None:
             self._fall_behind(subscription)
             return 0
-        its_pieces = pieces.joined(current.pieces[first:]) if first else current.whole
+        its_pieces = _joined(current.pieces[first:]) if first else current.whole
         for number, piece in enumerate(its_pieces, 1):
             self._deliver(subscription, piece)
             if not subscription.room:
                 return number
         subscription.position = current.after
         return len(its_pieces)
+
+
+def _joined(of_commits: Sequence[list[Piece]]) -> list[Piece]:
+    return list(pieces.joined(itertools.chain.from_iterable(of_commits)))

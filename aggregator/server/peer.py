@@ -269,7 +269,7 @@ class Peer(asyncio.Protocol):
     def _interpret(self) -> bool:
         intake = self._state.intake
         waiting_before = intake.waiting_events
-        # To ask for the processor time twice takes 4 % of what an event takes that comes by itself.
+        # To ask for the processor time twice takes 2 % of what an event takes that comes by itself (bench/notebook.md).
         started_s = None if self._inbox.cannot_be_slow else time.thread_time()
         for found in self._inbox.turn():
             self.take(found)

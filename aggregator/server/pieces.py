@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain, compress
+from itertools import accumulate, compress
 from typing import Final
 
 from aggregator.storage.engine import Commit, Stretch
@@ -49,44 +49,35 @@ def of_commit(interest: Interest, topics: Sequence[str], json: Sequence[bytes], 
         start, size = end, ends[min(end, len(ends)) - 1]
 
 
-def joined(each: Iterable[list[Piece]]) -> list[Piece]:
+def of_slice(interest: Interest, stretches: Sequence[Stretch], limit: int | None) -> Iterator[Piece]:
+    """The events of a slice that are wanted, up to a limit."""
+    return joined(_of_stretches(interest, stretches, limit))
+
+
+def _of_stretches(interest: Interest, stretches: Sequence[Stretch], limit: int | None) -> Iterator[Piece]:
+    for stretch in stretches:
+        seqs, json = stretch.seqs, stretch.json
+        if interest.picky:
+            keep = list(map(interest.wants_event, json))
+            seqs, json = list(compress(seqs, keep)), list(compress(json, keep))
+        if limit is not None:
+            seqs, json = seqs[:limit], json[:limit]
+            limit -= len(seqs)
+        if seqs:
+            yield Piece(delivery.lines(seqs, json, stretch.received_at), seqs)
+
+
+def joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """The same lines in fewer pieces."""
-    found: list[Piece] = []
     data: list[bytes] = []
     seqs: list[int] = []
     size = 0
-    for piece in chain.from_iterable(each):
+    for piece in pieces:
         data.append(piece.data)
         seqs += piece.seqs
         size += len(piece.data)
         if size >= PIECE_BYTES:
-            found.append(Piece(b"".join(data), seqs))
+            yield Piece(b"".join(data), seqs)
             data, seqs, size = [], [], 0
     if data:
-        found.append(Piece(b"".join(data), seqs))
-    return found
-
-
-def of_slice(interest: Interest, stretches: Sequence[Stretch], limit: int | None) -> Iterator[Piece]:
-    """The events of a slice that are wanted, up to a limit."""
-    parts: list[bytes] = []
-    in_piece: list[int] = []
-    size = 0
-    for stretch in stretches:
-        seqs, json = stretch.seqs, stretch.json
-        if interest.picky:
-            chosen = [(seq, one) for seq, one in zip(seqs, json, strict=True) if interest.wants_event(one)]
-            seqs, json = [seq for seq, _ in chosen], [one for _, one in chosen]
-        if limit is not None:
-            seqs, json = seqs[:limit], json[:limit]
-            limit -= len(seqs)
-        if not seqs:
-            continue
-        parts.append(delivery.lines(seqs, json, stretch.received_at))
-        size += len(parts[-1])
-        in_piece += seqs
-        if size >= PIECE_BYTES:
-            yield Piece(b"".join(parts), in_piece)
-            parts, in_piece, size = [], [], 0
-    if parts:
-        yield Piece(b"".join(parts), in_piece)
+        yield Piece(b"".join(data), seqs)

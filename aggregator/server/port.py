@@ -23,8 +23,6 @@ class Port:
     """Whether each line is answered. Otherwise no client is told anything that it did not ask for: a client that does
     not read would be harmed."""
 
-    wraps: bool = False
-    """Whether it takes any text, and makes events of it."""
     tls: bool = False
     """Whether its clients speak TLS."""
     unix: bool = False
@@ -59,7 +57,7 @@ class Port:
 
 ACKED: Final = Port("acked port", "--port", "acked", replies=True)
 SILENT: Final = Port("silent port", "--silent-port", "silent", replies=False)
-WRAP: Final = Port("wrap port", "--wrap-port", "wrap", replies=False, wraps=True)
+WRAP: Final = Port("wrap port", "--wrap-port", "wrap", replies=False)
 FORWARD: Final = Port("forward port", "--forward-port", "forward", replies=False)
 TLS: Final = Port("TLS port", "--tls-port", "tls", replies=True, tls=True)
 TLS_SILENT: Final = Port("silent TLS port", "--tls-silent-port", "tls-silent", replies=False, tls=True)

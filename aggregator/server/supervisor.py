@@ -1,8 +1,8 @@
 """What the service manager is told: sd_notify(3), with ``NOTIFY_SOCKET``, and the watchdog of systemd.service(5).
 
 Without such a manager nothing is sent. The watchdog is fed by the event loop, and only while the store is well: a
-server whose store has failed, or whose commit does not end, is ended and started again. A full disk is no such reason,
-because a restart makes no room.
+server whose store has failed, or whose commit does not end, is ended and started again. A full disk, or another program
+that keeps the store busy, is no such reason, because a restart mends neither.
 """
 
 from __future__ import annotations

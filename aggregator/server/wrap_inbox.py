@@ -17,7 +17,8 @@ from aggregator.event import Events
 from aggregator.server.excerpt import Excerpt
 from aggregator.server.port import Port
 from aggregator.server.state import State
-from aggregator.wire import Rejection, replies
+from aggregator.wire import replies
+from aggregator.wire.meaning import TURN_BYTES
 from aggregator.wrap.framing import Framer, Part, Text
 from aggregator.wrap.recognition import Framing
 from aggregator.wrap.topic import TopicTemplate
@@ -30,9 +31,6 @@ PIECE_TEXTS: Final = 100
 
 TURN_TEXTS: Final = 300
 """Texts of one connection wrapped in one turn of the loop, about 1 ms: each costs more than an event."""
-
-TURN_BYTES: Final = 256 * 1024
-"""The same in bytes."""
 
 SLICE_BYTES: Final = 16 * 1024
 """So much of what was read is cut into texts at a time: a text may have two bytes, and each costs some 2 µs."""
@@ -65,8 +63,7 @@ class WrapInbox:
         self._unread = bytearray()  # what is not cut into texts yet
         self._ending = False  # whether the stream ends behind that
         self._texts: deque[Text] = deque()
-        self.line_number = 0
-        """How many texts were given out."""
+        self._given_out = 0  # texts
         self._unfinished_s = 0.0
         self._warned = False
 
@@ -118,7 +115,7 @@ class WrapInbox:
                 if may_be_many:
                     break
             budget -= len(piece)
-            self.line_number += len(piece)
+            self._given_out += len(piece)
             if events := self._wrapper.wrap(piece):
                 budget -= len(events) - len(piece)  # an array has several
                 if self._publisher and not self._publisher.may_publish(events.topics):
@@ -147,7 +144,7 @@ class WrapInbox:
             self.forgive()
             return None
         self._unfinished_s += seconds
-        if self._unfinished_s > WARN_S and not self._warned and self.line_number == 0:
+        if self._unfinished_s > WARN_S and not self._warned and not self._given_out:
             self._warned = True
             self._log.say(
                 logging.WARNING, f"{self._port.name}: %s: no text has ended for %g s: %s",
@@ -163,10 +160,6 @@ class WrapInbox:
         """Count the age of the unfinished text from now on."""
         self._unfinished_s = 0.0
 
-    def count_rejection(self, rejection: Rejection, line_number: int, typed: str | None = None) -> None:
-        """No line is rejected on this port."""
-        raise AssertionError(rejection)
-
     def _permitted(self, events: Events, publisher: Identity) -> Events:
         """Those that the client may publish. The others are counted and logged: nobody else is told."""
         permitted = Events()
@@ -177,7 +170,7 @@ class WrapInbox:
             rejection = replies.may_not_publish(publisher.name, event)
             self._stats.received += 1
             self._stats.reject(rejection.code)
-            self._log.rejected(self._port, self.peer, self.line_number, rejection, Excerpt(event.json))
+            self._log.rejected(self._port, self.peer, self._given_out, rejection, Excerpt(event.json))
         return permitted
 
     def _cut(self, slices: int = SLICES_AT_ONCE) -> bool:

@@ -47,7 +47,7 @@ class StorageUnusable(StorageError):
     """The store cannot be opened."""
 
 
-@dataclass(slots=True)  # to make a frozen one takes four times as long, and each submission gets its part
+@dataclass(slots=True)  # to make a frozen one takes three times as long, and each submission gets its part
 class Commit:
     """Events of one batch that are durable."""
 

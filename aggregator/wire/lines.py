@@ -70,7 +70,7 @@ class LineSplitter:
         self.skipped_bytes = 0
         """The length of the over-long lines, as far as they have arrived."""
         self.starts: deque[bytes] = deque()
-        """How the over-long lines begin, for whoever tells of them and takes them out."""
+        """How the over-long lines begin, the oldest first; whoever reports a line takes its start out."""
         self.framing = Framing.NONE
         """Of the last over-long line, or of the unfinished line when ``look_at_framing`` was called."""
 

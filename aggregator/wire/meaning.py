@@ -141,7 +141,7 @@ class Interpreter:
         if len(self.lines) < FEWEST_PIECE_LINES:
             return None
         piece = list(islice(self.lines, min(PIECE_LINES, most)))
-        if sum(map(len, filter(None, piece))) > TURN_BYTES:
+        if self.waiting_bytes > TURN_BYTES and sum(map(len, filter(None, piece))) > TURN_BYTES:
             return None
         plain = rules.parse_plain(piece)
         if plain and self.publisher and not self.publisher.may_publish(plain.topics):

@@ -33,8 +33,12 @@ MAX_KNOWN_TOPICS: Final = 4096
 
 _MAX_TIMESTAMP_CHARS = 64  # a fraction of a second may have any number of digits
 
-_FORBIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # in a name: controls, and what _HALF_PAIR finds
-_HALF_PAIR = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: no encoding of text has it
+FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no name may have: controls, and what HALF_PAIR finds."""
+
+HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which no encoding of text has."""
+
 _OPEN_BRACE = b"{"[0]
 _first = itemgetter(0)
 
@@ -158,11 +162,12 @@ def _judge(fields: Any, json: bytes) -> Event | Rejection:
 
 
 def is_name(value: Any) -> bool:
+    """Whether a value may be a topic, an event_id or a source."""
     # isprintable() is the cheap test; it also says no to some harmless characters, like a no-break space.
     return (
         type(value) is str
         and 0 < len(value) <= MAX_NAME_CHARS
-        and (value.isprintable() or _FORBIDDEN.search(value) is None)
+        and (value.isprintable() or FORBIDDEN.search(value) is None)
     )
 
 
@@ -185,7 +190,7 @@ def _name_fault(fields: dict[str, Any], name: str) -> str | None:
         return None
     if type(value) is not str:
         return _expected(fields, name, "a string")
-    if match := _FORBIDDEN.search(value):
+    if match := FORBIDDEN.search(value):
         kind = "control character" if match[0] < "\ud800" else "half of a surrogate pair"
         return f"{name}: {kind} U+{ord(match[0]):04X} at character {match.start() + 1}"
     return f"{name}: expected 1 to {MAX_NAME_CHARS} characters, got {len(value)}"
@@ -254,7 +259,7 @@ def _kind(value: Any) -> str:
 
 def _readable(value: Any) -> str | None:
     """A name that may stand in a reply: text of bounded length."""
-    if type(value) is not str or len(value) > MAX_NAME_CHARS or _HALF_PAIR.search(value):
+    if type(value) is not str or len(value) > MAX_NAME_CHARS or HALF_PAIR.search(value):
         return None
     return value
 

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 import orjson
 
+from aggregator import json_text
 from aggregator.wire import rules
 from aggregator.wrap.stamp import leading_stamp
 
-_HALF_PAIR: Final = re.compile("[\ud800-\udfff]")  # no encoding of text has it
 _MICROSECONDS: Final = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
 """How many microseconds the unit of a number has: numbers below 10^11 are seconds, and so on; above, nanoseconds."""
 _MILLISECONDS: Final = (10**11, 10**14)
@@ -21,12 +21,9 @@ _FRACTIONS: Final = tuple(f".{milliseconds:03}000+00:00" for milliseconds in ran
 _ZONED: Final = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-]\d\d:\d\d)")
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"unexpected {name}")
-
-
 # Takes what orjson refuses although it is JSON by its grammar: numbers too large for a double, half surrogate pairs.
-_lenient: Final = json.JSONDecoder(parse_constant=_no_constant).decode
+# Unlike that of ``json_text`` it decodes numbers to themselves, because one of them may be an id.
+_lenient: Final = json.JSONDecoder(parse_constant=json_text.no_constant).decode
 
 
 def decode(content: bytes) -> Any:
@@ -57,7 +54,7 @@ def text(value: Any) -> str | None:
     """Text, or a whole number; no other number, because decoding may have changed it: ids would fall together."""
     if type(value) is int:
         return str(value)
-    return value if type(value) is str and value and _HALF_PAIR.search(value) is None else None
+    return value if type(value) is str and value and rules.HALF_PAIR.search(value) is None else None
 
 
 def moment(value: Any) -> str | None:

@@ -14,13 +14,12 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from aggregator.wire.rules import MAX_NAME_CHARS
+from aggregator.wire import rules
 from aggregator.wrap import fields
 
 UNKNOWN: Final = "unknown"
 
 _PLACEHOLDER: Final = re.compile(r"\{([^{}|]+)(?:\|([^{}|]*))?\}")
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # and halves of surrogate pairs
 
 
 class BadTemplate(ValueError):
@@ -35,10 +34,10 @@ class TopicTemplate:
         literals = _PLACEHOLDER.split(template)[::3]
         if any("{" in literal or "}" in literal for literal in literals):
             raise BadTemplate("a brace that opens or closes no {field} or {field|otherwise}")
-        if _CONTROL.search(template):
+        if rules.FORBIDDEN.search(template):
             raise BadTemplate("a control character, or bytes that are not UTF-8")
-        if not 0 < len(template) <= MAX_NAME_CHARS:
-            raise BadTemplate(f"expected 1 to {MAX_NAME_CHARS} characters")
+        if not 0 < len(template) <= rules.MAX_NAME_CHARS:
+            raise BadTemplate(f"expected 1 to {rules.MAX_NAME_CHARS} characters")
         self._template = template
         self.constant = template if literals == [template] else None
         """The topic, if it is always the same."""
@@ -48,11 +47,11 @@ class TopicTemplate:
         if self.constant:
             return self.constant
         topic = _PLACEHOLDER.sub(lambda found: _value(payload, found), self._template)
-        return topic[:MAX_NAME_CHARS] or UNKNOWN
+        return topic[: rules.MAX_NAME_CHARS] or UNKNOWN
 
 
 def _value(payload: dict[str, Any], placeholder: re.Match[str]) -> str:
     found = fields.text(fields.find(payload, placeholder[1]))
     if found is None:
         return UNKNOWN if placeholder[2] is None else placeholder[2]
-    return _CONTROL.sub("\ufffd", found)
+    return rules.FORBIDDEN.sub("\ufffd", found)

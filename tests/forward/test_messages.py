@@ -406,8 +406,8 @@ def test_compressed_nothing_is_looked_at_a_step_at_a_time() -> None:
     assert len(conversion.events) > 0
 
 
-def test_an_event_takes_no_more_memory_than_its_json() -> None:
-    """What orjson returns keeps a buffer of some 4 KB."""
+def test_an_event_does_not_keep_the_buffer_that_its_json_was_made_in() -> None:
+    """That of orjson has some 4 KB, whatever is in it."""
     conversion = begun(forward("t", [{}] * 20_000))
     tracemalloc.start()
     try:

@@ -66,6 +66,7 @@ def test_a_key_whose_two_bits_others_have_is_looked_up_in_vain() -> None:
     assert split(KeyFilter(), [0, 1, 7 + 64]) == ([0, 1, 2], []), "another byte"
 
 
+@pytest.mark.timeout(300)  # a busy machine takes two minutes for so many keys
 @pytest.mark.parametrize(("keys_a_byte", "least", "most"), [(0.37, 0.01, 0.03), (1.49, 0.09, 0.15)])
 def test_few_new_keys_are_looked_up_in_vain(keys_a_byte: float, least: float, most: float) -> None:
     """The filter is as full as 64 MiB are with 25 and with 100 million keys."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from aggregator.storage.sqlite import schema
 from aggregator.storage.sqlite.database import Database
 
 DUE: Final = 256
@@ -27,9 +28,6 @@ _START: Final = """coalesce(
 PAST_AFTER: Final = f"BETWEEN {_START} AND :until"
 """Of ``first_seq``: the block that has the event past ``:after``, and those that follow it. If the beginning is gone,
 it is the oldest block that is there, because postings may still name others."""
-
-COLUMNS: Final = "first_seq, received_at, topics, numbers, ends, data, (SELECT min(first_seq) FROM blocks)"
-"""Of a block that is read. The last tells what is gone from the beginning, at the moment when the others were read."""
 
 # For each topic the next few of its blocks, and whatever has no postings yet.
 _OF_TOPIC = """
@@ -58,7 +56,7 @@ def blocks_of(topics: Sequence[int], backwards: bool) -> str:
     first = "(SELECT posted_seq FROM totals) + 1"
     unwritten = f"BETWEEN {first} AND :before" if backwards else f"BETWEEN max({first}, {_START}) AND :until"
     parts = "".join(f"{_OF_TOPIC.format(topic=id, from_=from_, order=order)} UNION " for id in topics)
-    return _BLOCKS.format(columns=COLUMNS, parts=parts, unwritten=unwritten, order=order)
+    return _BLOCKS.format(columns=schema.BLOCK_COLUMNS, parts=parts, unwritten=unwritten, order=order)
 
 
 class Postings:

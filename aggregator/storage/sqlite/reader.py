@@ -18,7 +18,7 @@ import orjson
 
 from aggregator.event import digest
 from aggregator.storage.engine import Cursor, Slice, StorageUnreadable, StoredEvent, Stretch, Topic, Wanted
-from aggregator.storage.sqlite import block, postings
+from aggregator.storage.sqlite import block, postings, schema
 from aggregator.storage.sqlite.database import Database
 from aggregator.storage.sqlite.ledger import Ledger
 from aggregator.storage.sqlite.plans import Plans
@@ -33,7 +33,7 @@ HEADS: Final = 64
 MAX_RECEIVED_AT: Final = 253_402_300_800_000
 """The year 10000, which no clock is at, and which cannot be shown."""
 
-_ROWS = f"SELECT {postings.COLUMNS} FROM blocks WHERE first_seq"
+_ROWS = f"SELECT {schema.BLOCK_COLUMNS} FROM blocks WHERE first_seq"
 _BLOCK_OF = f"{_ROWS} <= :seq ORDER BY first_seq DESC LIMIT 1"
 _FORWARDS = f"{_ROWS} {postings.PAST_AFTER} ORDER BY first_seq LIMIT :blocks"
 _BACKWARDS = f"{_ROWS} <= :before ORDER BY first_seq DESC LIMIT :blocks"

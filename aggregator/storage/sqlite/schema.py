@@ -18,6 +18,9 @@ APPLICATION_ID: Final = 0x41475245
 KEY_COLUMNS: Final = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
 """Of a table of keys, in memory or on disk: the first KEY_BYTES of a key's digest, and the seq of its event."""
 
+BLOCK_COLUMNS: Final = "first_seq, received_at, topics, numbers, ends, data, (SELECT min(first_seq) FROM blocks)"
+"""Of a block that is read. The last tells what is gone from the beginning, at the moment when the others were read."""
+
 BLOCK_EVENTS: Final = 256
 """Most events in a block, and so the most that are read to find one."""
 

@@ -18,7 +18,6 @@ Nothing that is well-formed is refused, unless it is too long, nested too deeply
 from __future__ import annotations
 
 import hashlib
-import re
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,13 +28,12 @@ import orjson
 
 from aggregator import json_text
 from aggregator.event import Events, digests
+from aggregator.wire import rules
 from aggregator.wire.forward import NotForward, values
 from aggregator.wire.forward.entries import Chunk
-from aggregator.wire.rules import MAX_NAME_CHARS
 
 _UNTAGGED: Final = "untagged"
 _MAX_CHUNK_CHARS: Final = 200  # leaves room for the index
-_NOT_IN_A_NAME = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +115,13 @@ class Conversion:
 
 def topic_of(tag: str) -> str:
     """A valid topic for a tag: the tag itself, nearly always."""
-    if tag.isprintable() and 0 < len(tag) <= MAX_NAME_CHARS:
-        return tag
-    return _NOT_IN_A_NAME.sub("_", tag)[:MAX_NAME_CHARS] or _UNTAGGED
+    return tag if rules.is_name(tag) else rules.FORBIDDEN.sub("_", tag)[: rules.MAX_NAME_CHARS] or _UNTAGGED
 
 
 def _id_of(chunk: str | bytes | None) -> str:
     if chunk is None:
         return uuid.uuid4().hex
-    if type(chunk) is str and 0 < len(chunk) <= _MAX_CHUNK_CHARS and not _NOT_IN_A_NAME.search(chunk):
+    if isinstance(chunk, str) and rules.is_name(chunk) and len(chunk) <= _MAX_CHUNK_CHARS:
         return chunk
     data = chunk if isinstance(chunk, bytes) else chunk.encode(errors="surrogateescape")
     return hashlib.sha256(data).hexdigest()
@@ -136,9 +132,7 @@ def _name_in(record: dict[str, Any], field: str | None) -> str | None:
     value = record.get(field) if field else None
     if type(value) is int:
         return str(value)
-    if type(value) is str and 0 < len(value) <= MAX_NAME_CHARS and not _NOT_IN_A_NAME.search(value):
-        return value
-    return None
+    return value if rules.is_name(value) else None
 
 
 def _json(value: Any) -> Any:
