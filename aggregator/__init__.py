@@ -97,7 +97,7 @@ Server: one process.
 - ``server.peer``                one client of any port: its transport, pressure, the phases of its end
 - ``server.first_line``          whether the first line says who a client is
 - ``server.caller``              who one client is
-- ``server.guest``               what follows from that: how it is let in, slowed, ended
+- ``server.authenticated_peer``               what follows from that: how it is let in, slowed, ended
 - ``server.connection``          one client of a port that takes lines
 - ``server.inbox``               what comes in: bytes to lines to what they mean
 - ``server.wrap``                one client of the wrap port

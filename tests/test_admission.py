@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from aggregator.access.identity import Identity
 from aggregator.config import Config
 from aggregator.server import admission as module
-from aggregator.server.admission import MAX_LEAVING, Admission, Place
+from aggregator.server.admission import MAX_LEAVING, Admission, Slot
 from aggregator.wire import Code, Failure
 
 CONFIG = Config(max_connections=6, address_connections=4, max_pending=4, auth_timeout_s=10)
@@ -36,7 +36,7 @@ class Holder:
     def renew(self) -> None:
         self.done.append("renew")
 
-    def expel(self, failure: Failure) -> None:
+    def disconnect(self, failure: Failure) -> None:
         self.done.append(failure.code)
 
     def about(self) -> dict[str, Any]:
@@ -57,16 +57,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def enter(admission: Admission, origin: str = "a") -> tuple[Place, Holder]:
+def enter(admission: Admission, origin: str = "a") -> tuple[Slot, Holder]:
     holder = Holder()
     return admission.enter(origin, holder), holder
 
 
-def stranger(admission: Admission, origin: str = "a") -> tuple[Place, Holder]:
-    place, holder = enter(admission, origin)
-    holder.on_abort = lambda: admission.leave(place)
-    admission.wait(place)
-    return place, holder
+def stranger(admission: Admission, origin: str = "a") -> tuple[Slot, Holder]:
+    slot, holder = enter(admission, origin)
+    holder.on_abort = lambda: admission.leave(slot)
+    admission.add_pending(slot)
+    return slot, holder
 
 
 def metrics(admission: Admission) -> dict[str, Any]:
@@ -75,20 +75,20 @@ def metrics(admission: Admission) -> dict[str, Any]:
 
 def test_the_caps_of_all_and_of_one_address() -> None:
     admission = Admission(CONFIG)
-    places = [enter(admission, "a")[0] for _ in range(4)]
+    slots = [enter(admission, "a")[0] for _ in range(4)]
 
     failure = admission.why_not("a")
     assert failure
     assert failure.detail == "4 connections from a are open; try again later"
     assert admission.why_not("b") is None
-    places += [enter(admission, "b")[0] for _ in range(2)]
+    slots += [enter(admission, "b")[0] for _ in range(2)]
     failure = admission.why_not("c")
     assert failure
     assert (failure.code, failure.detail) == (Code.BUSY, "6 connections are open; try again later")
 
-    for place in places:
-        admission.leave(place)
-        admission.leave(place)
+    for slot in slots:
+        admission.leave(slot)
+        admission.leave(slot)
     assert len(admission) == 0
     assert admission.why_not("a") is None
     assert not admission._origins
@@ -113,8 +113,8 @@ def test_the_oldest_of_an_address_goes_when_there_are_too_many_of_it() -> None:
 
 def test_whoever_is_known_is_never_evicted() -> None:
     admission = Admission(dataclasses.replace(CONFIG, max_connections=99, address_connections=99))
-    place, holder = stranger(admission)
-    admission.identify(place, Identity("web"))
+    slot, holder = stranger(admission)
+    admission.identify(slot, Identity("web"))
     for _ in range(20):
         stranger(admission)
 
@@ -137,29 +137,29 @@ def test_strangers_have_so_much_time(clock: Clock) -> None:
     assert late[1].done == known[1].done == []
 
 
-def test_how_many_places_an_identity_may_have() -> None:
+def test_how_many_slots_an_identity_may_have() -> None:
     admission = Admission(CONFIG)
     web, free = Identity("web", connections=2), Identity("free")
-    places = [enter(admission)[0] for _ in range(3)]
-    for place in places[:2]:
-        assert admission.why_not_as(place, web) is None
-        admission.identify(place, web)
+    slots = [enter(admission)[0] for _ in range(3)]
+    for slot in slots[:2]:
+        assert admission.why_not_as(slot, web) is None
+        admission.identify(slot, web)
 
-    failure = admission.why_not_as(places[2], web)
+    failure = admission.why_not_as(slots[2], web)
     assert failure
     assert failure.detail == "2 connections of web are open; try again later"
-    assert admission.why_not_as(places[0], web) is None, "it has its place"
-    admission.identify(places[0], free)
-    assert admission.why_not_as(places[2], web) is None
+    assert admission.why_not_as(slots[0], web) is None, "it has its slot"
+    admission.identify(slots[0], free)
+    assert admission.why_not_as(slots[2], web) is None
 
 
 def test_few_of_those_that_are_turned_away_are_waited_for() -> None:
     admission = Admission(dataclasses.replace(CONFIG, max_connections=99, address_connections=99))
-    places = [enter(admission)[0] for _ in range(MAX_LEAVING + 1)]
+    slots = [enter(admission)[0] for _ in range(MAX_LEAVING + 1)]
 
-    assert [admission.turn_away(place) for place in places] == [True] * MAX_LEAVING + [False]
-    admission.leave(places[0])
-    assert admission.turn_away(places[-1])
+    assert [admission.begin_leaving(slot) for slot in slots] == [True] * MAX_LEAVING + [False]
+    admission.leave(slots[0])
+    assert admission.begin_leaving(slots[-1])
 
 
 def test_all_are_told_of_new_rules() -> None:
@@ -173,21 +173,21 @@ def test_all_are_told_of_new_rules() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["enter", "stranger", "known", "away", "leave"]), st.integers(0, 5))))
 def test_the_counts_are_right_whatever_comes(steps: list[tuple[str, int]]) -> None:
     admission = Admission(dataclasses.replace(CONFIG, max_connections=10**6, address_connections=10**6))
-    places: list[Place] = []
+    slots: list[Slot] = []
     for what, number in steps:
-        place = places[number % len(places)] if places else None
+        slot = slots[number % len(slots)] if slots else None
         if what in ("enter", "stranger"):
             made, _ = (stranger if what == "stranger" else enter)(admission, f"address {number}")
-            places.append(made)
-        elif place and what == "known":
-            admission.identify(place, Identity(f"identity {number % 2}"))
-        elif place and what == "away":
-            admission.turn_away(place)
-        elif place:
-            admission.leave(place)
-        places = [one for one in places if one in admission._places]
-        assert sum(admission._origins.values()) == len(admission) == len(places)
-        assert sum(admission._identities.values()) == sum(one.identity is not None for one in places)
+            slots.append(made)
+        elif slot and what == "known":
+            admission.identify(slot, Identity(f"identity {number % 2}"))
+        elif slot and what == "away":
+            admission.begin_leaving(slot)
+        elif slot:
+            admission.leave(slot)
+        slots = [one for one in slots if one in admission._slots]
+        assert sum(admission._origins.values()) == len(admission) == len(slots)
+        assert sum(admission._identities.values()) == sum(one.identity is not None for one in slots)
         assert sum(admission._pending_origins.values()) == len(admission._pending) <= CONFIG.max_pending
-        assert admission._pending.keys() <= admission._places.keys()
-        assert admission._leaving <= admission._places.keys()
+        assert admission._pending.keys() <= admission._slots.keys()
+        assert admission._leaving <= admission._slots.keys()

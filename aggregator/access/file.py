@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from aggregator.access.identity import RESERVED, Identity, Right
+from aggregator.access.identity import RESERVED, Identity, Permission
 from aggregator.access.rules import Network, Stanza
 from aggregator.access.topics import BadGlob, Topics
 
@@ -116,7 +116,7 @@ class _Table:
             name,
             self._topics("publish"),
             self._topics("read"),
-            frozenset(self._list("may", _right)),
+            frozenset(self._list("may", _permission)),
             self._number("events_per_s", float, MAX_NUMBER),
             self._number("bytes_per_s", float, MAX_NUMBER),
             self._number("connections", int, MAX_NUMBER),
@@ -221,11 +221,11 @@ def _glob(value: Any) -> str:
     return value
 
 
-def _right(value: Any) -> Right:
+def _permission(value: Any) -> Permission:
     try:
-        return Right(value)
+        return Permission(value)
     except ValueError:
-        raise ValueError(f"expected {' or '.join(Right)}, got {_shown(value)}") from None
+        raise ValueError(f"expected {' or '.join(Permission)}, got {_shown(value)}") from None
 
 
 def _shown(value: Any) -> str:

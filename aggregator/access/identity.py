@@ -11,7 +11,7 @@ from typing import Final
 from aggregator.access.topics import Topics
 
 
-class Right(StrEnum):
+class Permission(StrEnum):
     """What takes a permission by name. None is given by default."""
 
     MONITOR = "monitor"
@@ -20,7 +20,7 @@ class Right(StrEnum):
     """That, and to end their connections."""
 
 
-class Proof(StrEnum):
+class AuthMethod(StrEnum):
     """How a client has shown who it is."""
 
     TOKEN = "token"  # noqa: S105 (no secret)
@@ -40,7 +40,7 @@ class Identity:
     name: str
     publish: Topics = field(default_factory=Topics)
     read: Topics = field(default_factory=Topics)
-    may: frozenset[Right] = frozenset()
+    may: frozenset[Permission] = frozenset()
     events_per_s: float | None = None
     """How fast all its connections together are read; None: no limit."""
     bytes_per_s: float | None = None
@@ -53,9 +53,9 @@ class Identity:
         """Whether it may publish to each of these topics."""
         return self.publish.has_all(topics)
 
-    def has(self, right: Right) -> bool:
-        """Whether it has this right, or one that includes it."""
-        return right in self.may or Right.ADMIN in self.may
+    def has(self, permission: Permission) -> bool:
+        """Whether it has this permission, or one that includes it."""
+        return permission in self.may or Permission.ADMIN in self.may
 
     def only_publishing(self) -> Identity:
         """The same for those of whom only the address is known: they may publish, and nothing else."""
@@ -64,10 +64,10 @@ class Identity:
 
 _EVERY_TOPIC: Final = Topics(("*",))
 
-ANONYMOUS: Final = Identity("anonymous", _EVERY_TOPIC, _EVERY_TOPIC, frozenset({Right.MONITOR}))
+ANONYMOUS: Final = Identity("anonymous", _EVERY_TOPIC, _EVERY_TOPIC, frozenset({Permission.MONITOR}))
 """Whoever is let in without being known."""
 
-ADMINISTRATOR: Final = Identity("administrator", _EVERY_TOPIC, _EVERY_TOPIC, frozenset({Right.ADMIN}))
+ADMINISTRATOR: Final = Identity("administrator", _EVERY_TOPIC, _EVERY_TOPIC, frozenset({Permission.ADMIN}))
 """The superuser, and the user that the server runs as: on a unix socket both may do everything."""
 
 KEY_HOLDER: Final = Identity("forward", _EVERY_TOPIC)

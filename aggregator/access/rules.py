@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from aggregator.access import token
-from aggregator.access.identity import ADMINISTRATOR, ANONYMOUS, Identity, Proof
+from aggregator.access.identity import ADMINISTRATOR, ANONYMOUS, AuthMethod, Identity
 from aggregator.config import Anonymous
 
 SUPERUSER: Final = 0
@@ -45,7 +45,7 @@ class Known(NamedTuple):
     """Who somebody is, and how that is known."""
 
     identity: Identity
-    by: Proof
+    by: AuthMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +83,15 @@ class Rules:
         if client.certificate:
             found = next((one for name in client.certificate if (one := self._certificates.get(name))), None)
             if found:
-                return Known(found, Proof.CERTIFICATE)
+                return Known(found, AuthMethod.CERTIFICATE)
         else:
             if client.uid is not None and (found := self._by_uid(client.uid)):
-                return Known(found, Proof.UID)
+                return Known(found, AuthMethod.UID)
             if client.address is not None and (found := self._by_address(client.address)):
-                return Known(found, Proof.ADDRESS)
+                return Known(found, AuthMethod.ADDRESS)
             if self.anonymous is Anonymous.LOOPBACK and client.is_local:
-                return Known(ANONYMOUS, Proof.ANONYMOUS)
-        return Known(ANONYMOUS, Proof.ANONYMOUS) if self.anonymous is Anonymous.ALL else None
+                return Known(ANONYMOUS, AuthMethod.ANONYMOUS)
+        return Known(ANONYMOUS, AuthMethod.ANONYMOUS) if self.anonymous is Anonymous.ALL else None
 
     def by_token(self, text: str) -> Identity | None:
         """Whose token this is."""

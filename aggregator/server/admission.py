@@ -1,6 +1,6 @@
-"""Admission: who gets a place. Caps for all, for each address and for each identity, and few places for strangers.
+"""Admission: who gets a slot. Caps for all, for each address and for each identity, and few slots for strangers.
 
-A place is taken at the accept, before a byte is read, and given back at the end. As long as it is not known whose it
+A slot is taken at the accept, before a byte is read, and given back at the end. As long as it is not known whose it
 is, it is one of few, and when these are full the oldest goes: to refuse the newest would let a handful of connections a
 second keep everybody out.
 """
@@ -21,18 +21,18 @@ from aggregator.wire import Failure, replies
 log = logging.getLogger("aggregator")
 
 ADDRESS_PENDING_DIVISOR: Final = 4
-"""One address may have this part of the places for strangers: 16 of 64."""
+"""One address may have this part of the slots for strangers: 16 of 64."""
 
 MAX_LEAVING: Final = 16
-"""So many that are turned away at a time are waited for until they have read why: strangers must not fill the places.
+"""So many that are turned away at a time are waited for until they have read why: strangers must not fill the slots.
 """
 
 
 class Holder(Protocol):
-    """Who has a place: a connection, or at first its TLS handshake."""
+    """Who has a slot: a connection, or at first its TLS handshake."""
 
     def abort(self) -> None:
-        """End at once, because others need the place."""
+        """End at once, because others need the slot."""
 
     def expire(self) -> None:
         """End, because the time to say who it is is over."""
@@ -40,15 +40,15 @@ class Holder(Protocol):
     def renew(self) -> None:
         """Look at the rules again: they have changed."""
 
-    def expel(self, failure: Failure) -> None:
+    def disconnect(self, failure: Failure) -> None:
         """End as at SIGTERM: all that was read is stored and answered."""
 
     def about(self) -> dict[str, Any]:
         """What CLIENTS shows of it."""
 
 
-class Place:
-    """The place of one connection."""
+class Slot:
+    """The slot of one connection."""
 
     __slots__ = ("holder", "identity", "number", "origin", "since")
 
@@ -64,121 +64,121 @@ class Place:
 
 
 class Admission:
-    """All places of one server."""
+    """All slots of one server."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._places: dict[Place, None] = {}
+        self._slots: dict[Slot, None] = {}
         self._origins: Counter[str] = Counter()
         self._identities: Counter[str] = Counter()
-        self._pending: dict[Place, None] = {}  # the oldest first
+        self._pending: dict[Slot, None] = {}  # the oldest first
         self._pending_origins: Counter[str] = Counter()
-        self._leaving: set[Place] = set()
+        self._leaving: set[Slot] = set()
         self._accepted = 0
         self._evicted = 0
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._slots)
 
-    def __iter__(self) -> Iterator[Place]:
-        """All places, the oldest first."""
-        return iter(list(self._places))
+    def __iter__(self) -> Iterator[Slot]:
+        """All slots, the oldest first."""
+        return iter(list(self._slots))
 
     def why_not(self, origin: str) -> Failure | None:
-        """Why another client from there gets no place."""
+        """Why another client from there gets no slot."""
         config = self._config
-        if len(self._places) >= config.max_connections:
+        if len(self._slots) >= config.max_connections:
             return replies.too_many_connections(config.max_connections)
         if self._origins[origin] >= config.address_connections:
             return replies.too_many_connections(config.address_connections, origin)
         return None
 
-    def enter(self, origin: str, holder: Holder) -> Place:
-        """Give a place to a client that is not known yet."""
+    def enter(self, origin: str, holder: Holder) -> Slot:
+        """Give a slot to a client that is not known yet."""
         self._accepted += 1
-        place = Place(self._accepted, origin, holder, time.monotonic())
-        self._places[place] = None
+        slot = Slot(self._accepted, origin, holder, time.monotonic())
+        self._slots[slot] = None
         self._origins[origin] += 1
-        return place
+        return slot
 
-    def wait(self, place: Place) -> None:
+    def add_pending(self, slot: Slot) -> None:
         """It has to say who it is. If that makes too many of them the oldest goes."""
-        if place in self._pending:
+        if slot in self._pending:
             return  # since its handshake
-        self._pending[place] = None
-        self._pending_origins[place.origin] += 1
+        self._pending[slot] = None
+        self._pending_origins[slot.origin] += 1
         most = self._config.max_pending
-        if self._pending_origins[place.origin] > max(1, most // ADDRESS_PENDING_DIVISOR):
-            self._evict(next(one for one in self._pending if one.origin == place.origin))
+        if self._pending_origins[slot.origin] > max(1, most // ADDRESS_PENDING_DIVISOR):
+            self._evict(next(one for one in self._pending if one.origin == slot.origin))
         elif len(self._pending) > most:
             self._evict(next(iter(self._pending)))
 
-    def why_not_as(self, place: Place, identity: Identity) -> Failure | None:
-        """Why this place may not be that identity's."""
+    def why_not_as(self, slot: Slot, identity: Identity) -> Failure | None:
+        """Why this slot may not be that identity's."""
         limit = identity.connections
-        is_its = place.identity is not None and place.identity.name == identity.name
+        is_its = slot.identity is not None and slot.identity.name == identity.name
         if limit is None or is_its or self._identities[identity.name] < limit:
             return None
         return replies.too_many_of_identity(limit, identity.name)
 
-    def identify(self, place: Place, identity: Identity) -> None:
-        """It is known whose place it is."""
-        self._settle(place)
-        self._count_out(place)
-        place.identity = identity
+    def identify(self, slot: Slot, identity: Identity) -> None:
+        """It is known whose slot it is."""
+        self._remove_pending(slot)
+        self._count_out(slot)
+        slot.identity = identity
         self._identities[identity.name] += 1
 
-    def leave(self, place: Place) -> None:
+    def leave(self, slot: Slot) -> None:
         """It has ended."""
-        if place in self._places:
-            del self._places[place]
-            self._settle(place)
-            self._count_out(place)
-            self._leaving.discard(place)
-            _subtract(self._origins, place.origin)
+        if slot in self._slots:
+            del self._slots[slot]
+            self._remove_pending(slot)
+            self._count_out(slot)
+            self._leaving.discard(slot)
+            _subtract(self._origins, slot.origin)
 
-    def turn_away(self, place: Place) -> bool:
-        """It has to go; return whether it may keep its place until it has read why."""
-        self._settle(place)
+    def begin_leaving(self, slot: Slot) -> bool:
+        """It has to go; return whether it may keep its slot until it has read why."""
+        self._remove_pending(slot)
         if len(self._leaving) >= MAX_LEAVING:
             return False
-        self._leaving.add(place)
+        self._leaving.add(slot)
         return True
 
     def tick(self) -> None:
         """End those that have not said in time who they are."""
         latest = time.monotonic() - self._config.auth_timeout_s
-        for place in list(self._pending):
-            if place.since <= latest:
-                place.holder.expire()
+        for slot in list(self._pending):
+            if slot.since <= latest:
+                slot.holder.expire()
 
     def renew(self) -> None:
         """The rules have changed. Whoever cannot go by the new ones ends, and the others go on."""
-        for place in list(self):
+        for slot in list(self):
             try:
-                place.holder.renew()
+                slot.holder.renew()
             except Exception:  # a defect of ours
                 log.exception("a connection cannot go by the new rules: ended")
-                place.holder.abort()
+                slot.holder.abort()
 
     def metrics(self) -> Iterator[Metric]:
         """The numbers of those who are not known."""
         yield Metric("pending", len(self._pending), "connections that have not said who they are")
         yield Metric("evicted", self._evicted, "the same, ended because others came", Kind.COUNTER)
 
-    def _evict(self, place: Place) -> None:
+    def _evict(self, slot: Slot) -> None:
         self._evicted += 1
-        self._settle(place)
-        place.holder.abort()
+        self._remove_pending(slot)
+        slot.holder.abort()
 
-    def _settle(self, place: Place) -> None:
-        if place in self._pending:
-            del self._pending[place]
-            _subtract(self._pending_origins, place.origin)
+    def _remove_pending(self, slot: Slot) -> None:
+        if slot in self._pending:
+            del self._pending[slot]
+            _subtract(self._pending_origins, slot.origin)
 
-    def _count_out(self, place: Place) -> None:
-        if place.identity:
-            _subtract(self._identities, place.identity.name)
+    def _count_out(self, slot: Slot) -> None:
+        if slot.identity:
+            _subtract(self._identities, slot.identity.name)
 
 
 def _subtract(counts: Counter[str], name: str) -> None:

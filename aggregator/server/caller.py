@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aggregator.access import token
-from aggregator.access.identity import KEY_HOLDER, Identity, Proof
+from aggregator.access.identity import KEY_HOLDER, AuthMethod, Identity
 from aggregator.server.credentials import Credentials
 from aggregator.server.identities import Identities
 from aggregator.wire import Failure, replies
@@ -19,7 +19,7 @@ class Caller:
         self.credentials = credentials
         self._digest: str | None = None  # of the token that it has shown
         self.identity: Identity | None = None
-        self.by: Proof | None = None
+        self.by: AuthMethod | None = None
         self._identify()
 
     def show(self, text: str) -> Failure | None:
@@ -31,19 +31,19 @@ class Caller:
         found = self._identities.rules.by_token(text)
         if found is None:
             return replies.unknown_token()
-        self.identity, self.by, self._digest = found, Proof.TOKEN, token.digest(text)
+        self.identity, self.by, self._digest = found, AuthMethod.TOKEN, token.digest(text)
         return None
 
     def show_key(self) -> None:
         """It knows the shared key of its port: that makes it somebody, if it is nobody yet."""
         if self.identity is None:
-            self.identity, self.by = KEY_HOLDER, Proof.KEY
+            self.identity, self.by = KEY_HOLDER, AuthMethod.KEY
 
     def renew(self) -> None:
         """See who it is by rules that are new."""
         if self._digest is not None:
             self.identity = self._identities.rules.by_digest(self._digest)
-        elif self.by is not Proof.KEY:
+        elif self.by is not AuthMethod.KEY:
             self._identify()
 
     @property

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Final
 
 from aggregator import __version__
-from aggregator.access.identity import Identity, Right
+from aggregator.access.identity import Identity, Permission
 from aggregator.access.topics import Topics
 from aggregator.metric import Metric
 from aggregator.server import reading
@@ -39,7 +39,7 @@ _VERSIONS: Final = {
 }
 
 
-class Need(Enum):
+class Requirement(Enum):
     """What a client must be permitted to use a command."""
 
     NOTHING = auto()
@@ -50,9 +50,11 @@ class Need(Enum):
 
     def is_met_by(self, identity: Identity) -> bool:
         """Whether this identity may use such a command."""
-        if self is Need.READ:
+        if self is Requirement.READ:
             return bool(identity.read)
-        return self is Need.NOTHING or identity.has(Right.MONITOR if self is Need.MONITOR else Right.ADMIN)
+        return self is Requirement.NOTHING or identity.has(
+            Permission.MONITOR if self is Requirement.MONITOR else Permission.ADMIN
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class _Command:
     usage: str
     help: str
     function: Callable[[list[str], State, Asker], Awaitable[Answer]]
-    needs: Need = Need.NOTHING
+    needs: Requirement = Requirement.NOTHING
 
 
 async def answer(word: Word, arguments: list[str], state: State, asker: Asker) -> Answer:
@@ -142,11 +144,11 @@ async def _clients(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = number("limit", rest.pop(0), 1, CLIENTS_MAX) if rest else CLIENTS_MAX
     _nothing_left(rest, Word.CLIENTS)
     now = time.monotonic()
-    listed = [place for place in state.admission if place.number > past][:limit]
+    listed = [slot for slot in state.admission if slot.number > past][:limit]
     return {
         "total": len(state.admission),
         "clients": [
-            {"id": place.number, **place.holder.about(), "connected_s": round(now - place.since, 1)} for place in listed
+            {"id": slot.number, **slot.holder.about(), "connected_s": round(now - slot.since, 1)} for slot in listed
         ],
     }
 
@@ -155,9 +157,9 @@ async def _kill(arguments: list[str], state: State, asker: Asker) -> Answer:
     if not arguments:
         raise BadCommand(replies.missing_argument("an id is missing", COMMANDS[Word.KILL].usage))
     wanted = number("id", arguments[0], 1, MAX_NUMBER)
-    found = next((place for place in state.admission if place.number == wanted), None)
+    found = next((slot for slot in state.admission if slot.number == wanted), None)
     if found:  # soon, because it may be the one that asks: its answer comes first
-        asyncio.get_running_loop().call_soon(found.holder.expel, replies.killed())
+        asyncio.get_running_loop().call_soon(found.holder.disconnect, replies.killed())
     return {"id": wanted, "killed": found is not None}
 
 
@@ -184,39 +186,45 @@ COMMANDS: Final = {
         _Command(Word.HELP, "HELP", "this list", _help),
         _Command(Word.AUTH, "AUTH <token>", "who this is: the first line, or none", _auth),
         _Command(Word.WHOAMI, "WHOAMI", "who this is, and how that is known", _whoami),
-        _Command(Word.STATS, "STATS", "counters since the start, sizes, versions", _stats, Need.MONITOR),
-        _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health, Need.MONITOR),
-        _Command(Word.TOPICS, "TOPICS [limit] [AFTER topic]", "topics by name, with their counts", _topics, Need.READ),
+        _Command(Word.STATS, "STATS", "counters since the start, sizes, versions", _stats, Requirement.MONITOR),
+        _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health, Requirement.MONITOR),
+        _Command(
+            Word.TOPICS, "TOPICS [limit] [AFTER topic]", "topics by name, with their counts", _topics, Requirement.READ
+        ),
         _Command(
             Word.EVENTS,
             reading.EVENTS_USAGE,
             "the newest events; AFTER, SINCE: the oldest from there",
             reading.events,
-            Need.READ,
+            Requirement.READ,
         ),
-        _Command(Word.EVENT, reading.EVENT_USAGE, "one event by its key", reading.event, Need.READ),
+        _Command(Word.EVENT, reading.EVENT_USAGE, "one event by its key", reading.event, Requirement.READ),
         _Command(
             Word.SUBSCRIBE,
             reading.SUBSCRIBE_USAGE,
             "events as they are committed, or from there on",
             reading.subscribe,
-            Need.READ,
+            Requirement.READ,
         ),
-        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "no more events", reading.unsubscribe, Need.READ),
-        _Command(Word.ACK, reading.ACK_USAGE, "all events up to that seq are handled", reading.ack, Need.READ),
+        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "no more events", reading.unsubscribe, Requirement.READ),
+        _Command(Word.ACK, reading.ACK_USAGE, "all events up to that seq are handled", reading.ack, Requirement.READ),
         _Command(
-            Word.SUBSCRIBERS, "SUBSCRIBERS [limit]", "who reads, and how far behind", reading.subscribers, Need.READ
+            Word.SUBSCRIBERS,
+            "SUBSCRIBERS [limit]",
+            "who reads, and how far behind",
+            reading.subscribers,
+            Requirement.READ,
         ),
         _Command(
             Word.CURSORS,
             reading.CURSORS_USAGE,
             "names, and how far their readers have come",
             reading.cursors,
-            Need.READ,
+            Requirement.READ,
         ),
-        _Command(Word.FORGET, reading.FORGET_USAGE, "remove a name", reading.forget, Need.READ),
-        _Command(Word.CLIENTS, "CLIENTS [limit] [AFTER id]", "who is connected", _clients, Need.MONITOR),
-        _Command(Word.KILL, "KILL <id>", "end that client's connection", _kill, Need.ADMIN),
+        _Command(Word.FORGET, reading.FORGET_USAGE, "remove a name", reading.forget, Requirement.READ),
+        _Command(Word.CLIENTS, "CLIENTS [limit] [AFTER id]", "who is connected", _clients, Requirement.MONITOR),
+        _Command(Word.KILL, "KILL <id>", "end that client's connection", _kill, Requirement.ADMIN),
         _Command(Word.QUIT, "QUIT", "answer what came before, say bye and close", _ping),
     )
 }

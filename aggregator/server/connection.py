@@ -9,9 +9,9 @@ from functools import partial
 
 from aggregator.event import Event, Events
 from aggregator.server import commands, outcomes
+from aggregator.server.authenticated_peer import AuthenticatedPeer
 from aggregator.server.deliveries import Deliveries
 from aggregator.server.first_line import FirstLine
-from aggregator.server.guest import Guest
 from aggregator.server.inbox import Inbox
 from aggregator.server.intake import LOW_WATER_DIVISOR, Outcome
 from aggregator.server.outbox import Place
@@ -29,7 +29,7 @@ from aggregator.wire.replies import Reply
 log = logging.getLogger("aggregator")
 
 
-class Connection(Guest):
+class Connection(AuthenticatedPeer):
     """A client of a port that takes lines."""
 
     advice = "The silent port is for such senders"
@@ -40,7 +40,7 @@ class Connection(Guest):
         super().__init__(state, port, on_end, stream, Inbox(state, port), muted=not port.replies)
         self._first_line = FirstLine(text=False)
         self._deliveries: Deliveries
-        self._expelled: Failure | None = None  # since then: what commands are answered with
+        self._disconnected: Failure | None = None  # since then: what commands are answered with
         self._refusal: Failure | None = None  # since REFUSING: what events are answered with
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
 
@@ -81,7 +81,7 @@ class Connection(Guest):
 
         A silent client gets our half of the close at once, and may go on sending until it has seen that.
         """
-        self.hurry()
+        self.lift_rate()
         if not self._port.replies:
             self._close_in_silence()
             return
@@ -91,22 +91,22 @@ class Connection(Guest):
         self._phase = max(self._phase, Phase.REFUSING)
         self._close_when_done()
 
-    def expel(self, failure: Failure) -> None:
+    def disconnect(self, failure: Failure) -> None:
         """End as at SIGTERM; nothing more is read for it either."""
-        self._expelled = failure
+        self._disconnected = failure
         if subscription := self._deliveries.subscription:
             self._state.feed.fail(subscription, failure)
         if self._running and (place := self._outbox.command):
             self._running.cancel()
             self._running = None
             self._fill(place, replies.encode(replies.error(failure)))
-        super().expel(failure)
+        super().disconnect(failure)
 
     def reading_changed(self) -> None:
         """End what it reads now. It may read on another connection, by the new rules."""
         if self._deliveries.subscription or self._running:
             assert self.caller.identity
-            self.expel(replies.permissions_changed(self.caller.identity.name))
+            self.disconnect(replies.permissions_changed(self.caller.identity.name))
 
     def welcome(self) -> None:
         """Say what it may do."""
@@ -200,8 +200,8 @@ class Connection(Guest):
 
     async def _carry_out(self, command: Command, line_number: int, place: Place) -> None:
         try:
-            if self._expelled:
-                raise Refused(self._expelled)
+            if self._disconnected:
+                raise Refused(self._disconnected)
             reply = replies.ok(await commands.answer(command.word, command.arguments, self._state, self._deliveries))
         except BadCommand as error:
             self._state.stats.received += 1

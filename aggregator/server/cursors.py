@@ -79,7 +79,7 @@ class Cursors:
 
     def move(self, name: str, interest: Interest, position: Position) -> None:
         """Set a cursor, or make it. It is durable after ``on_disk``."""
-        self._set(Cursor(name, shown(interest), position, time.time_ns() // 1_000_000))
+        self._set(Cursor(name, to_json(interest), position, time.time_ns() // 1_000_000))
 
     def forget(self, name: str) -> bool:
         """Remove a cursor; return whether there was one. It is durable after ``on_disk``."""
@@ -155,7 +155,7 @@ def _tell(waiting: Sequence[asyncio.Future[None]], error: StorageError | None) -
                 future.set_exception(error)
 
 
-def shown(interest: Interest) -> str:
+def to_json(interest: Interest) -> str:
     """An interest as JSON: two are equal if their texts are. It says too what its reader may read, if not all."""
     options = {
         "source": interest.source, "contains": interest.contains, "shard": interest.shard,
@@ -171,12 +171,12 @@ def patterns(shown_interest: str) -> list[str]:
     return found
 
 
-def wish(shown_interest: str) -> Any:
+def request_of(shown_interest: str) -> Any:
     """What the reader of such a text has asked for, whatever it may read."""
     return {name: value for name, value in orjson.loads(shown_interest).items() if name != "readable"}
 
 
-def within_reach(shown_interest: str, may_read: Topics) -> bool:
+def is_visible_to(shown_interest: str, may_read: Topics) -> bool:
     """Whether somebody may know of such a text: all that its reader can get is among what he may read."""
     if may_read.every:
         return True

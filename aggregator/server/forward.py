@@ -13,9 +13,9 @@ from functools import partial
 
 from aggregator.access.identity import Identity
 from aggregator.event import Events
+from aggregator.server.authenticated_peer import AuthenticatedPeer
 from aggregator.server.excerpt import Excerpt
 from aggregator.server.forward_inbox import ForwardInbox, LetIn
-from aggregator.server.guest import Guest
 from aggregator.server.intake import Outcome
 from aggregator.server.outbox import Place
 from aggregator.server.peer import Peer, Phase
@@ -39,7 +39,7 @@ class _Unsettled:
         self.failure: Failure | None = None
 
 
-class ForwardConnection(Guest):
+class ForwardConnection(AuthenticatedPeer):
     """A client of the Forward port."""
 
     advice = "Switch off require_ack_response if its acks are of no use"
@@ -67,7 +67,7 @@ class ForwardConnection(Guest):
         A chunk that wants an ack is not stored then, because it can get none: the client sends it to the next server.
         Some clients give it another name there, so that it would be stored twice.
         """
-        self.hurry()
+        self.lift_rate()
         while self._inbox:
             self._take_turn()
         self._stopping = True
@@ -95,7 +95,7 @@ class ForwardConnection(Guest):
                 self._end(b"")
             elif self.caller.identity is None:
                 self.caller.show_key()
-                self.be_known()
+                self.accept_identity()
         else:
             self._inbox.refused(str(found))
             self._end(b"")

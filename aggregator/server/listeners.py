@@ -12,10 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from aggregator.server import credentials, sockets
-from aggregator.server.admission import Holder, Place
+from aggregator.server.admission import Holder, Slot
+from aggregator.server.authenticated_peer import AuthenticatedPeer
 from aggregator.server.connection import Connection
 from aggregator.server.credentials import Credentials
-from aggregator.server.guest import Guest
 from aggregator.server.handshakes import HandshakeTurns
 from aggregator.server.peer import Peer
 from aggregator.server.port import FORWARD, WRAP, Port
@@ -52,10 +52,10 @@ timeout."""
 
 
 class Client(Holder, Protocol):
-    """Who has a place: a peer, or the layer that stands for it until its handshake is over."""
+    """Who has a slot: a peer, or the layer that stands for it until its handshake is over."""
 
-    def come_in(self, place: Place) -> None:
-        """It has this place."""
+    def admit(self, slot: Slot) -> None:
+        """It has this slot."""
 
     def tick(self) -> None:
         """``peer.TICK_S`` have passed."""
@@ -74,7 +74,7 @@ class Listeners:
         self._listeners: list[asyncio.Server] = []
         self._backlogs: list[socket.socket] = []  # those that end with this process
         self._files: list[sockets.SocketFile] = []
-        self._connections: dict[Client, Place] = {}
+        self._connections: dict[Client, Slot] = {}
         self._refused: set[Client] = set()
         self._nobody_left = asyncio.Event()
         self._stopping: Failure | None = None
@@ -111,14 +111,14 @@ class Listeners:
             log.debug("a client from %s was refused: %s", origin, failure.detail)
             self._refuse(client, port, failure)
             return
-        self._connections[client] = place = self._state.admission.enter(origin, client)
-        client.come_in(place)
+        self._connections[client] = slot = self._state.admission.enter(origin, client)
+        client.admit(slot)
         if late and self._stopping:
             asyncio.get_running_loop().call_soon(client.shut_down, self._stopping)
         self._state.stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
-    def _client(self, port: Port, writer: asyncio.StreamWriter) -> Guest | TlsLayer:
+    def _client(self, port: Port, writer: asyncio.StreamWriter) -> AuthenticatedPeer | TlsLayer:
         connection = _class_for(port)(self._state, port, self._ended, writer)
         transport = writer.transport
         if not port.tls:
@@ -131,24 +131,24 @@ class Listeners:
             self._state.admission, partial(self._opened, connection), partial(self._shaken, port), self._ended,
         )  # fmt: skip
 
-    def _opened(self, connection: Guest, layer: TlsLayer, transport: TlsTransport) -> Guest:
-        """A handshake has ended well: the client takes the place of the layer."""
-        self._connections[connection] = place = self._connections.pop(layer)
-        place.holder = connection
+    def _opened(self, connection: AuthenticatedPeer, layer: TlsLayer, transport: TlsTransport) -> AuthenticatedPeer:
+        """A handshake has ended well: the client takes the slot of the layer."""
+        self._connections[connection] = slot = self._connections.pop(layer)
+        slot.holder = connection
         connection.connection_made(transport)
-        connection.come_in(place)
+        connection.admit(slot)
         if self._stopping:
             asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
         return connection
 
     def _shaken(self, port: Port, layer: TlsLayer, result: str, why: str) -> None:
         """A handshake has ended, well or not. A client that was refused is none of these."""
-        if place := self._connections.get(layer):
+        if slot := self._connections.get(layer):
             self._state.stats.handshake(result)
             if result not in ("ok", "gone"):
-                self._state.peer_log.say(logging.WARNING, f"{port.name}: no TLS with %s: {why}", place.origin)
+                self._state.peer_log.say(logging.WARNING, f"{port.name}: no TLS with %s: {why}", slot.origin)
 
-    def _refuse(self, client: Guest | TlsLayer, port: Port, failure: Failure) -> None:
+    def _refuse(self, client: AuthenticatedPeer | TlsLayer, port: Port, failure: Failure) -> None:
         self._state.stats.connections_refused += 1
         if not self._stopping:
             self._state.peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
@@ -160,10 +160,10 @@ class Listeners:
         client.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
 
     def _ended(self, ended: Peer | TlsLayer) -> None:
-        client = cast(Client, ended)  # a peer has no place, and a guest has
+        client = cast(Client, ended)  # a peer has no slot, and an AuthenticatedPeer has
         self._refused.discard(client)
-        if place := self._connections.pop(client, None):
-            self._state.admission.leave(place)
+        if slot := self._connections.pop(client, None):
+            self._state.admission.leave(slot)
         self._state.stats.connections = len(self._connections)
         if not self._connections:
             self._nobody_left.set()

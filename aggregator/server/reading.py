@@ -10,7 +10,7 @@ import orjson
 from aggregator.access.identity import Identity
 from aggregator.server import queries
 from aggregator.server.caller import Caller
-from aggregator.server.cursors import MAX_CURSORS, patterns, shown, wish, within_reach
+from aggregator.server.cursors import MAX_CURSORS, is_visible_to, patterns, request_of, to_json
 from aggregator.server.queries import BadCommand, number
 from aggregator.server.state import State
 from aggregator.server.subscription import Receiver, Subscription
@@ -255,7 +255,9 @@ async def _start_of(name: str, interest: Interest, start: Position, state: State
         if len(state.cursors) >= MAX_CURSORS:
             raise Refused(replies.too_many_cursors(MAX_CURSORS))
         state.cursors.move(name, interest, start)
-    elif not within_reach(cursor.interest, reader.read) or wish(cursor.interest) != wish(shown(interest)):
+    elif not is_visible_to(cursor.interest, reader.read) or request_of(cursor.interest) != request_of(
+        to_json(interest)
+    ):
         raise BadCommand(replies.not_now(f"{name[:40]} was made for other patterns or filters: FORGET it first"))
     await state.cursors.on_disk(name)
     if (cursor := state.cursors.get(name)) is None:
@@ -306,7 +308,7 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
 async def subscribers(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = number("limit", arguments[0], 1, EVENTS_MAX) if arguments else EVENTS_MAX
     may_read = asker.identity.read
-    every = [one for one in state.feed.subscriptions if within_reach(shown(one.interest), may_read)]
+    every = [one for one in state.feed.subscriptions if is_visible_to(to_json(one.interest), may_read)]
     now = time.monotonic()
     return {
         "total": len(every),
@@ -335,7 +337,7 @@ async def cursors(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_MAX
     if rest:
         raise BadCommand(replies.unexpected_argument(rest[0], CURSORS_USAGE))
-    every = [one for one in state.cursors.listed() if within_reach(one.interest, asker.identity.read)]
+    every = [one for one in state.cursors.listed() if is_visible_to(one.interest, asker.identity.read)]
     now = time.time_ns() // 1_000_000
     listed = []
     for cursor in [one for one in every if one.name > after][:limit]:
@@ -360,7 +362,7 @@ async def forget(arguments: list[str], state: State, asker: Asker) -> Answer:
         raise BadCommand(replies.missing_argument("a name is missing", FORGET_USAGE))
     (name,) = arguments
     cursor = state.cursors.get(name)
-    if cursor and not within_reach(cursor.interest, asker.identity.read):
+    if cursor and not is_visible_to(cursor.interest, asker.identity.read):
         return {"name": name, "forgotten": False}
     if reader := state.cursors.reader(name):
         state.feed.fail(reader, replies.forgotten(asker.peer, name))

@@ -5,7 +5,7 @@ can hold descriptors; and it closes at the peer's half-close, while commits are 
 
 Rules that hold here:
 
-- A connection has its place from the moment it is accepted: the layer holds that until the handshake is over, and is
+- A connection has its slot from the moment it is accepted: the layer holds that until the handshake is over, and is
   one of those who have not said yet who they are.
 - The peer's close_notify is the end of its stream. So is its FIN without one, but then the last line may be cut.
 - Ours is a close_notify and a FIN. On a silent port it is a FIN alone, because senders that never read look for that at
@@ -23,7 +23,7 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from aggregator import address
-from aggregator.server.admission import Admission, Place
+from aggregator.server.admission import Admission, Slot
 from aggregator.server.credentials import Credentials, of
 from aggregator.server.handshakes import HandshakeTurns
 from aggregator.server.port import Port
@@ -110,9 +110,9 @@ class TlsLayer(asyncio.Protocol):
 
     # --- called by the server, while the layer stands for the client
 
-    def come_in(self, place: Place) -> None:
-        """It has a place, among those who are not known."""
-        self._admission.wait(place)
+    def admit(self, slot: Slot) -> None:
+        """It has a slot, among those who are not known."""
+        self._admission.add_pending(slot)
 
     def expire(self) -> None:
         """It has taken too long."""
@@ -124,7 +124,7 @@ class TlsLayer(asyncio.Protocol):
     def renew(self) -> None:
         """It is not known yet, so other rules change nothing."""
 
-    def expel(self, failure: Failure) -> None:
+    def disconnect(self, failure: Failure) -> None:
         """Drop it: it has done nothing yet."""
         self.abort()
 

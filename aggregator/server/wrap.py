@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 
 from aggregator.event import Events
+from aggregator.server.authenticated_peer import AuthenticatedPeer
 from aggregator.server.first_line import FirstLine
-from aggregator.server.guest import Guest
 from aggregator.server.intake import Outcome
 from aggregator.server.outbox import Place
 from aggregator.server.peer import Peer
@@ -18,7 +18,7 @@ from aggregator.server.wrap_inbox import WrapInbox
 from aggregator.wire import Failure
 
 
-class WrapConnection(Guest):
+class WrapConnection(AuthenticatedPeer):
     """A client of the wrap port."""
 
     def __init__(self, state: State, port: Port, on_end: Callable[[Peer], None], stream: asyncio.StreamWriter) -> None:
@@ -34,7 +34,7 @@ class WrapConnection(Guest):
 
     def shut_down(self, failure: Failure) -> None:
         """Close our half at once: what it sends until it has seen that is stored too."""
-        self.hurry()
+        self.lift_rate()
         self._close_in_silence()
 
     def take(self, found: Events) -> None:

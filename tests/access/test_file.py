@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aggregator.access import file, token
 from aggregator.access.file import BadIdentities
-from aggregator.access.identity import Right
+from aggregator.access.identity import Permission
 from tests.harness import ROOT
 
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -43,7 +43,7 @@ def test_the_example_in_the_readme() -> None:
     assert identity.name == "web"
     assert identity.publish.globs == ("web.*", "audit")
     assert identity.read.globs == ("web.*",)
-    assert identity.may == {Right.MONITOR}
+    assert identity.may == {Permission.MONITOR}
     assert (identity.events_per_s, identity.bytes_per_s) == (5000, 5_000_000)
     assert (identity.connections, identity.max_line_bytes) == (50, 65536)
     assert (stanza.digests, stanza.certificates, stanza.uids) == ((DIGEST,), ("DNS:web-1", "CN:web-1"), (1001,))

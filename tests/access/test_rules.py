@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.access import token
-from aggregator.access.identity import ADMINISTRATOR, ANONYMOUS, Identity, Proof, Right
+from aggregator.access.identity import ADMINISTRATOR, ANONYMOUS, AuthMethod, Identity, Permission
 from aggregator.access.rules import Rules, Stanza
 from aggregator.access.topics import Topics
 from aggregator.config import Anonymous
@@ -18,8 +18,8 @@ from aggregator.server.credentials import Credentials
 OWN_UID = 4242
 TOKEN = token.new()
 
-WEB = Identity("web", Topics(["web.*"]), Topics(["web.*"]), frozenset({Right.MONITOR}))
-LAN = Identity("lan", Topics(["lan.*"]), Topics(["lan.*"]), frozenset({Right.ADMIN}))
+WEB = Identity("web", Topics(["web.*"]), Topics(["web.*"]), frozenset({Permission.MONITOR}))
+LAN = Identity("lan", Topics(["lan.*"]), Topics(["lan.*"]), frozenset({Permission.ADMIN}))
 HOST = Identity("host", Topics(["host.*"]))
 STANZAS = [
     Stanza(WEB, digests=(token.digest(TOKEN),), certificates=("DNS:web-1", "CN:web"), uids=(1001,)),
@@ -35,30 +35,46 @@ def rules(anonymous: Anonymous) -> Rules:
 @pytest.mark.parametrize(
     ("credentials", "with_loopback_none_all", "by"),
     [
-        (Credentials("127.0.0.1"), ("anonymous", None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("::1"), ("anonymous", None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("127.0.0.1", tls="TLSv1.3"), ("anonymous", None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials(None, 4711), ("anonymous", None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials(None, None), (None, None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("192.0.2.1"), (None, None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("fe80::1%eth0"), (None, None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("192.0.2.1", tls="TLSv1.3"), (None, None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("192.0.2.1", certificate=("DNS:x",), tls="TLSv1.3"), (None, None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("127.0.0.1", certificate=("DNS:x",), tls="TLSv1.3"), (None, None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("10.1.0.7", certificate=("DNS:x",), tls="TLSv1.3"), (None, None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("10.1.0.7", certificate=("DNS:web-1",), tls="TLSv1.2"), ("web",) * 3, Proof.CERTIFICATE),
-        (Credentials("10.1.0.7", certificate=("DNS:x", "CN:web"), tls="TLSv1.2"), ("web",) * 3, Proof.CERTIFICATE),
-        (Credentials("1.1.1.1", certificate=("DNS:WEB-1",), tls="TLSv1.2"), (None, None, "anonymous"), Proof.ANONYMOUS),
-        (Credentials("10.1.0.7"), ("lan",) * 3, Proof.ADDRESS),
-        (Credentials("fd12::1"), ("lan",) * 3, Proof.ADDRESS),
-        (Credentials("10.1.2.3"), ("host",) * 3, Proof.ADDRESS),
-        (Credentials("127.0.0.9"), ("host",) * 3, Proof.ADDRESS),
-        (Credentials(None, 1001), ("web",) * 3, Proof.UID),
-        (Credentials(None, 0), ("administrator",) * 3, Proof.UID),
-        (Credentials(None, OWN_UID), ("administrator",) * 3, Proof.UID),
+        (Credentials("127.0.0.1"), ("anonymous", None, "anonymous"), AuthMethod.ANONYMOUS),
+        (Credentials("::1"), ("anonymous", None, "anonymous"), AuthMethod.ANONYMOUS),
+        (Credentials("127.0.0.1", tls="TLSv1.3"), ("anonymous", None, "anonymous"), AuthMethod.ANONYMOUS),
+        (Credentials(None, 4711), ("anonymous", None, "anonymous"), AuthMethod.ANONYMOUS),
+        (Credentials(None, None), (None, None, "anonymous"), AuthMethod.ANONYMOUS),
+        (Credentials("192.0.2.1"), (None, None, "anonymous"), AuthMethod.ANONYMOUS),
+        (Credentials("fe80::1%eth0"), (None, None, "anonymous"), AuthMethod.ANONYMOUS),
+        (Credentials("192.0.2.1", tls="TLSv1.3"), (None, None, "anonymous"), AuthMethod.ANONYMOUS),
+        (
+            Credentials("192.0.2.1", certificate=("DNS:x",), tls="TLSv1.3"),
+            (None, None, "anonymous"),
+            AuthMethod.ANONYMOUS,
+        ),
+        (
+            Credentials("127.0.0.1", certificate=("DNS:x",), tls="TLSv1.3"),
+            (None, None, "anonymous"),
+            AuthMethod.ANONYMOUS,
+        ),
+        (
+            Credentials("10.1.0.7", certificate=("DNS:x",), tls="TLSv1.3"),
+            (None, None, "anonymous"),
+            AuthMethod.ANONYMOUS,
+        ),
+        (Credentials("10.1.0.7", certificate=("DNS:web-1",), tls="TLSv1.2"), ("web",) * 3, AuthMethod.CERTIFICATE),
+        (Credentials("10.1.0.7", certificate=("DNS:x", "CN:web"), tls="TLSv1.2"), ("web",) * 3, AuthMethod.CERTIFICATE),
+        (
+            Credentials("1.1.1.1", certificate=("DNS:WEB-1",), tls="TLSv1.2"),
+            (None, None, "anonymous"),
+            AuthMethod.ANONYMOUS,
+        ),
+        (Credentials("10.1.0.7"), ("lan",) * 3, AuthMethod.ADDRESS),
+        (Credentials("fd12::1"), ("lan",) * 3, AuthMethod.ADDRESS),
+        (Credentials("10.1.2.3"), ("host",) * 3, AuthMethod.ADDRESS),
+        (Credentials("127.0.0.9"), ("host",) * 3, AuthMethod.ADDRESS),
+        (Credentials(None, 1001), ("web",) * 3, AuthMethod.UID),
+        (Credentials(None, 0), ("administrator",) * 3, AuthMethod.UID),
+        (Credentials(None, OWN_UID), ("administrator",) * 3, AuthMethod.UID),
     ],
 )
-def test_who_is_who(credentials: Credentials, with_loopback_none_all: tuple[str | None, ...], by: Proof) -> None:
+def test_who_is_who(credentials: Credentials, with_loopback_none_all: tuple[str | None, ...], by: AuthMethod) -> None:
     for anonymous, name in zip(Anonymous, with_loopback_none_all, strict=True):
         known = rules(anonymous).identify(credentials)
         assert (known and known.identity.name) == name
@@ -70,7 +86,7 @@ def test_an_address_permits_to_publish_and_nothing_else() -> None:
 
     assert known
     assert known.identity == Identity("lan", LAN.publish)
-    assert not known.identity.has(Right.ADMIN)
+    assert not known.identity.has(Permission.ADMIN)
     assert not known.identity.read
 
 
@@ -97,10 +113,10 @@ def test_a_text_that_is_no_token_is_none_even_if_the_file_has_its_digest() -> No
 
 
 def test_what_the_servers_own_identities_may() -> None:
-    assert ANONYMOUS.has(Right.MONITOR)
-    assert not ANONYMOUS.has(Right.ADMIN)
-    assert ADMINISTRATOR.has(Right.MONITOR)
-    assert ADMINISTRATOR.has(Right.ADMIN)
+    assert ANONYMOUS.has(Permission.MONITOR)
+    assert not ANONYMOUS.has(Permission.ADMIN)
+    assert ADMINISTRATOR.has(Permission.MONITOR)
+    assert ADMINISTRATOR.has(Permission.ADMIN)
 
 
 @pytest.mark.parametrize(

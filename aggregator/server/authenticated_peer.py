@@ -14,7 +14,7 @@ from typing import Any
 from aggregator.access.identity import Identity
 from aggregator.access.rate import Rate
 from aggregator.event import Events
-from aggregator.server.admission import Place
+from aggregator.server.admission import Slot
 from aggregator.server.caller import Caller
 from aggregator.server.first_line import FirstLine, Said
 from aggregator.server.gate import Reason
@@ -25,11 +25,11 @@ from aggregator.wire import Code, Failure, replies
 log = logging.getLogger("aggregator")
 
 
-class Guest(Peer):
-    """A client that has a place, from ``come_in`` on."""
+class AuthenticatedPeer(Peer):
+    """A client that has a slot, from ``admit`` on."""
 
     caller: Caller
-    _place: Place | None = None
+    _slot: Slot | None = None
     _first_line: FirstLine | None = None
     """Until it is clear whether it says who this is."""
     _rate: Rate | None = None
@@ -56,49 +56,49 @@ class Guest(Peer):
 
     def data_received(self, data: bytes) -> None:
         if self._first_line and self._phase < Phase.ENDING:
-            data = self._hear(self._first_line.feed(data))
+            data = self._on_first_line(self._first_line.feed(data))
         if self._rate:
             self._slow(self._rate.take_bytes(len(data), time.monotonic()))
         super().data_received(data)
 
     # --- called by the server
 
-    def come_in(self, place: Place) -> None:
-        """It has a place. See who it is, or let it say so."""
-        self._place = place
+    def admit(self, slot: Slot) -> None:
+        """It has a slot. See who it is, or let it say so."""
+        self._slot = slot
         if self.caller.identity:
-            self.be_known()
+            self.accept_identity()
         elif self.can_say_who:
-            self._state.admission.wait(place)
+            self._state.admission.add_pending(slot)
         else:
-            self.turn_away(replies.nobody_is_known())
+            self.deny(replies.nobody_is_known())
 
     def expire(self) -> None:
         """The time to say who it is is over."""
-        self.turn_away(replies.auth_required())
+        self.deny(replies.auth_required())
 
     def renew(self) -> None:
         """The rules have changed: go on by the new ones, or end if it is nobody any more."""
         before = self.caller.identity
-        if before is None or self._place is None or self._phase >= Phase.REFUSING:
+        if before is None or self._slot is None or self._phase >= Phase.REFUSING:
             return
         self.caller.renew()
         identity = self.caller.identity
         if identity is None:
-            self.expel(replies.no_longer_known(before.name))
+            self.disconnect(replies.no_longer_known(before.name))
         else:
-            self._state.admission.identify(self._place, identity)
-            self._go_by(identity)
+            self._state.admission.identify(self._slot, identity)
+            self._apply(identity)
             if identity.read != before.read:
                 self.reading_changed()
 
-    def expel(self, failure: Failure) -> None:
+    def disconnect(self, failure: Failure) -> None:
         """End as at SIGTERM, although the server goes on."""
         log.info("%s: ended: %s", self._inbox.peer, failure.detail)
         self.shut_down(failure)
         asyncio.get_running_loop().call_later(self._state.config.drain_timeout_s, self._abort_if_there)
 
-    def hurry(self) -> None:
+    def lift_rate(self) -> None:
         """It is about to end: rates hold no more, because what was read is to be stored in time."""
         self._rate = None
         self._gate.lift(Reason.RATE)
@@ -112,19 +112,19 @@ class Guest(Peer):
 
     # --- who it is
 
-    def be_known(self) -> bool:
+    def accept_identity(self) -> bool:
         """Go on as the identity that it has shown to be; return whether there is room for one more of it."""
-        identity, place = self.caller.identity, self._place
+        identity, slot = self.caller.identity, self._slot
         assert identity
-        assert place
-        if failure := self._state.admission.why_not_as(place, identity):
-            self.turn_away(failure)
+        assert slot
+        if failure := self._state.admission.why_not_as(slot, identity):
+            self.deny(failure)
             return False
-        self._state.admission.identify(place, identity)
-        self._go_by(identity)
+        self._state.admission.identify(slot, identity)
+        self._apply(identity)
         return True
 
-    def turn_away(self, failure: Failure) -> None:
+    def deny(self, failure: Failure) -> None:
         """Say once why it is not served, and end."""
         if failure.code is not Code.BUSY:
             self._state.stats.auth_failed += 1
@@ -132,11 +132,11 @@ class Guest(Peer):
             logging.WARNING, f"{self._port.name}: %s was turned away: %s", self._inbox.peer, failure.detail
         )
         self._first_line = None
-        may_linger = self._place is not None and self._state.admission.turn_away(self._place)
+        may_linger = self._slot is not None and self._state.admission.begin_leaving(self._slot)
         said = replies.encode(replies.error(failure)) if self._port.replies else b""
         self.refuse(said, LINGER_S if may_linger else 0.0)
 
-    def _hear(self, said: Said | None) -> bytes:
+    def _on_first_line(self, said: Said | None) -> bytes:
         """Take what the first line says; return what is to be read as lines."""
         if said is None:
             return b""
@@ -144,16 +144,16 @@ class Guest(Peer):
         if said.token is None:
             if self.caller.identity or not said.rest:
                 return said.rest
-            self.turn_away(replies.auth_required())
+            self.deny(replies.auth_required())
         elif failure := self.caller.show(said.token):
-            self.turn_away(failure)
-        elif self.be_known():
+            self.deny(failure)
+        elif self.accept_identity():
             self._inbox.skip(said.lines)
             self.welcome()
             return said.rest
         return b""
 
-    def _go_by(self, identity: Identity) -> None:
+    def _apply(self, identity: Identity) -> None:
         rate = self._state.identities.rate(identity)
         if rate is not self._rate:
             self._rate = rate
@@ -165,7 +165,7 @@ class Guest(Peer):
 
     def finish_input(self) -> None:
         """Take the end of the stream: what was held back comes first."""
-        if self._first_line and self._phase < Phase.ENDING and (data := self._hear(self._first_line.finish())):
+        if self._first_line and self._phase < Phase.ENDING and (data := self._on_first_line(self._first_line.finish())):
             self._inbox.feed(data)
         super().finish_input()
 
