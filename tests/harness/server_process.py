@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-from tests.harness import ROOT, activation, wire
+from tests.harness import ROOT, activation, fork_server, wire
 from tests.harness import changes as product_changes
 from tests.harness.changes import Change
+from tests.harness.fork_server import ForkedProcess
 from tests.harness.polling import wait_until
 
 
@@ -41,9 +43,8 @@ class ServerProcess:
         self._options = options
         self._passed_in = passed_in or {}
         self.prefix = (*prefix, *activation.passing(self._passed_in))
-        loops = [product_changes.on_asyncio] if loop == "asyncio" else []
-        self._arguments = product_changes.arguments([*loops, *changes])
-        self.process: subprocess.Popen[bytes]
+        self._changes = [*([product_changes.on_asyncio] if loop == "asyncio" else []), *changes]
+        self.process: ForkedProcess | subprocess.Popen[bytes]
         self.port = 0
         self.silent_port = 0
         self.wrap_port = 0
@@ -64,14 +65,11 @@ class ServerProcess:
         }  # fmt: skip
         same = [word for option, number in numbers.items() if number for word in (option, str(number))]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *self.prefix, sys.executable, *self._arguments, "serve", "--db", str(self.db),
-                    "--port", str(port), "--silent-port", str(silent_port), *self._options, *same,
-                ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=_environment(),
-                pass_fds=[one.fileno() for one in self._passed_in.values()],
-            )  # fmt: skip
+            words = [
+                "serve", "--db", str(self.db), "--port", str(port), "--silent-port", str(silent_port),
+                *self._options, *same,
+            ]  # fmt: skip
+            self.process = self._execute(words, log) if self.prefix else self._fork(words, log)
         ready = re.compile(
             r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^ ]*:(\d+))(?:, wrap port [^ ]*:(\d+))?"
         )
@@ -84,6 +82,17 @@ class ServerProcess:
             self.tls_port = self.port_of("TLS")
             self.tls_silent_port = self.port_of("silent TLS")
         return bool(match)
+
+    def _fork(self, words: list[str], log: IO[bytes]) -> ForkedProcess:
+        return fork_server.start(words, [change.__name__ for change in self._changes], log, _environment())
+
+    def _execute(self, words: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Run it by a program that executes it, such as a tracer."""
+        arguments = product_changes.arguments(self._changes)
+        return subprocess.Popen(
+            [*self.prefix, sys.executable, *arguments, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            cwd=ROOT, env=_environment(), pass_fds=[one.fileno() for one in self._passed_in.values()],
+        )  # fmt: skip
 
     @property
     def log(self) -> str:
