@@ -28,7 +28,7 @@ HEAD, _, *ROWS = [[cell.strip() for cell in line.strip("|\n").split("|")] for li
 CELLS = [(row[0], listener, cell) for row in ROWS for listener, cell in zip(HEAD[1:], row[1:], strict=True) if cell]
 
 USER, OTHER_USER = 1001, 65534
-OUT_OF_DATE = "a certificate in the file, while the CRL is out of date"
+OUT_OF_DATE = "a known certificate, with an out-of-date CRL"
 
 pytestmark = [
     pytest.mark.root,
@@ -57,8 +57,8 @@ class World:
         )
         self.contexts = {
             "": authority.trusting(),
-            "a certificate in the file": authority.trusting(authority.issue("known")),
-            "a certificate that is not in the file": authority.trusting(authority.issue("unknown")),
+            "a known certificate": authority.trusting(authority.issue("known")),
+            "an unknown certificate": authority.trusting(authority.issue("unknown")),
             "a certificate of another CA": authority.trusting(foreign.issue("known")),
             "a revoked certificate": authority.trusting(revoked := authority.issue("revoked")),
             OUT_OF_DATE: authority.trusting(authority.issue("good")),
@@ -144,12 +144,12 @@ def world(foreign: Authority, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_the_table_has_every_proof_on_every_listener_that_may_take_it(world: World) -> None:
     """A row that nobody knows would be tried as a client without proof."""
-    anywhere = {"nothing", "an unknown token", "a token in the file"}
+    anywhere = {"nothing", "an unknown token", "a known token"}
     tls = set(world.contexts) - {""}
     takes = {
         listener: anywhere
         | (tls if "TLS" in listener else set())
-        | ({"a user in the file"} if "socket" in listener else {"an address in the file"})
+        | ({"a known user"} if "socket" in listener else {"a known address"})
         for listener in ("plain", "silent", "TLS", "TLS, silent", "socket", "silent socket")
     }
 
@@ -162,7 +162,7 @@ def test_the_table_has_every_proof_on_every_listener_that_may_take_it(world: Wor
 def test_a_cell(world: World, proof: str, listener: str, cell: str) -> None:
     first: dict[str, Callable[[], bytes]] = {
         "an unknown token": lambda: identities.auth(token.new()),
-        "a token in the file": lambda: identities.auth(world.token),
+        "a known token": lambda: identities.auth(world.token),
     }
     event_id = f"{proof}: {listener}"
     world.send(proof, listener, first.get(proof, bytes)() + event(event_id))
