@@ -157,7 +157,7 @@ def _verdict(replies: list[Json]) -> str:
     first = replies[0]
     if first["status"] == "error":
         assert len(replies) == 1
-        return {"auth_required": "nobody", "auth_failed": "refused"}[first["code"]]
+        return {"auth_required": "nobody", "auth_failed": "turned away"}[first["code"]]
     *_, whoami, read, kill, published = replies
     assert published["status"] in ("stored", "duplicate")
     name = whoami["identity"]
