@@ -108,6 +108,7 @@ Server: one process.
 - ``server.deliveries``          the lines of a subscription, between replies
 - ``server.tcp``                 whether a client that is only written to is gone
 - ``server.gate``                why reading from a client is paused
+- ``server.turns``               an answer that takes long, in short turns
 - ``server.slow_turns``          clients whose lines take long, one at a time
 - ``server.outbox``              what goes out: replies in order
 - ``server.intake``              the bounded queue to the consumer
@@ -120,6 +121,8 @@ Server: one process.
 - ``server.pieces``              lines for subscribers, joined for few writes
 - ``server.subscription``        one subscriber: what it wants, how far it has come
 - ``server.cursors``             names: how far their readers have come, on disk
+- ``server.purpose``             what a name was made for, and who may know of a reader
+- ``server.topic_search``        the topics that somebody may read, a while of looking at a time
 - ``server.state``               what the parts of one server share
 - ``server.stats``               what is counted
 - ``server.health``              what is wrong

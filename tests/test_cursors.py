@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from aggregator.access.identity import ANONYMOUS
 from aggregator.server import cursors as cursors_module
-from aggregator.server.cursors import Cursors, to_json
+from aggregator.server.cursors import Cursors
+from aggregator.server.purpose import to_json
 from aggregator.server.subscription import Subscription
 from aggregator.storage.engine import Cursor, StorageBusy, StorageFailed, StorageFull
 from aggregator.wire.interest import interest_in
@@ -58,7 +60,7 @@ class Kept:
         self.cursors = Cursors(self.disk, self.failures.append)  # type: ignore[arg-type]
 
     async def move(self, name: str, position: int) -> None:
-        self.cursors.move(name, ALL, position)
+        self.cursors.move(name, ALL, position, ANONYMOUS)
         await self.cursors.on_disk(name)
 
 
@@ -100,7 +102,7 @@ async def test_what_changes_while_it_is_stored_is_stored_again(kept: Kept) -> No
     moving = asyncio.create_task(kept.move("a", 1))
     await until(lambda: kept.disk.savings)
     kept.cursors.forget("a")
-    kept.cursors.move("a", ALL, 7)
+    kept.cursors.move("a", ALL, 7, ANONYMOUS)
     await kept.cursors.on_disk("a")
     await moving
     assert kept.disk.saved == {"a": 7}
@@ -153,7 +155,7 @@ async def test_whatever_fails_what_is_said_to_be_on_disk_is_there(kept: Kept) ->
 
     async def client(name: str) -> None:
         for position in range(1, 40):
-            kept.cursors.move(name, ALL, position)
+            kept.cursors.move(name, ALL, position, ANONYMOUS)
             with contextlib.suppress(StorageFull):
                 await kept.cursors.on_disk(name)
                 said[name] = position

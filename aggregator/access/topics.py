@@ -27,7 +27,7 @@ class Topics:
         self.globs = tuple(globs)
         self.every = "*" in self.globs
         """Whether these are all topics."""
-        self._matchers = list(map(_matcher, self.globs))
+        self._matches = pattern.compile_any(map(_checked, self.globs))
         self._known: set[str] = set()
 
     def __bool__(self) -> bool:
@@ -36,11 +36,12 @@ class Topics:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Topics) and self.globs == other.globs
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash(self.globs)
 
     def has(self, name: str) -> bool:
         """Whether this topic is among them."""
-        return self.every or any(matches(name) for matches in self._matchers)
+        return self.every or self._matches(name) is not None
 
     def has_all(self, names: Iterable[str]) -> bool:
         """Whether each of these topics is among them. Most were asked for before: then it is one comparison."""
@@ -55,12 +56,12 @@ class Topics:
 
     def cover(self, patterns: Iterable[str]) -> bool:
         """Whether all that these patterns of a reader match is among them. No, if that takes several globs to tell."""
-        return self.every or all(any(pattern.covers(matches, one) for matches in self._matchers) for one in patterns)
+        return self.every or all(self._matches(pattern.hardest(one)) for one in patterns)
 
 
-def _matcher(glob: str) -> pattern.Matcher:
+def _checked(glob: str) -> str:
     if not is_name(glob):
         raise BadGlob(f"expected 1 to {MAX_NAME_CHARS} characters without control characters")
     if found := _RESERVED.search(glob):
         raise BadGlob(f"{found[0]} is not allowed here: only * is special")
-    return pattern.compile(glob)
+    return glob

@@ -163,8 +163,10 @@ class Admission:
 
     def metrics(self) -> Iterator[Metric]:
         """The numbers of those who are not known."""
-        yield Metric("pending", len(self._pending), "connections that have not said who they are")
-        yield Metric("evicted", self._evicted, "the same, ended because others came", Kind.COUNTER)
+        yield Metric("pending", len(self._pending), "connections that have not authenticated yet")
+        yield Metric(
+            "evicted", self._evicted, "unauthenticated connections dropped to make room for others", Kind.COUNTER
+        )
 
     def _evict(self, slot: Slot) -> None:
         self._evicted += 1

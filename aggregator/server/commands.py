@@ -17,13 +17,12 @@ from typing import Final
 
 from aggregator import __version__
 from aggregator.access.identity import Identity, Permission
-from aggregator.access.topics import Topics
 from aggregator.metric import Metric
 from aggregator.server import reading
 from aggregator.server.queries import MAX_NUMBER, BadCommand, number
 from aggregator.server.reading import Answer, Asker
 from aggregator.server.state import State
-from aggregator.storage.engine import AnyEngine, Topic
+from aggregator.server.topic_search import Found
 from aggregator.wire import Word, replies
 
 TOPICS_MAX: Final = 1000
@@ -114,24 +113,15 @@ async def _topics(arguments: list[str], state: State, asker: Asker) -> Answer:
     _nothing_left(rest, Word.TOPICS)
     may_read = asker.identity.read
     if may_read.every:
-        total, topics = state.engine.topics_total, await state.engine.topics(limit, after or "")
+        topics = await state.engine.topics(limit, after or "")
+        found = Found(topics, state.engine.topics_total, truncated=False)
     else:
-        total, topics = await _readable_topics(state.engine, may_read, limit, after or "")
+        found = await state.topic_searches.find(state.engine, may_read, limit, after or "", reading.ANSWER_S)
     return {
-        "total": total,
-        "topics": [{"topic": topic.name, "stored": topic.stored, "last_seq": topic.last_seq} for topic in topics],
+        **({} if found.total is None else {"total": found.total}),
+        "topics": [{"topic": topic.name, "stored": topic.stored, "last_seq": topic.last_seq} for topic in found.topics],
+        **({"truncated": True} if found.truncated else {}),
     }
-
-
-async def _readable_topics(engine: AnyEngine, may_read: Topics, limit: int, after: str) -> tuple[int, list[Topic]]:
-    """How many topics somebody may read, and a page of them. All names are looked at, a page at a time."""
-    total, listed, name = 0, list[Topic](), ""
-    while page := await engine.topics(TOPICS_MAX, name):
-        readable = [topic for topic in page if may_read.has(topic.name)]
-        total += len(readable)
-        listed += [topic for topic in readable if topic.name > after][: limit - len(listed)]
-        name = page[-1].name
-    return total, listed
 
 
 async def _whoami(arguments: list[str], state: State, asker: Asker) -> Answer:
@@ -184,7 +174,7 @@ COMMANDS: Final = {
     for command in (
         _Command(Word.PING, "PING", "answer at once", _ping),
         _Command(Word.HELP, "HELP", "this list", _help),
-        _Command(Word.AUTH, "AUTH <token>", "who this is: the first line, or none", _auth),
+        _Command(Word.AUTH, "AUTH <token>", "authenticate; first line only", _auth),
         _Command(Word.WHOAMI, "WHOAMI", "who this is, and how that is known", _whoami),
         _Command(Word.STATS, "STATS", "counters since the start, sizes, versions", _stats, Requirement.MONITOR),
         _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health, Requirement.MONITOR),

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
-import orjson
-
-from aggregator.access.topics import Topics
+from aggregator.access.identity import RESERVED, Identity
+from aggregator.server.purpose import owner_of, to_json
 from aggregator.server.subscription import Subscription
 from aggregator.storage.engine import AnyEngine, Cursor, Position, StorageBusy, StorageError, StorageFailed
 from aggregator.wire.interest import Interest
@@ -77,9 +76,16 @@ class Cursors:
         """From now on this subscription reads under the name."""
         self._readers[name] = subscription
 
-    def move(self, name: str, interest: Interest, position: Position) -> None:
-        """Set a cursor, or make it. It is durable after ``on_disk``."""
-        self._set(Cursor(name, to_json(interest), position, time.time_ns() // 1_000_000))
+    def move(self, name: str, interest: Interest, position: Position, reader: Identity) -> None:
+        """Set a cursor, or make it. It is durable after ``on_disk``.
+
+        Whoever moves a name that is nobody's becomes its owner. Of whoever is let in without being known there may be
+        many, so they own nothing.
+        """
+        owner = owner_of(known.interest) if (known := self._cursors.get(name)) else None
+        if owner is None and reader.name not in RESERVED:
+            owner = reader.name
+        self._set(Cursor(name, to_json(interest, owner), position, time.time_ns() // 1_000_000))
 
     def forget(self, name: str) -> bool:
         """Remove a cursor; return whether there was one. It is durable after ``on_disk``."""
@@ -153,32 +159,3 @@ def _tell(waiting: Sequence[asyncio.Future[None]], error: StorageError | None) -
                 future.set_result(None)
             else:
                 future.set_exception(error)
-
-
-def to_json(interest: Interest) -> str:
-    """An interest as JSON: two are equal if their texts are. It says too what its reader may read, if not all."""
-    options = {
-        "source": interest.source, "contains": interest.contains, "shard": interest.shard,
-        "readable": interest.readable,
-    }  # fmt: skip
-    given = {name: value for name, value in options.items() if value is not None}
-    return orjson.dumps({"patterns": sorted(set(interest.patterns)), **given}).decode()
-
-
-def patterns(shown_interest: str) -> list[str]:
-    """The patterns of such a text."""
-    found: list[str] = orjson.loads(shown_interest)["patterns"]
-    return found
-
-
-def request_of(shown_interest: str) -> Any:
-    """What the reader of such a text has asked for, whatever it may read."""
-    return {name: value for name, value in orjson.loads(shown_interest).items() if name != "readable"}
-
-
-def is_visible_to(shown_interest: str, may_read: Topics) -> bool:
-    """Whether somebody may know of such a text: all that its reader can get is among what he may read."""
-    if may_read.every:
-        return True
-    made_for = orjson.loads(shown_interest)
-    return may_read.cover(made_for["patterns"]) or ("readable" in made_for and may_read.cover(made_for["readable"]))

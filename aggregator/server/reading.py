@@ -10,10 +10,12 @@ import orjson
 from aggregator.access.identity import Identity
 from aggregator.server import queries
 from aggregator.server.caller import Caller
-from aggregator.server.cursors import MAX_CURSORS, is_visible_to, patterns, request_of, to_json
+from aggregator.server.cursors import MAX_CURSORS
+from aggregator.server.purpose import is_for, is_visible_to, patterns, to_json
 from aggregator.server.queries import BadCommand, number
 from aggregator.server.state import State
 from aggregator.server.subscription import Receiver, Subscription
+from aggregator.server.turns import in_turns
 from aggregator.storage.engine import Position, Stretch
 from aggregator.wire import Failure, delivery, moment, replies
 from aggregator.wire.interest import Interest
@@ -254,10 +256,10 @@ async def _start_of(name: str, interest: Interest, start: Position, state: State
     if (cursor := state.cursors.get(name)) is None:
         if len(state.cursors) >= MAX_CURSORS:
             raise Refused(replies.too_many_cursors(MAX_CURSORS))
-        state.cursors.move(name, interest, start)
-    elif not is_visible_to(cursor.interest, reader.read) or request_of(cursor.interest) != request_of(
-        to_json(interest)
-    ):
+        state.cursors.move(name, interest, start, reader)
+    elif not is_visible_to(cursor.interest, reader):
+        raise BadCommand(replies.not_now(f"{name[:40]} is somebody else's name: choose another"))
+    elif not is_for(cursor.interest, interest):
         raise BadCommand(replies.not_now(f"{name[:40]} was made for other patterns or filters: FORGET it first"))
     await state.cursors.on_disk(name)
     if (cursor := state.cursors.get(name)) is None:
@@ -295,7 +297,7 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
     if (cursor := state.cursors.get(name)) is None:
         raise _forgotten(name)
     if state.engine.distance(cursor.acked, position) > 0:
-        state.cursors.move(name, subscription.interest, position)
+        state.cursors.move(name, subscription.interest, position, asker.identity)
     else:
         position = cursor.acked
     await state.cursors.on_disk(name)
@@ -307,8 +309,8 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
 
 async def subscribers(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = number("limit", arguments[0], 1, EVENTS_MAX) if arguments else EVENTS_MAX
-    may_read = asker.identity.read
-    every = [one for one in state.feed.subscriptions if is_visible_to(to_json(one.interest), may_read)]
+    asking = asker.identity
+    every = [one async for one in in_turns(state.feed.subscriptions) if is_visible_to(to_json(one.interest), asking)]
     now = time.monotonic()
     return {
         "total": len(every),
@@ -323,7 +325,7 @@ async def subscribers(arguments: list[str], state: State, asker: Asker) -> Answe
                 "delivered": one.delivered,
                 "stalled_s": round(now - one.stalled_since, 1) if one.stalled_since is not None else 0.0,
             }
-            for one in every[:limit]
+            async for one in in_turns(every[:limit])
         ],
     }
 
@@ -337,10 +339,11 @@ async def cursors(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_MAX
     if rest:
         raise BadCommand(replies.unexpected_argument(rest[0], CURSORS_USAGE))
-    every = [one for one in state.cursors.listed() if is_visible_to(one.interest, asker.identity.read)]
+    asking = asker.identity
+    every = [one async for one in in_turns(state.cursors.listed()) if is_visible_to(one.interest, asking)]
     now = time.time_ns() // 1_000_000
     listed = []
-    for cursor in [one for one in every if one.name > after][:limit]:
+    async for cursor in in_turns([one for one in every if one.name > after][:limit]):
         reader = state.cursors.reader(cursor.name)
         lag = state.engine.distance(cursor.acked, state.feed.head)
         listed.append(
@@ -362,7 +365,7 @@ async def forget(arguments: list[str], state: State, asker: Asker) -> Answer:
         raise BadCommand(replies.missing_argument("a name is missing", FORGET_USAGE))
     (name,) = arguments
     cursor = state.cursors.get(name)
-    if cursor and not is_visible_to(cursor.interest, asker.identity.read):
+    if cursor and not is_visible_to(cursor.interest, asker.identity):
         return {"name": name, "forgotten": False}
     if reader := state.cursors.reader(name):
         state.feed.fail(reader, replies.forgotten(asker.peer, name))

@@ -14,6 +14,7 @@ from aggregator.server.intake import Intake
 from aggregator.server.peer_log import PeerLog
 from aggregator.server.slow_turns import SlowTurns
 from aggregator.server.stats import Stats
+from aggregator.server.topic_search import TopicSearches
 from aggregator.storage.engine import AnyEngine
 
 
@@ -34,3 +35,4 @@ class State:
     health: Health = field(default_factory=Health)
     peer_log: PeerLog = field(default_factory=PeerLog)
     slow_turns: SlowTurns = field(default_factory=SlowTurns)
+    topic_searches: TopicSearches = field(default_factory=TopicSearches)

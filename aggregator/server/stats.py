@@ -31,7 +31,7 @@ class Stats:
     connections: int = gauge("connections", "connections that are open")
     connections_total: int = counter("connections_total", "connections accepted")
     connections_refused: int = counter("connections_refused", "connections over a limit, or speaking another protocol")
-    auth_failed: int = counter("auth_failed", "connections that did not say who they are, or not rightly")
+    auth_failed: int = counter("auth_failed", "connections that failed to authenticate")
     subscribers_refused: int = counter("subscribers_refused", "subscriptions over the limit of subscribers")
     muted: int = counter("muted", "connections whose replies were given up, because they were not read")
     batches: int = counter("batches", "transactions that stored events")

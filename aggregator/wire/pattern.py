@@ -7,13 +7,14 @@ counts. A pattern without any of these characters is one topic's name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 Matcher = Callable[[str], object]
 """Tells whether a topic matches."""
 
 _SPECIAL = re.compile(r"[*?[]")
 _ANYTHING = "\0"  # stands for what is special: no plain character, because no topic has it, so only a star takes it
+_NOTHING = "(?!)"
 
 
 class BadPattern(Exception):
@@ -31,29 +32,38 @@ def compile(pattern: str) -> Matcher:
     What stands between two stars is matched as early as possible and never again (an atomic group): otherwise a pattern
     of many stars would take for ever.
     """
-    first, *rest = _pieces(pattern)
-    if not rest:
-        return re.compile(first, re.DOTALL).fullmatch
-    *middle, last = rest
-    early = "".join(f"(?>.*?{piece})" for piece in middle if piece)
-    return re.compile(f"{first}{early}.*{last}", re.DOTALL).fullmatch
+    return re.compile(_expression(pattern), re.DOTALL).fullmatch
 
 
-def covers(wide: Matcher, pattern: str) -> bool:
-    """Whether each topic that ``pattern`` matches is matched by ``wide`` too.
+def compile_any(patterns: Iterable[str]) -> Matcher:
+    """A function that tells whether a topic matches one of these patterns or more. Raises BadPattern."""
+    return re.compile("|".join(map(_expression, patterns)) or _NOTHING, re.DOTALL).fullmatch
 
-    ``wide`` is a compiled pattern of stars and plain characters. The answer may be no where yes were right: then what
-    is special in ``pattern`` is matched by plain characters there. Raises BadPattern.
+
+def hardest(pattern: str) -> str:
+    """A text that a glob of stars and plain characters matches only if it matches all that ``pattern`` does.
+
+    Such a glob may match all of that and still not this text: then plain characters in it stand for a set of one, or
+    for nothing. Raises BadPattern.
     """
     text = ""
     index = 0
-    while index < len(pattern):
-        character = pattern[index]
-        index += 1
-        if character == "[":
+    while special := _SPECIAL.search(pattern, index):
+        text += pattern[index : special.start()] + _ANYTHING
+        index = special.end()
+        if special[0] == "[":
             _, index = _set(pattern, index)
-        text += _ANYTHING if character in "*?[" else character
-    return bool(wide(text))
+    return text + pattern[index:]
+
+
+def _expression(pattern: str) -> str:
+    """A pattern as a regular expression."""
+    first, *rest = _pieces(pattern)
+    if not rest:
+        return first
+    *middle, last = rest
+    early = "".join(f"(?>.*?{piece})" for piece in middle if piece)
+    return f"{first}{early}.*{last}"
 
 
 def _pieces(pattern: str) -> list[str]:
@@ -98,7 +108,7 @@ def _set(pattern: str, start: int) -> tuple[str, int]:
             low = character
     members = "".join(f"{_escape(low)}-{_escape(high)}" for low, high in ranges if low <= high)
     if not members:
-        return ("." if negated else "(?!)"), index + 1
+        return ("." if negated else _NOTHING), index + 1
     return f"[{'^' if negated else ''}{members}]", index + 1
 
 

@@ -177,7 +177,7 @@ def may_not_use(who: str, word: str) -> Rejection:
 
 
 def late_auth() -> Rejection:
-    return Rejection(Code.BAD_COMMAND, "AUTH is the first line of a connection, or none")
+    return Rejection(Code.BAD_COMMAND, "AUTH must be the first line of a connection")
 
 
 def long_command(most: int, size: int) -> Rejection:
@@ -322,7 +322,7 @@ def token_in_the_open() -> Failure:
 
 
 def no_longer_known(who: str) -> Failure:
-    return Failure(Code.AUTH_FAILED, f"{who} is no longer known by what this connection has shown")
+    return Failure(Code.AUTH_FAILED, f"the credentials of {who} are no longer valid")
 
 
 def permissions_changed(who: str) -> Failure:

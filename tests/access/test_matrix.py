@@ -120,17 +120,17 @@ def rules(tmp_path: Path) -> tuple[str, Path]:
 
 
 WHO_IS_WHO = {
-    "on this machine, known by nothing": ["", elsewhere.OTHER_USER],
-    "on another machine, known by nothing": [elsewhere.STRANGER, elsewhere.STRANGER_TLS],
-    "with a certificate that is not in the file": [elsewhere.FOREIGN_CERTIFICATE],
-    "with a certificate that is in the file": [elsewhere.CERTIFICATE],
-    "with an address that is in the file": [elsewhere.KNOWN_ADDRESS],
-    "with a user that is in the file": [elsewhere.KNOWN_USER],
+    "on this machine, without credentials": ["", elsewhere.OTHER_USER],
+    "on another machine, without credentials": [elsewhere.STRANGER, elsewhere.STRANGER_TLS],
+    "with an unknown certificate": [elsewhere.FOREIGN_CERTIFICATE],
+    "with a known certificate": [elsewhere.CERTIFICATE],
+    "with a known address": [elsewhere.KNOWN_ADDRESS],
+    "with a known user": [elsewhere.KNOWN_USER],
     "the superuser or the server's own user, on a unix socket": [elsewhere.SUPERUSER],
-    "with a token that is in the file, over TLS, loopback or a unix socket": [
+    "with a known token, over TLS, loopback or a unix socket": [
         "", elsewhere.STRANGER_TLS, elsewhere.KNOWN_USER, elsewhere.FOREIGN_CERTIFICATE,
     ],
-    "with that token, over a plain connection from another machine": [elsewhere.STRANGER, elsewhere.KNOWN_ADDRESS],
+    "with a known token, over a plain connection from another machine": [elsewhere.STRANGER, elsewhere.KNOWN_ADDRESS],
     "with any other token": ["", elsewhere.STRANGER_TLS, elsewhere.SUPERUSER],
 }  # fmt: skip
 

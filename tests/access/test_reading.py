@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from tests.harness import identities
 from tests.harness.changes import dict_engine, small_slices
+from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, events
 
@@ -25,8 +28,9 @@ class World:
             "part": identities.with_token("part", read=["web.a.*", "audit"]),
             "root": identities.with_token("root", publish=["*"], read=["*"], may=["monitor"]),
         }
-        path = identities.write(folder / "identities.toml", *(stanza for _, stanza in made.values()))
         self.tokens = {name: token for name, (token, _) in made.items()}
+        self.stanzas = {name: stanza for name, (_, stanza) in made.items()}
+        self.path = path = identities.write(folder / "identities.toml", *self.stanzas.values())
         self.server: ServerProcess = start_server(
             "--identities", str(path), "--anonymous", "none", "--db", str(folder / "events.db"), **settings
         )
@@ -35,6 +39,14 @@ class World:
         peer = Peer(self.server.port)
         assert peer.ask(identities.auth(self.tokens[name]))["identity"] == name
         return peer
+
+    def let_read(self, name: str, *globs: str) -> None:
+        """From now on ``name`` may read these topics."""
+        self.stanzas[name]["read"] = globs
+        identities.write(self.path, *self.stanzas.values())
+        seen = self.server.log.count("reloaded")
+        self.server.signal(signal.SIGHUP)
+        wait_until(lambda: self.server.log.count("reloaded") > seen)
 
     def publish(self, *lines: bytes) -> None:
         with self.client("root") as peer:
@@ -171,6 +183,64 @@ def test_a_name_outlives_other_permissions_of_its_reader(world: World) -> None:
     with world.client("web") as web:
         assert web.ask(b"SUBSCRIBE * AS mine\n")["status"] == "ok", "until it acks, the name is as it was"
         assert web.reply()["event"]["topic"] == "web.a"
+
+
+def test_a_reader_that_may_read_less_keeps_its_name(world: World) -> None:
+    with world.client("part") as part, world.client("web") as web:
+        part.ask(b"SUBSCRIBE * AFTER 0 AS billing\n")
+        assert part.reply()["status"] == "caught_up"
+        world.publish(event("a1", "audit"), event("w1", "web.a.x"))
+        part.ask(f"ACK {part.reply()['event']['seq']}\n".encode())
+        world.let_read("part", "web.a.*")
+        assert part.rest()[-1]["code"] == "shutting_down"
+        web.ask(b"PING\n")
+
+        with world.client("part") as again:
+            assert [one["name"] for one in again.ask(b"CURSORS\n")["cursors"]] == ["billing"]
+            assert web.ask(b"CURSORS\n")["total"] == 0, "it could read audit when it acked last"
+            assert "somebody else's name" in web.ask(b"SUBSCRIBE * AS billing\n")["detail"]
+            assert "made for other patterns" in again.ask(b"SUBSCRIBE web.* AS billing\n")["detail"]
+            assert again.ask(b"SUBSCRIBE * AS billing\n")["status"] == "ok"
+            line = again.reply()["event"]
+            assert line["event_id"] == "w1", "it goes on behind what it has acked"
+            assert again.reply()["status"] == "caught_up"
+            again.ask(f"ACK {line['seq']}\n".encode())
+            assert web.ask(b"CURSORS\n")["total"] == 1, "which is told by what it may read now"
+        world.let_read("part", "nothing")
+        with world.client("part") as again:
+            assert again.ask(b"FORGET billing\n")["forgotten"]
+            assert again.ask(b"SUBSCRIBE * AS billing\n")["status"] == "ok"
+
+
+def test_a_name_stays_its_owners_whoever_else_has_read_under_it(world: World) -> None:
+    world.publish(event("w", "web.a"), event("d", "db.a"))
+    with world.client("web") as web, world.client("root") as root:
+        web.ask(b"SUBSCRIBE * AFTER 0 AS mine\n")
+        root.ask(b"SUBSCRIBE * AS mine\n")
+        root.ask(f"ACK {root.reply()['event']['seq']}\n".encode())
+    with world.client("web") as web:
+        assert web.ask(b"SUBSCRIBE * AS mine\n")["status"] == "ok"
+
+
+def test_names_that_were_made_before_there_were_owners(start_server: StartServer, tmp_path: Path) -> None:
+    """Whoever may read all that they are for may use them, and owns them from then on."""
+    world = World(start_server, tmp_path)
+    assert world.server.stop() == 0
+    with sqlite3.connect(tmp_path / "events.db") as database:
+        database.executemany(
+            "INSERT INTO cursors VALUES (?, ?, 0, 0)",
+            [("old", '{"patterns":["*"],"readable":["web.*"]}'), ("foreign", '{"patterns":["*"]}')],
+        )
+    database.close()
+    world.server.restart()
+    world.publish(event("w", "web.a"))
+    with world.client("web") as web:
+        assert "somebody else's name" in web.ask(b"SUBSCRIBE * AS foreign\n")["detail"]
+        assert web.ask(b"SUBSCRIBE * AS old\n")["status"] == "ok"
+        web.ask(f"ACK {web.reply()['event']['seq']}\n".encode())
+    world.let_read("web", "web.a")
+    with world.client("web") as web:
+        assert web.ask(b"SUBSCRIBE * AS old\n")["status"] == "ok"
 
 
 def test_whoever_reads_nothing_is_told_so(start_server: StartServer, tmp_path: Path) -> None:

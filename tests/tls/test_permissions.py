@@ -28,6 +28,7 @@ HEAD, _, *ROWS = [[cell.strip() for cell in line.strip("|\n").split("|")] for li
 CELLS = [(row[0], listener, cell) for row in ROWS for listener, cell in zip(HEAD[1:], row[1:], strict=True) if cell]
 
 USER, OTHER_USER = 1001, 65534
+OUT_OF_DATE = "a known certificate, with an out-of-date CRL"
 
 pytestmark = [
     pytest.mark.root,
@@ -46,25 +47,30 @@ def as_user(uid: int) -> Iterator[None]:
 
 
 class World:
-    """Three servers with six listeners each: one knows an address, one asks for certificates, one does neither."""
+    """Servers with six listeners each: one knows an address, two ask for certificates (the revocation list of one is
+    out of date), one does neither."""
 
     def __init__(self, folder: Path, authority: Authority, foreign: Authority, pair: Pair) -> None:
         self.folder = folder
-        self.token, stanza = identities.with_token("web", publish=["*"], uid=[USER], cert=["DNS:known", "DNS:revoked"])
+        self.token, stanza = identities.with_token(
+            "web", publish=["*"], uid=[USER], cert=["DNS:known", "DNS:revoked", "DNS:good"]
+        )
         self.contexts = {
             "": authority.trusting(),
-            "a certificate in the file": authority.trusting(authority.issue("known")),
-            "a certificate that is not in the file": authority.trusting(authority.issue("unknown")),
+            "a known certificate": authority.trusting(authority.issue("known")),
+            "an unknown certificate": authority.trusting(authority.issue("unknown")),
             "a certificate of another CA": authority.trusting(foreign.issue("known")),
             "a revoked certificate": authority.trusting(revoked := authority.issue("revoked")),
+            OUT_OF_DATE: authority.trusting(authority.issue("good")),
         }
-        crl = authority.revoked(revoked)
+        crls = [authority.revoked(days=0).rename(folder / "old.pem"), authority.revoked(revoked)]
         by_address = {**stanza, "address": ["127.0.0.0/8"]}
-        asking = ("--tls-client-ca", str(authority.certificate), "--tls-crl", str(crl))
+        old, asking = (("--tls-client-ca", str(authority.certificate), "--tls-crl", str(crl)) for crl in crls)
         self.servers = {
             name: self._server(name, pair, known, *options)
             for name, known, options in (
                 ("plain", stanza, ()), ("address", by_address, ()), ("certificate", stanza, asking),
+                (OUT_OF_DATE, stanza, old),
             )
         }  # fmt: skip
 
@@ -78,7 +84,7 @@ class World:
         )  # fmt: skip
 
     def server(self, proof: str) -> ServerProcess:
-        kinds = ("address", "certificate")
+        kinds = (OUT_OF_DATE, "address", "certificate")
         return self.servers[next((kind for kind in kinds if kind in proof), "plain")]
 
     def send(self, proof: str, listener: str, data: bytes) -> None:
@@ -136,11 +142,27 @@ def world(foreign: Authority, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 server.end()
 
 
+def test_the_table_has_every_proof_on_every_listener_that_may_take_it(world: World) -> None:
+    """A row that nobody knows would be tried as a client without proof."""
+    anywhere = {"nothing", "an unknown token", "a known token"}
+    tls = set(world.contexts) - {""}
+    takes = {
+        listener: anywhere
+        | (tls if "TLS" in listener else set())
+        | ({"a known user"} if "socket" in listener else {"a known address"})
+        for listener in ("plain", "silent", "TLS", "TLS, silent", "socket", "silent socket")
+    }
+
+    assert {(proof, listener) for proof, listener, _ in CELLS} == {
+        (proof, listener) for listener, proofs in takes.items() for proof in proofs
+    }
+
+
 @pytest.mark.parametrize(("proof", "listener", "cell"), CELLS, ids=[f"{one}: {two}" for one, two, _ in CELLS])
 def test_a_cell(world: World, proof: str, listener: str, cell: str) -> None:
     first: dict[str, Callable[[], bytes]] = {
         "an unknown token": lambda: identities.auth(token.new()),
-        "a token in the file": lambda: identities.auth(world.token),
+        "a known token": lambda: identities.auth(world.token),
     }
     event_id = f"{proof}: {listener}"
     world.send(proof, listener, first.get(proof, bytes)() + event(event_id))
