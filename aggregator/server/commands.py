@@ -184,7 +184,7 @@ COMMANDS: Final = {
     for command in (
         _Command(Word.PING, "PING", "answer at once", _ping),
         _Command(Word.HELP, "HELP", "this list", _help),
-        _Command(Word.AUTH, "AUTH <token>", "who this is: the first line, or none", _auth),
+        _Command(Word.AUTH, "AUTH <token>", "authenticate; first line only", _auth),
         _Command(Word.WHOAMI, "WHOAMI", "who this is, and how that is known", _whoami),
         _Command(Word.STATS, "STATS", "counters since the start, sizes, versions", _stats, Requirement.MONITOR),
         _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health, Requirement.MONITOR),

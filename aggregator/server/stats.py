@@ -26,12 +26,14 @@ class Stats:
     stored: int = counter("unique_processed", "events stored")
     duplicate: int = counter("duplicate_dropped", "events whose key was stored before")
     rejected: int = counter("rejected", "events, lines and commands answered with rejected")
-    skipped_bytes: int = counter("skipped_bytes", "bytes of lines that were too long")
+    skipped_bytes: int = counter(
+        "skipped_bytes", "bytes dropped: of lines that were too long, and of clients that were disconnected"
+    )
     errors: int = counter("errors", "events and lines answered with error")
     connections: int = gauge("connections", "connections that are open")
     connections_total: int = counter("connections_total", "connections accepted")
     connections_refused: int = counter("connections_refused", "connections over a limit, or speaking another protocol")
-    auth_failed: int = counter("auth_failed", "connections that did not say who they are, or not rightly")
+    auth_failed: int = counter("auth_failed", "connections that failed to authenticate")
     subscribers_refused: int = counter("subscribers_refused", "subscriptions over the limit of subscribers")
     muted: int = counter("muted", "connections whose replies were given up, because they were not read")
     batches: int = counter("batches", "transactions that stored events")

@@ -177,7 +177,7 @@ def may_not_use(who: str, word: str) -> Rejection:
 
 
 def late_auth() -> Rejection:
-    return Rejection(Code.BAD_COMMAND, "AUTH is the first line of a connection, or none")
+    return Rejection(Code.BAD_COMMAND, "AUTH must be the first line of a connection")
 
 
 def long_command(most: int, size: int) -> Rejection:
@@ -306,7 +306,7 @@ def auth_required() -> Failure:
 
 
 def nobody_is_known() -> Failure:
-    return Failure(Code.AUTH_REQUIRED, "nobody is known by this address, and this port takes no other proof")
+    return Failure(Code.AUTH_REQUIRED, "no rule knows this address, and this port takes no other credentials")
 
 
 def unknown_token() -> Failure:
@@ -322,11 +322,15 @@ def token_in_the_open() -> Failure:
 
 
 def no_longer_known(who: str) -> Failure:
-    return Failure(Code.AUTH_FAILED, f"{who} is no longer known by what this connection has shown")
+    return Failure(Code.AUTH_FAILED, f"the credentials of {who} are no longer valid")
 
 
 def permissions_changed(who: str) -> Failure:
     return Failure(Code.SHUTTING_DOWN, f"what {who} may read has changed; connect again")
+
+
+def other_authorities() -> Failure:
+    return Failure(Code.SHUTTING_DOWN, "certificates are verified anew; connect again")
 
 
 def killed() -> Failure:

@@ -92,7 +92,7 @@ def test_whoever_is_known_no_more_is_ended_with_all_that_was_read_acked(world: W
             stored |= {one["event_id"] for one in page if one["event_id"].startswith("web")}
             after = page[-1]["seq"]
         assert stored == acked, "all that was stored is acked"
-    assert "web is no longer known" in world.server.log
+    assert "the credentials of web are no longer valid" in world.server.log
 
 
 def test_a_token_that_is_replaced(world: World) -> None:
