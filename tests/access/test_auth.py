@@ -194,6 +194,7 @@ def test_no_token_is_stored_on_the_wrap_port(start_server: StartServer, tmp_path
             peer.half_close()
             assert peer.raw_rest() == b""
     served = 0 if "more" in line else 2
+    wait_until(lambda: known.says(known.auth + b"STATS\n")[1]["unique_processed"] == served)
     wait_until(lambda: known.says(known.auth + b"STATS\n")[1]["connections"] == 1)
     (_, listed) = known.says(known.auth + b"EVENTS *\n")
 
