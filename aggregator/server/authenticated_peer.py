@@ -44,8 +44,6 @@ class AuthenticatedPeer(Peer):
     _rate: Rate | None = None
     _slow_until_s = 0.0
     _disconnected = False
-    _lingers = False
-    """It is never answered, and is waited for since it was disconnected."""
     _dropped_bytes = 0
     """What has arrived since then."""
 
@@ -135,7 +133,6 @@ class AuthenticatedPeer(Peer):
         log.info("%s: disconnected: %s", self._inbox.peer, failure.detail)
         self._disconnected = True
         if self._outbox.muted:
-            self._lingers = True
             self._end(b"")
             if not self._transport.is_closing():
                 self._close_our_half()
@@ -247,9 +244,11 @@ class AuthenticatedPeer(Peer):
     # --- the end
 
     def _close_when_done(self) -> None:
-        if self._lingers and not self._eof and self._phase < Phase.LOST:
-            return  # it is aborted when its time is over: what it sends until then is to be read, and named in the log
-        super()._close_when_done()
+        lingers = self._disconnected and self._outbox.muted and not self._eof
+        if (
+            not lingers or self._phase == Phase.LOST
+        ):  # else it is read until its time is over, to say how much is dropped
+            super()._close_when_done()
 
     def _abort_after(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._abort_if_there)

@@ -171,10 +171,14 @@ class Listeners:
     def verify_again(self) -> None:
         """Other authorities or revocation lists are in force: whoever has shown a certificate has to show it again."""
         for client in list(self._connections):
-            if isinstance(client, TlsLayer):
-                client.disconnect(replies.other_authorities())  # its handshake goes by the old ones
-            elif isinstance(client, AuthenticatedPeer) and client.credentials.certificate:
-                client.reconnect(replies.other_authorities())
+            try:
+                if not isinstance(client, AuthenticatedPeer):  # its handshake goes by the old ones
+                    client.disconnect(replies.other_authorities())
+                elif client.credentials.certificate:
+                    client.reconnect(replies.other_authorities())
+            except Exception:  # a defect of ours: the others have to show theirs all the same
+                log.exception("a client that has shown a certificate is dropped")
+                client.abort()
 
     # --- stopping
 

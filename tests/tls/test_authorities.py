@@ -36,6 +36,7 @@ class World:
         )
         self.server: ServerProcess = start_tls(
             "--tls-client-ca", str(self.authorities), "--tls-crl", str(self.crl), "--identities", str(known),
+            "--auth-timeout", "600",
             certificate=self.pair, prefix=("setsid",),
         )  # fmt: skip
 
