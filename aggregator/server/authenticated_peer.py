@@ -244,11 +244,9 @@ class AuthenticatedPeer(Peer):
     # --- the end
 
     def _close_when_done(self) -> None:
-        lingers = self._disconnected and self._outbox.muted and not self._eof
-        if (
-            not lingers or self._phase == Phase.LOST
-        ):  # else it is read until its time is over, to say how much is dropped
-            super()._close_when_done()
+        if self._disconnected and self._outbox.muted and not self._eof and self._phase < Phase.LOST:
+            return  # it is read until its time is over, so that the log can say how much is dropped
+        super()._close_when_done()
 
     def _abort_after(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._abort_if_there)
