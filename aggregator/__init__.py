@@ -49,6 +49,7 @@ Access: who may do what, without any input or output but one file.
 
 - ``access``                     who may do what
 - ``access.token``               tokens, and texts without them
+- ``access.users``               the users of this machine
 - ``access.topics``              globs of a permission
 - ``access.identity``            an identity: its name, and what it may do
 - ``access.rules``               what a client has shown to its identity

@@ -37,7 +37,7 @@ def _one_run(options: argparse.Namespace, number: int) -> dict[str, Any]:
     (lines,) = workload.generate(options.events, 0, 1, "random", number * options.events).lines
     stripped = [line.rstrip(b"\n") for line in lines]
     took: dict[str, list[float]] = {name: [] for name in PUBLISHERS}
-    interpreters = {name: Interpreter(Config().max_line_bytes) for name in PUBLISHERS}
+    interpreters = {name: Interpreter(Config().max_line_bytes, None) for name in PUBLISHERS}
     for name, interpreter in interpreters.items():
         interpreter.publisher = PUBLISHERS[name]
     exact = True

@@ -14,9 +14,14 @@ from aggregator.access.identity import Identity
 from aggregator.config import Config
 from aggregator.server import admission as module
 from aggregator.server.admission import MAX_LEAVING, Admission, Slot
+from aggregator.server.peer_log import PeerLog
 from aggregator.wire import Code, Failure
 
 CONFIG = Config(max_connections=6, address_connections=4, max_pending=4, auth_timeout_s=10)
+
+
+def new_admission(**changes: Any) -> Admission:
+    return Admission(dataclasses.replace(CONFIG, **changes), PeerLog())
 
 
 class Holder:
@@ -74,7 +79,7 @@ def metrics(admission: Admission) -> dict[str, Any]:
 
 
 def test_the_caps_of_all_and_of_one_address() -> None:
-    admission = Admission(CONFIG)
+    admission = new_admission()
     slots = [enter(admission, "a")[0] for _ in range(4)]
 
     failure = admission.why_not("a")
@@ -95,7 +100,7 @@ def test_the_caps_of_all_and_of_one_address() -> None:
 
 
 def test_the_oldest_stranger_goes_when_there_are_too_many() -> None:
-    admission = Admission(dataclasses.replace(CONFIG, max_connections=99))
+    admission = new_admission(max_connections=99)
     holders = [stranger(admission, f"address {number}")[1] for number in range(7)]
 
     assert [holder.done for holder in holders] == [["abort"]] * 3 + [[]] * 4
@@ -103,7 +108,7 @@ def test_the_oldest_stranger_goes_when_there_are_too_many() -> None:
 
 
 def test_the_oldest_of_an_address_goes_when_there_are_too_many_of_it() -> None:
-    admission = Admission(dataclasses.replace(CONFIG, max_connections=99, address_connections=99, max_pending=8))
+    admission = new_admission(max_connections=99, address_connections=99, max_pending=8)
     other = stranger(admission, "b")[1]
     holders = [stranger(admission, "a")[1] for _ in range(5)]
 
@@ -112,7 +117,7 @@ def test_the_oldest_of_an_address_goes_when_there_are_too_many_of_it() -> None:
 
 
 def test_whoever_is_known_is_never_evicted() -> None:
-    admission = Admission(dataclasses.replace(CONFIG, max_connections=99, address_connections=99))
+    admission = new_admission(max_connections=99, address_connections=99)
     slot, holder = stranger(admission)
     admission.identify(slot, Identity("web"))
     for _ in range(20):
@@ -122,7 +127,7 @@ def test_whoever_is_known_is_never_evicted() -> None:
 
 
 def test_strangers_have_so_much_time(clock: Clock) -> None:
-    admission = Admission(CONFIG)
+    admission = new_admission()
     early, late = stranger(admission, "a")[1], stranger(admission, "b")
     clock.now += 5
     known = stranger(admission, "c")
@@ -138,7 +143,7 @@ def test_strangers_have_so_much_time(clock: Clock) -> None:
 
 
 def test_how_many_slots_an_identity_may_have() -> None:
-    admission = Admission(CONFIG)
+    admission = new_admission()
     web, free = Identity("web", connections=2), Identity("free")
     slots = [enter(admission)[0] for _ in range(3)]
     for slot in slots[:2]:
@@ -154,7 +159,7 @@ def test_how_many_slots_an_identity_may_have() -> None:
 
 
 def test_few_of_those_that_are_turned_away_are_waited_for() -> None:
-    admission = Admission(dataclasses.replace(CONFIG, max_connections=99, address_connections=99))
+    admission = new_admission(max_connections=99, address_connections=99)
     slots = [enter(admission)[0] for _ in range(MAX_LEAVING + 1)]
 
     assert [admission.begin_leaving(slot) for slot in slots] == [True] * MAX_LEAVING + [False]
@@ -162,8 +167,37 @@ def test_few_of_those_that_are_turned_away_are_waited_for() -> None:
     assert admission.begin_leaving(slots[-1])
 
 
+@pytest.mark.parametrize("what", ["renew", "expire"])
+def test_one_that_raises_is_dropped_and_keeps_nothing_from_the_others(
+    clock: Clock, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    admission = new_admission()
+    holders = [stranger(admission, f"address {number}")[1] for number in range(3)]
+
+    def broken() -> None:
+        raise RuntimeError("a defect")
+
+    setattr(holders[1], what, broken)
+    clock.now += 100
+    (admission.renew if what == "renew" else admission.tick)()
+
+    assert [holder.done for holder in holders] == [[what], ["abort"], [what]]
+    assert "a client from address 1 is dropped" in caplog.text
+
+
+def test_who_had_to_make_room_is_named_in_the_log_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    admission = new_admission(max_connections=99)
+    for number in range(9):
+        stranger(admission, f"address {number}")
+
+    assert caplog.messages == [
+        "a client from address 0 was dropped before it had authenticated, to make room for others"
+    ]
+    admission._log.close()
+
+
 def test_all_are_told_of_new_rules() -> None:
-    admission = Admission(CONFIG)
+    admission = new_admission()
     holders = [enter(admission)[1] for _ in range(3)]
     admission.renew()
 
@@ -172,7 +206,7 @@ def test_all_are_told_of_new_rules() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["enter", "stranger", "known", "away", "leave"]), st.integers(0, 5))))
 def test_the_counts_are_right_whatever_comes(steps: list[tuple[str, int]]) -> None:
-    admission = Admission(dataclasses.replace(CONFIG, max_connections=10**6, address_connections=10**6))
+    admission = new_admission(max_connections=10**6, address_connections=10**6)
     slots: list[Slot] = []
     for what, number in steps:
         slot = slots[number % len(slots)] if slots else None

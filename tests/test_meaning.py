@@ -123,7 +123,7 @@ BAD = b"%"
 
 
 def interpreter_with(*lines: bytes | None) -> Interpreter:
-    interpreter = Interpreter(MAX_LINE_BYTES)
+    interpreter = Interpreter(MAX_LINE_BYTES, None)
     interpreter.add(lines)
     return interpreter
 
@@ -297,7 +297,7 @@ LINE = st.one_of(
 @given(st.lists(LINE, max_size=40))
 def test_what_may_not_be_published_is_rejected_and_nothing_else_changes(lines: list[bytes]) -> None:
     def meanings(publisher: Publisher | None) -> list[tuple[int, object]]:
-        interpreter = Interpreter(1 << 20)
+        interpreter = Interpreter(1 << 20, None)
         interpreter.publisher = publisher
         interpreter.add(list(lines))
         found: list[tuple[int, object]] = []

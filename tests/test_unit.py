@@ -48,6 +48,11 @@ def test_the_service_is_this_installation() -> None:
     assert unit("aggregator.service").stdout == text
 
 
+def test_the_service_can_tell_users_apart() -> None:
+    """In a namespace of its own it would see the kernel's overflow uid instead of each of them."""
+    assert "PrivateUsers=no\n" in unit().stdout
+
+
 @pytest.mark.parametrize("port", PORTS, ids=lambda port: port.descriptor)
 def test_each_port_has_a_socket_of_its_name(port: Port) -> None:
     name = port.descriptor

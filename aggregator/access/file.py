@@ -7,10 +7,11 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from aggregator.access import users
 from aggregator.access.identity import RESERVED, Identity, Permission
 from aggregator.access.rules import Network, Stanza
 from aggregator.access.topics import BadGlob, Topics
@@ -63,14 +64,7 @@ def parse(text: str, max_line_bytes: int) -> list[Stanza]:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise BadIdentities("identity: expected tables, each under [[identity]]")
     stanzas = [_Table(table, number, max_line_bytes).stanza() for number, table in enumerate(tables, 1)]
-    for what, of in (
-        ("name", lambda one: (one.identity.name,)),
-        ("token_sha256", lambda one: one.digests),
-        ("cert", lambda one: one.certificates),
-        ("address", lambda one: one.networks),
-        ("uid", lambda one: one.uids),
-    ):
-        _refuse_twice(stanzas, what, of)
+    _refuse_ambiguity(stanzas)
     return stanzas
 
 
@@ -173,16 +167,21 @@ class _Table:
         return BadIdentities(f"{self._called}: {why}")
 
 
-def _refuse_twice(stanzas: list[Stanza], what: str, of: Callable[[Stanza], Iterable[Any]]) -> None:
-    seen: dict[Any, str] = {}
+def _refuse_ambiguity(stanzas: list[Stanza]) -> None:
+    """Raise BadIdentities if a name, or what proves an identity, is that of two."""
+    names: set[str] = set()
+    owners: dict[tuple[str, Any], str] = {}
     for stanza in stanzas:
-        for value in dict.fromkeys(of(stanza)):
-            if value in seen:
-                shown = "the same digest" if what == "token_sha256" else f"{value}"
-                raise BadIdentities(
-                    f'identity "{stanza.identity.name}": {what}: {shown} is given twice, first to "{seen[value]}"'
-                )
-            seen[value] = stanza.identity.name
+        name = stanza.identity.name
+        if name in names:
+            raise BadIdentities(f'identity "{name}": name: there is another identity of this name')
+        names.add(name)
+        proofs = (stanza.digests, stanza.certificates, stanza.networks, stanza.uids)
+        for key, values in zip(_PROOFS, proofs, strict=True):
+            for value in values:
+                if (owner := owners.setdefault((key, value), name)) != name:
+                    shown = "the same digest" if key == "token_sha256" else value
+                    raise BadIdentities(f'identity "{name}": {key}: {shown} is given twice, first to "{owner}"')
 
 
 # --- members of lists; each raises ValueError
@@ -212,6 +211,8 @@ def _network(value: Any) -> Network:
 def _uid(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 32:
         raise ValueError(f"expected the number of a user, got {_shown(value)}")
+    if value == users.overflow_uid():
+        raise ValueError(f"{value} is no user: the kernel says so for every user that it cannot tell")
     return value
 
 

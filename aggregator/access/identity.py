@@ -64,6 +64,9 @@ class Identity:
 
 _EVERY_TOPIC: Final = Topics(("*",))
 
+NOBODY: Final = Identity("nobody")
+"""Whom an inbox takes its client for until it is told better: somebody who may do nothing."""
+
 ANONYMOUS: Final = Identity("anonymous", _EVERY_TOPIC, _EVERY_TOPIC, frozenset({Permission.MONITOR}))
 """Whoever is let in without being known."""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from aggregator.access import token
+from aggregator.access import token, users
 from aggregator.access.identity import ADMINISTRATOR, ANONYMOUS, AuthMethod, Identity
 from aggregator.config import Anonymous
-
-SUPERUSER: Final = 0
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -102,7 +100,7 @@ class Rules:
         return self._digests.get(digest)  # how long that takes tells of the digest only, which leads back to no token
 
     def _by_uid(self, uid: int) -> Identity | None:
-        return self._uids.get(uid) or (ADMINISTRATOR if uid in (SUPERUSER, self.own_uid) else None)
+        return self._uids.get(uid) or (ADMINISTRATOR if uid in (users.SUPERUSER, self.own_uid) else None)
 
     def _by_address(self, text: str) -> Identity | None:
         address = ipaddress.ip_address(text.partition("%")[0])

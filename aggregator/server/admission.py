@@ -10,12 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from aggregator.access.identity import Identity
 from aggregator.config import Config
 from aggregator.metric import Kind, Metric
+from aggregator.server.peer_log import PeerLog
 from aggregator.wire import Failure, replies
 
 log = logging.getLogger("aggregator")
@@ -41,7 +42,7 @@ class Holder(Protocol):
         """Look at the rules again: they have changed."""
 
     def disconnect(self, failure: Failure) -> None:
-        """End as at SIGTERM: all that was read is stored and answered."""
+        """End, because it may do nothing any more: what was read is stored and answered, and no more is taken."""
 
     def about(self) -> dict[str, Any]:
         """What CLIENTS shows of it."""
@@ -66,8 +67,9 @@ class Slot:
 class Admission:
     """All slots of one server."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, peer_log: PeerLog) -> None:
         self._config = config
+        self._log = peer_log
         self._slots: dict[Slot, None] = {}
         self._origins: Counter[str] = Counter()
         self._identities: Counter[str] = Counter()
@@ -150,16 +152,12 @@ class Admission:
         latest = time.monotonic() - self._config.auth_timeout_s
         for slot in list(self._pending):
             if slot.since <= latest:
-                slot.holder.expire()
+                _carefully(slot, slot.holder.expire)
 
     def renew(self) -> None:
         """The rules have changed. Whoever cannot go by the new ones ends, and the others go on."""
-        for slot in list(self):
-            try:
-                slot.holder.renew()
-            except Exception:  # a defect of ours
-                log.exception("a connection cannot go by the new rules: ended")
-                slot.holder.abort()
+        for slot in self:
+            _carefully(slot, slot.holder.renew)
 
     def metrics(self) -> Iterator[Metric]:
         """The numbers of those who are not known."""
@@ -171,6 +169,10 @@ class Admission:
     def _evict(self, slot: Slot) -> None:
         self._evicted += 1
         self._remove_pending(slot)
+        self._log.say(
+            logging.WARNING, "a client from %s was dropped before it had authenticated, to make room for others",
+            slot.origin,
+        )  # fmt: skip
         slot.holder.abort()
 
     def _remove_pending(self, slot: Slot) -> None:
@@ -181,6 +183,15 @@ class Admission:
     def _count_out(self, slot: Slot) -> None:
         if slot.identity:
             _subtract(self._identities, slot.identity.name)
+
+
+def _carefully(slot: Slot, step: Callable[[], None]) -> None:
+    """Take this step of a slot's holder. Whatever it raises, the others have theirs."""
+    try:
+        step()
+    except Exception:  # a defect of ours: who knows by which rules the client would go on
+        log.exception("a client from %s is dropped", slot.origin)
+        slot.holder.abort()
 
 
 def _subtract(counts: Counter[str], name: str) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from aggregator.access.identity import Identity
 from aggregator.access.rate import Rate
@@ -24,9 +24,18 @@ from aggregator.wire import Code, Failure, replies
 
 log = logging.getLogger("aggregator")
 
+MAX_PAUSE_S: Final = 60.0
+"""The longest pause for a rate. While nothing is read, it is not seen that a client has gone; and the whole of what one
+read has brought would be hours at a rate of a few bytes a second. Past this the client is read faster than it may be.
+"""
+
 
 class AuthenticatedPeer(Peer):
-    """A client that has a slot, from ``admit`` on."""
+    """A client that has a slot, from ``admit`` on.
+
+    It can be ended in two ways. ``reconnect`` is for one that may come back: as at SIGTERM, all that it sends until it
+    has seen the end is stored. ``disconnect`` is for one that may do nothing any more: that is dropped.
+    """
 
     caller: Caller
     _slot: Slot | None = None
@@ -34,13 +43,16 @@ class AuthenticatedPeer(Peer):
     """Until it is clear whether it says who this is."""
     _rate: Rate | None = None
     _slow_until_s = 0.0
+    _disconnected = False
+    _dropped_bytes = 0
+    """What has arrived since then."""
 
     # --- what a subclass knows
 
     @property
     def can_say_who(self) -> bool:
         """Whether there is a way to say who it is, once it is connected."""
-        return self._first_line is not None
+        return self._first_line is not None and self.credentials.is_private
 
     def welcome(self) -> None:
         """Its token is right."""
@@ -55,11 +67,22 @@ class AuthenticatedPeer(Peer):
         self.caller = Caller(self._state.identities, self.credentials)
 
     def data_received(self, data: bytes) -> None:
+        if self._disconnected:
+            self._dropped_bytes += len(data)
         if self._first_line and self._phase < Phase.ENDING:
             data = self._on_first_line(self._first_line.feed(data))
         if self._rate:
             self._slow(self._rate.take_bytes(len(data), time.monotonic()))
         super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._dropped_bytes:
+            self._state.stats.skipped_bytes += self._dropped_bytes
+            self._state.peer_log.say(
+                logging.WARNING, f"{self._port.name}: %s: dropped %d bytes that arrived after it was disconnected",
+                self._inbox.peer, self._dropped_bytes,
+            )  # fmt: skip
+        super().connection_lost(exc)
 
     # --- called by the server
 
@@ -70,8 +93,8 @@ class AuthenticatedPeer(Peer):
             self.accept_identity()
         elif self.can_say_who:
             self._state.admission.add_pending(slot)
-        else:
-            self.deny(replies.nobody_is_known())
+        else:  # at once: it would only take one of the few places of strangers, or show its token to everybody
+            self.deny(replies.token_in_the_open() if self._first_line else replies.nobody_is_known())
 
     def expire(self) -> None:
         """The time to say who it is is over."""
@@ -92,11 +115,33 @@ class AuthenticatedPeer(Peer):
             if identity.read != before.read:
                 self.reading_changed()
 
-    def disconnect(self, failure: Failure) -> None:
-        """End as at SIGTERM, although the server goes on."""
-        log.info("%s: ended: %s", self._inbox.peer, failure.detail)
+    def reconnect(self, failure: Failure) -> None:
+        """Have it connect again: end as at SIGTERM, although the server goes on."""
+        log.info("%s: has to connect again: %s", self._inbox.peer, failure.detail)
         self.shut_down(failure)
-        asyncio.get_running_loop().call_later(self._state.config.drain_timeout_s, self._abort_if_there)
+        self._abort_after(self._state.config.drain_timeout_s)
+
+    def disconnect(self, failure: Failure) -> None:
+        """Store and answer what was read, and close our half; drop what arrives later.
+
+        It is gone LINGER_S after its answers are out. Until then its rate stays in force.
+        """
+        while self._inbox:
+            self._take_turn()
+        if self._disconnected or self._phase >= Phase.ENDING:
+            return  # it ends already
+        log.info("%s: disconnected: %s", self._inbox.peer, failure.detail)
+        self._disconnected = True
+        if self._outbox.muted:
+            self._end(b"")
+            if not self._transport.is_closing():
+                self._close_our_half()
+            self._abort_after(LINGER_S)
+        else:
+            is_stranger = self._slot is None or self._slot.identity is None
+            said = replies.encode(replies.error(failure)) if self._port.replies and not is_stranger else b""
+            self._end(said)
+            self._abort_after(self._state.config.drain_timeout_s)  # if it does not read that
 
     def lift_rate(self) -> None:
         """It is about to end: rates hold no more, because what was read is to be stored in time."""
@@ -184,6 +229,7 @@ class AuthenticatedPeer(Peer):
     def _slow(self, pause_s: float) -> None:
         """Read on only when the rate of its identity allows it."""
         if pause_s > 0:
+            pause_s = min(pause_s, MAX_PAUSE_S)
             self._slow_until_s = time.monotonic() + pause_s
             if self._gate.shut(Reason.RATE):
                 asyncio.get_running_loop().call_later(pause_s, self._go_on)
@@ -196,6 +242,14 @@ class AuthenticatedPeer(Peer):
             self._gate.lift(Reason.RATE)
 
     # --- the end
+
+    def _close_when_done(self) -> None:
+        if self._disconnected and self._outbox.muted and not self._eof and self._phase < Phase.LOST:
+            return  # it is read until its time is over, so that the log can say how much is dropped
+        super()._close_when_done()
+
+    def _abort_after(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._abort_if_there)
 
     def _abort_if_there(self) -> None:
         if self._phase < Phase.LOST:

@@ -6,6 +6,7 @@ from typing import Any
 
 from aggregator.access import token
 from aggregator.access.identity import KEY_HOLDER, AuthMethod, Identity
+from aggregator.access.rules import Known
 from aggregator.server.credentials import Credentials
 from aggregator.server.identities import Identities
 from aggregator.wire import Failure, replies
@@ -18,9 +19,19 @@ class Caller:
         self._identities = identities
         self.credentials = credentials
         self._digest: str | None = None  # of the token that it has shown
-        self.identity: Identity | None = None
-        self.by: AuthMethod | None = None
-        self._identify()
+        self._has_key = False
+        self._known: Known | None = None
+        self.renew()
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who it is; None: nobody knows."""
+        return self._known.identity if self._known else None
+
+    @property
+    def by(self) -> AuthMethod | None:
+        """How that is known."""
+        return self._known.by if self._known else None
 
     def show(self, text: str) -> Failure | None:
         """Take a token; return why it does not help."""
@@ -28,23 +39,26 @@ class Caller:
             return replies.token_in_the_open()
         if not text:
             return replies.missing_token()
-        found = self._identities.rules.by_token(text)
-        if found is None:
+        if not self._identities.rules.by_token(text):
             return replies.unknown_token()
-        self.identity, self.by, self._digest = found, AuthMethod.TOKEN, token.digest(text)
+        self._digest = token.digest(text)
+        self.renew()
         return None
 
     def show_key(self) -> None:
-        """It knows the shared key of its port: that makes it somebody, if it is nobody yet."""
-        if self.identity is None:
-            self.identity, self.by = KEY_HOLDER, AuthMethod.KEY
+        """It knows the shared key of its port: that makes it somebody, if nothing else does."""
+        self._has_key = True
+        self.renew()
 
     def renew(self) -> None:
-        """See who it is by rules that are new."""
+        """See who it is by the rules in force. The token that it has shown counts first, and the shared key last."""
+        rules = self._identities.rules
         if self._digest is not None:
-            self.identity = self._identities.rules.by_digest(self._digest)
-        elif self.by is not AuthMethod.KEY:
-            self._identify()
+            identity = rules.by_digest(self._digest)
+            self._known = Known(identity, AuthMethod.TOKEN) if identity else None
+        else:
+            key_holder = Known(KEY_HOLDER, AuthMethod.KEY) if self._has_key else None
+            self._known = rules.identify(self.credentials) or key_holder
 
     @property
     def who(self) -> dict[str, Any]:
@@ -57,7 +71,3 @@ class Caller:
         if (identity := self.identity) is None:
             return {}
         return {"publish": identity.publish.globs, "read": identity.read.globs, "may": sorted(identity.may)}
-
-    def _identify(self) -> None:
-        known = self._identities.rules.identify(self.credentials)
-        self.identity, self.by = known or (None, None)

@@ -40,7 +40,7 @@ class Connection(AuthenticatedPeer):
         super().__init__(state, port, on_end, stream, Inbox(state, port), muted=not port.replies)
         self._first_line = FirstLine(text=False)
         self._deliveries: Deliveries
-        self._disconnected: Failure | None = None  # since then: what commands are answered with
+        self._no_commands: Failure | None = None  # since it was set: what commands are answered with
         self._refusal: Failure | None = None  # since REFUSING: what events are answered with
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
 
@@ -91,22 +91,30 @@ class Connection(AuthenticatedPeer):
         self._phase = max(self._phase, Phase.REFUSING)
         self._close_when_done()
 
-    def disconnect(self, failure: Failure) -> None:
+    def reconnect(self, failure: Failure) -> None:
         """End as at SIGTERM; nothing more is read for it either."""
-        self._disconnected = failure
+        self._read_no_more(failure)
+        super().reconnect(failure)
+
+    def disconnect(self, failure: Failure) -> None:
+        """The same for one that may do nothing any more."""
+        self._read_no_more(failure)
+        super().disconnect(failure)
+
+    def _read_no_more(self, failure: Failure) -> None:
+        self._no_commands = failure
         if subscription := self._deliveries.subscription:
             self._state.feed.fail(subscription, failure)
         if self._running and (place := self._outbox.command):
             self._running.cancel()
             self._running = None
             self._fill(place, replies.encode(replies.error(failure)))
-        super().disconnect(failure)
 
     def reading_changed(self) -> None:
         """End what it reads now. It may read on another connection, by the new rules."""
         if self._deliveries.subscription or self._running:
             assert self.caller.identity
-            self.disconnect(replies.permissions_changed(self.caller.identity.name))
+            self.reconnect(replies.permissions_changed(self.caller.identity.name))
 
     def welcome(self) -> None:
         """Say what it may do."""
@@ -200,8 +208,8 @@ class Connection(AuthenticatedPeer):
 
     async def _carry_out(self, command: Command, line_number: int, place: Place) -> None:
         try:
-            if self._disconnected:
-                raise Refused(self._disconnected)
+            if self._no_commands:
+                raise Refused(self._no_commands)
             reply = replies.ok(await commands.answer(command.word, command.arguments, self._state, self._deliveries))
         except BadCommand as error:
             self._state.stats.received += 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aggregator import address
+from aggregator.access import users
 
 _UCRED: Final = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
 
@@ -21,17 +22,19 @@ class Credentials:
     address: str | None
     """The IP address of the peer; None on a unix socket."""
     uid: int | None = None
-    """The user at the other end of a unix socket (SO_PEERCRED)."""
+    """The user at the other end of a unix socket (SO_PEERCRED); None where the kernel can't tell."""
     certificate: tuple[str, ...] = ()
     """The names of its verified certificate, each as "DNS:web-1" or "CN:web-1"; empty without a certificate."""
     tls: str | None = None
     """The version of TLS, as "TLSv1.3"; None without TLS."""
+    is_unix: bool = False
+    """Whether it is on a unix socket, also if its user cannot be told."""
 
     @property
     def is_local(self) -> bool:
         """Whether it is on this machine: on a unix socket, or at a loopback address."""
         if self.address is None:
-            return self.uid is not None
+            return self.is_unix
         return ipaddress.ip_address(self.address.partition("%")[0]).is_loopback
 
     @property
@@ -47,7 +50,7 @@ def of(transport: asyncio.BaseTransport) -> Credentials:
         return known
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family == socket.AF_UNIX:
-        return Credentials(None, _uid(sock))
+        return Credentials(None, _uid(sock), is_unix=True)
     name = transport.get_extra_info("peername")
     return Credentials(address.unmapped(name[0]) if name else None)
 
@@ -57,4 +60,4 @@ def _uid(sock: socket.socket) -> int | None:
         _, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     except OSError:
         return None
-    return int(uid)
+    return None if uid == users.overflow_uid() else int(uid)

@@ -15,7 +15,8 @@ FIRST_LINE_BYTES: Final = 1024
 """Most that is kept of somebody who is not known. A token and its word have 61 bytes."""
 
 _WORD: Final = b"AUTH"
-_TOKEN_LINE: Final = re.compile(rb"AUTH agg_[a-z2-7]{52}\r?")
+_AUTH: Final = re.compile(rb"AUTH[ \t\r\n]", re.IGNORECASE)
+_WITH_TOKEN: Final = re.compile(rb"(?i:AUTH)[ \t]+agg_[a-z2-7]{52}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Said:
 class FirstLine:
     """Waits for the first line that is not empty.
 
-    ``text``: the stream may hold any text. Then a line is an AUTH only if it has a token and nothing else.
+    ``text``: the stream may hold any text. Then a line is an AUTH only if a token stands in it: no text has that by
+    chance, and a token must not be stored.
     """
 
     def __init__(self, text: bool) -> None:
@@ -43,41 +45,29 @@ class FirstLine:
     def feed(self, data: bytes) -> Said | None:
         """Take the next bytes; None: it takes more of them to tell."""
         self._held += data
-        looked_at = bytes(self._held[: FIRST_LINE_BYTES + 1])
-        is_all = len(looked_at) == len(self._held) <= FIRST_LINE_BYTES
-        if is_all and BOM.startswith(looked_at):
-            return None
-        start = _start(looked_at)
-        head = looked_at[start : start + len(_WORD) + 1]
-        if head[: len(_WORD)].upper() != _WORD[: len(head)]:
-            return self._no_auth()
-        if len(head) > len(_WORD) and head[len(_WORD) :] not in (b" ", b"\t", b"\r", b"\n"):
-            return self._no_auth()
-        if (end := looked_at.find(b"\n", start)) >= 0:
-            return self._auth(start, end)
-        if is_all:
-            return None
-        return self._no_auth() if len(head) <= len(_WORD) else self._auth(start, len(looked_at))
+        head = bytes(self._held[:FIRST_LINE_BYTES])
+        line = _without_blanks(head)
+        is_full = len(self._held) > FIRST_LINE_BYTES
+        if _AUTH.match(line):
+            return self._said(line, len(head)) if is_full or b"\n" in line else None
+        may_become_auth = BOM.startswith(head) or _WORD.startswith(line.upper())
+        return None if may_become_auth and not is_full else Said(bytes(self._held))
 
     def finish(self) -> Said:
         """Take the end of the stream: an unterminated line counts."""
-        start = _start(self._held)
-        if self._held[start:].upper().split(maxsplit=1)[:1] != [_WORD]:
-            return self._no_auth()
-        return self._auth(start, len(self._held))
+        line = _without_blanks(bytes(self._held))
+        return self._said(line, len(self._held)) if _AUTH.match(line + b"\n") else Said(bytes(self._held))
 
-    def _no_auth(self) -> Said:
-        return Said(bytes(self._held))
-
-    def _auth(self, start: int, end: int) -> Said:
-        line = bytes(self._held[start:end])
-        if self._is_text and not _TOKEN_LINE.fullmatch(line):
-            return self._no_auth()
-        token = line[len(_WORD) :].strip(b" \t\r")
-        rest = bytes(self._held[end + 1 :])
-        return Said(rest, token.decode(errors="replace"), 1 + self._held.count(b"\n", 0, start))
+    def _said(self, line: bytes, end: int) -> Said:
+        """What a line with AUTH says. It may have others behind it, up to ``end`` of what is held."""
+        if self._is_text and not _WITH_TOKEN.match(line):
+            return Said(bytes(self._held))
+        start = end - len(line)
+        line = line.partition(b"\n")[0]
+        token = line[len(_WORD) :].strip(b" \t\r").decode(errors="replace")
+        return Said(bytes(self._held[start + len(line) + 1 :]), token, 1 + self._held.count(b"\n", 0, start))
 
 
-def _start(held: bytes | bytearray) -> int:
-    """Where the first line that is not empty begins."""
-    return len(held) - len(held.removeprefix(BOM).lstrip(b" \t\r\n"))
+def _without_blanks(head: bytes) -> bytes:
+    """From the first line on that is not empty."""
+    return head.removeprefix(BOM).lstrip(b" \t\r\n")

@@ -123,6 +123,7 @@ class ForwardConnection(AuthenticatedPeer):
         rejection = replies.may_not_publish(publisher.name, event)
         for _ in range(len(events)):
             self._state.stats.reject(rejection.code)
+        self.count(len(events))  # or a client that sends it again and again would have no rate
         self._inbox.refused(f"{rejection.detail}: {Excerpt(event.topic.encode())}")
         self._end(b"")
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from aggregator.access.identity import Identity
+from aggregator.access.identity import NOBODY, Identity
 from aggregator.address import host_of
 from aggregator.server.port import Port
 from aggregator.server.state import State
@@ -51,7 +51,7 @@ class ForwardInbox:
         self._port = port
         self._config = config = state.config
         self._max_line_bytes = config.max_line_bytes
-        self.publisher: Identity | None = None
+        self.publisher: Identity | None = NOBODY
         """Whom the chunks are from; None: somebody who may publish to every topic."""
         self._fields = Fields(config.forward_id, config.forward_source)
         self._handshake = Handshake(state.forward_key, socket.gethostname()) if state.forward_key else None

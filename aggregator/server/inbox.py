@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from aggregator.access.identity import Identity
+from aggregator.access.identity import NOBODY, Identity
 from aggregator.server.excerpt import Excerpt
 from aggregator.server.port import Port
 from aggregator.server.state import State
@@ -38,7 +38,7 @@ class Inbox:
         self._line_timeout_s = state.config.line_timeout_s
         self._max_line_bytes = state.config.max_line_bytes
         self._splitter = LineSplitter(state.config.max_line_bytes)
-        self._interpreter = Interpreter(state.config.max_line_bytes)
+        self._interpreter = Interpreter(state.config.max_line_bytes, NOBODY)
         self._unfinished_s = 0.0  # for how long the same line has been unfinished
         self._warned = False
         self._cut = b""  # the start of a last line that may be cut

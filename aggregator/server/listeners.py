@@ -168,6 +168,18 @@ class Listeners:
         if not self._connections:
             self._nobody_left.set()
 
+    def verify_again(self) -> None:
+        """Other authorities or revocation lists are in force: whoever has shown a certificate has to show it again."""
+        for client in list(self._connections):
+            try:
+                if not isinstance(client, AuthenticatedPeer):  # its handshake goes by the old ones
+                    client.disconnect(replies.other_authorities())
+                elif client.credentials.certificate:
+                    client.reconnect(replies.other_authorities())
+            except Exception:  # a defect of ours: the others have to show theirs all the same
+                log.exception("a client that has shown a certificate is dropped")
+                client.abort()
+
     # --- stopping
 
     async def empty_backlog(self) -> None:
@@ -233,6 +245,8 @@ def _origin(client: Credentials) -> str:
     host has 2^64 of the other half. On a unix socket it is the user."""
     if client.uid is not None:
         return f"uid {client.uid}"
+    if client.is_unix:
+        return "an unknown user"
     host = client.address or "an unknown address"  # it may be gone already
     if ":" not in host:
         return host

@@ -25,6 +25,7 @@ from aggregator.server.identities import Identities
 from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
 from aggregator.server.peer import TICK_S
+from aggregator.server.peer_log import PeerLog
 from aggregator.server.port import FORWARD, PORTS, SILENT, Port
 from aggregator.server.reload import CannotLoad, LogLevel, Reloadable, keep_loading, load
 from aggregator.server.sockets import Bound
@@ -69,11 +70,16 @@ class Server:
         intake = Intake(config.queue_events, config.queue_bytes)
         feed = Feed(engine, intake)
         cursors = Cursors(engine, lambda error: self._consumer.fail(error))
-        admission = Admission(config)
-        self._state = state = State(config, engine, intake, feed, cursors, forward_key, files.identities, admission)
+        peer_log = PeerLog()
+        admission = Admission(config, peer_log)
+        self._state = state = State(
+            config, engine, intake, feed, cursors, forward_key, files.identities, admission, peer_log=peer_log
+        )
         files.identities.on_change = admission.renew
         self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.publish)
         self._listeners = Listeners(state, files.contexts)
+        if files.contexts:
+            files.contexts.on_other_authorities = self._listeners.verify_again
         self._files = files
         self._supervisor = Supervisor(state.health, os.environ)
         self._bound = bound
@@ -127,6 +133,8 @@ class Server:
             log.warning(
                 "no authentication: whoever reaches %s can write events and read them", " or ".join(open_to_others)
             )
+        if self._state.config.identities and self._state.config.anonymous is Anonymous.ALL:
+            log.warning("--identities keeps nobody out: with --anonymous all, whoever is not in it may write and read")
         names = {port: " and ".join(map(sockets.name, one.sockets)) for port, one in bound.items()}
         shown = [f"{port.name} {names.get(port, 'off')}" for port in PORTS if port in names or port is SILENT]
         log.info(
@@ -292,10 +300,11 @@ def _refuse_open_ports(bound: Mapping[Port, Bound], rules: Rules, forward_key: b
     if rules.anonymous is Anonymous.ALL or rules.has_addresses:
         return
     asks_nobody = [port for port in bound if not port.tls and not (port is FORWARD and forward_key)]
-    if names := [name for port in asks_nobody for name in _reachable(bound[port])]:
-        raise CannotStart(
-            f"{' and '.join(names)} would let anybody in: set --tls-port, rules in --identities, or --anonymous all"
-        )
+    if names := " and ".join(name for port in asks_nobody for name in _reachable(bound[port])):
+        what = "would let anybody in"
+        if rules.anonymous is Anonymous.NONE:
+            what = "would let nobody in, because tokens are not taken there"
+        raise CannotStart(f"{names} {what}: set --tls-port, rules in --identities, or --anonymous all")
 
 
 def _reachable(bound: Bound) -> list[str]:

@@ -30,7 +30,7 @@ class State:
     forward_key: bytes | None = None
     """What Forward clients must know."""
     identities: Identities = field(default_factory=lambda: Identities(Config()))
-    admission: Admission = field(default_factory=lambda: Admission(Config()))
+    admission: Admission = field(default_factory=lambda: Admission(Config(), PeerLog()))
     stats: Stats = field(default_factory=Stats)
     health: Health = field(default_factory=Health)
     peer_log: PeerLog = field(default_factory=PeerLog)

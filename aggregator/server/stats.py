@@ -26,7 +26,9 @@ class Stats:
     stored: int = counter("unique_processed", "events stored")
     duplicate: int = counter("duplicate_dropped", "events whose key was stored before")
     rejected: int = counter("rejected", "events, lines and commands answered with rejected")
-    skipped_bytes: int = counter("skipped_bytes", "bytes of lines that were too long")
+    skipped_bytes: int = counter(
+        "skipped_bytes", "bytes dropped: of lines that were too long, and of clients that were disconnected"
+    )
     errors: int = counter("errors", "events and lines answered with error")
     connections: int = gauge("connections", "connections that are open")
     connections_total: int = counter("connections_total", "connections accepted")

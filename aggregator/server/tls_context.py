@@ -28,6 +28,9 @@ class Contexts:
         self._config = config
         self._replying: ssl.SSLContext
         self._silent: ssl.SSLContext
+        self._authorities: list[bytes] | None = None
+        self.on_other_authorities: Callable[[], None] = lambda: None
+        """Called when client certificates are verified by other authorities, or other revocation lists."""
 
     def of(self, port: Port) -> ssl.SSLContext:
         """The context for the next client of this port."""
@@ -35,11 +38,18 @@ class Contexts:
 
     def load(self) -> Callable[[], None]:
         """Read all files; return what makes new clients get them. Raises CannotLoad."""
-        replying = _context(self._config, ssl.CERT_OPTIONAL)
-        silent = _context(self._config, ssl.CERT_REQUIRED)
+        config = self._config
+        # Before OpenSSL reads the same: a file that changes in between is new again at the next reload.
+        options = {"--tls-client-ca": config.tls_client_ca, "--tls-crl": config.tls_crl}
+        authorities = [_read(path, option) for option, path in options.items() if path]
+        replying = _context(config, ssl.CERT_OPTIONAL)
+        silent = _context(config, ssl.CERT_REQUIRED)
 
         def swap() -> None:
-            self._replying, self._silent = replying, silent
+            before = self._authorities
+            self._replying, self._silent, self._authorities = replying, silent, authorities
+            if before is not None and before != authorities:
+                self.on_other_authorities()
 
         return swap
 

@@ -14,7 +14,7 @@ from aggregator.server.outbox import Place
 from aggregator.server.peer import Peer
 from aggregator.server.port import Port
 from aggregator.server.state import State
-from aggregator.server.wrap_inbox import WrapInbox
+from aggregator.server.wrap_inbox import Refused, WrapInbox
 from aggregator.wire import Failure
 
 
@@ -37,8 +37,17 @@ class WrapConnection(AuthenticatedPeer):
         self.lift_rate()
         self._close_in_silence()
 
-    def take(self, found: Events) -> None:
+    def disconnect(self, failure: Failure) -> None:
+        """A text without an end is kept here too."""
+        if not self._first_line:
+            self.finish_input()
+        super().disconnect(failure)
+
+    def take(self, found: Events | Refused) -> None:
         """Submit what texts have become."""
+        if isinstance(found, Refused):
+            self.count(found.events)
+            return
         self._state.stats.received += len(found)
         self._submit(found, partial(self._settled, self._outbox.reserve(len(found))))
 

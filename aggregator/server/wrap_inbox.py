@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
-from aggregator.access.identity import Identity
+from aggregator.access.identity import NOBODY, Identity
 from aggregator.address import host_of
 from aggregator.event import Events
 from aggregator.server.excerpt import Excerpt
@@ -45,6 +46,13 @@ WARN_S: Final = 5.0
 """A text that has not ended by then is worth a warning: its client may end texts in a way that is not known here."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """So many events were not given out, because their client may not publish them."""
+
+    events: int
+
+
 class WrapInbox:
     """The texts of one client that wait to be wrapped; its length is their number."""
 
@@ -55,7 +63,7 @@ class WrapInbox:
         self._log = state.peer_log
         self._port = port
         self._config = state.config
-        self._publisher: Identity | None = None  # None: somebody who may publish to every topic
+        self._publisher: Identity | None = NOBODY  # None: somebody who may publish to every topic
         self._framer = Framer(min(state.config.max_line_bytes, MAX_TEXT_BYTES))
         self._framing: Framing | None = None  # as the log knows it
         self._over = False
@@ -95,7 +103,7 @@ class WrapInbox:
         """Take the end of the stream: the unfinished rest is a text too."""
         self._ending = True
 
-    def turn(self) -> Iterator[Events]:
+    def turn(self) -> Iterator[Events | Refused]:
         """Wrap the next texts, up to a turn's worth."""
         if self._wrapper is None:  # now the peer's name is known
             config = self._config
@@ -119,7 +127,9 @@ class WrapInbox:
             if events := self._wrapper.wrap(piece):
                 budget -= len(events) - len(piece)  # an array has several
                 if self._publisher and not self._publisher.may_publish(events.topics):
-                    events = self._permitted(events, self._publisher)
+                    permitted = self._permitted(events, self._publisher)
+                    yield Refused(len(events) - len(permitted))
+                    events = permitted
                 if events:
                     yield events
 

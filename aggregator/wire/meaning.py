@@ -72,12 +72,12 @@ class Publisher(Protocol):
 class Interpreter:
     """The lines of one client, in order: those that wait, and the number of the last one interpreted."""
 
-    def __init__(self, max_line_bytes: int) -> None:
+    def __init__(self, max_line_bytes: int, publisher: Publisher | None) -> None:
         self.line_number = 0
         """The 1-based number, on its connection, of the line whose meaning was given out last."""
         self.line: bytes | None = None
         """That line, if it is no plain event; None if it is over-long."""
-        self.publisher: Publisher | None = None
+        self.publisher = publisher
         """Whom they are from; None: somebody who may publish to every topic."""
         self.max_line_bytes = max_line_bytes
         self.lines: deque[bytes | None] = deque()

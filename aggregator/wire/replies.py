@@ -306,7 +306,7 @@ def auth_required() -> Failure:
 
 
 def nobody_is_known() -> Failure:
-    return Failure(Code.AUTH_REQUIRED, "nobody is known by this address, and this port takes no other proof")
+    return Failure(Code.AUTH_REQUIRED, "no rule knows this address, and this port takes no other credentials")
 
 
 def unknown_token() -> Failure:
@@ -327,6 +327,10 @@ def no_longer_known(who: str) -> Failure:
 
 def permissions_changed(who: str) -> Failure:
     return Failure(Code.SHUTTING_DOWN, f"what {who} may read has changed; connect again")
+
+
+def other_authorities() -> Failure:
+    return Failure(Code.SHUTTING_DOWN, "certificates are verified anew; connect again")
 
 
 def killed() -> Failure:

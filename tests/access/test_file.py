@@ -85,6 +85,10 @@ def test_an_empty_file_knows_nobody() -> None:
         (WEB + "uid = 7", 'identity "web": uid: expected a list, got a number'),
         (WEB + "uid = [true]", 'identity "web": uid: expected the number of a user, got True'),
         (WEB + "uid = [-1]", 'identity "web": uid: expected the number of a user, got -1'),
+        (
+            WEB + "uid = [65534]",
+            'identity "web": uid: 65534 is no user: the kernel says so for every user that it cannot tell',
+        ),
         (WEB + 'cert = ["web-1"]', 'identity "web": cert: expected "DNS:name" or "CN:name", got \'web-1\''),
         (WEB + "address = [1]", 'identity "web": address: expected an address or a network, got 1'),
         (WEB + 'address = ["10.1.0.1/24"]', 'identity "web": address: 10.1.0.1/24 has host bits set'),
@@ -113,7 +117,7 @@ def test_an_empty_file_knows_nobody() -> None:
             WEB + 'token_sha256 = ["hunter2"]',
             'identity "web": token_sha256: expected 64 hexadecimal digits, as `aggregator token` prints them',
         ),
-        (WEB + "uid = [1]\n" + WEB + "uid = [2]", 'identity "web": name: web is given twice, first to "web"'),
+        (WEB + "uid = [1]\n" + WEB + "uid = [2]", 'identity "web": name: there is another identity of this name'),
         (
             WEB + 'uid = [1]\n[[identity]]\nname = "b"\nuid = [1]',
             'identity "b": uid: 1 is given twice, first to "web"',

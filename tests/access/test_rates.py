@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.harness import identities
+from tests.harness import changes, identities
+from tests.harness.changes import Change
+from tests.harness.forward import ForwardPeer, forward
 from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Peer, event
@@ -17,12 +21,26 @@ from tests.harness.wire import Peer, event
 class Limited:
     """A server; ``slow`` is limited, ``fast`` is not."""
 
-    def __init__(self, start_server: StartServer, folder: Path, **limits: float) -> None:
-        slow, slow_stanza = identities.with_token("slow", publish=["*"], **limits)
-        fast, fast_stanza = identities.with_token("fast", publish=["*"], read=["*"], may=["monitor"])
+    def __init__(
+        self, start_server: StartServer, folder: Path, *options: str, changes: Sequence[Change] = (), **limits: object
+    ) -> None:
+        slow, self._slow_stanza = identities.with_token("slow", **{"publish": ["*"], **limits})
+        fast, self._fast_stanza = identities.with_token("fast", publish=["*"], read=["*"], may=["monitor"])
         self.slow, self.fast = identities.auth(slow), identities.auth(fast)
-        path = identities.write(folder / "identities.toml", slow_stanza, fast_stanza)
-        self.server: ServerProcess = start_server("--identities", str(path), "--anonymous", "none")
+        self._path = folder / "identities.toml"
+        self.write()
+        self.server: ServerProcess = start_server(
+            "--identities", str(self._path), "--anonymous", "none", *options, changes=changes
+        )
+
+    def write(self, **limits: float) -> None:
+        identities.write(self._path, {**self._slow_stanza, **limits}, self._fast_stanza)
+
+    def is_slowed(self) -> bool:
+        with Peer(self.server.port) as peer:
+            peer.send(self.fast + b"CLIENTS\n")
+            clients = peer.replies(2)[1]["clients"]
+        return any(one["slowed"] for one in clients if one["identity"] == "slow")
 
     def stats(self) -> dict[str, int]:
         with Peer(self.server.port) as peer:
@@ -145,3 +163,62 @@ def test_a_stop_does_not_wait_for_rates(start_server: StartServer, tmp_path: Pat
             acked = 1500
     server.start()
     assert limited.stats()["stored_total"] == acked
+
+
+# --- what counts
+
+
+def test_each_refused_member_of_a_batch_counts(start_server: StartServer, tmp_path: Path) -> None:
+    limited = Limited(start_server, tmp_path, events_per_s=100, publish=["app"])
+    members = b",".join(event(f"e{number}", "db").strip() for number in range(200))
+    with Peer(limited.server.port) as peer:
+        peer.ask(limited.slow)
+        started = time.monotonic()
+        assert peer.ask(b"[" + members + b"]\n")["rejected"] == 200
+        assert peer.ask(b"PING\n")["pong"]
+        assert time.monotonic() - started >= 1.4, "200 events, less the burst"
+
+
+def test_each_text_counts_that_may_not_be_published(start_server: StartServer, tmp_path: Path) -> None:
+    limited = Limited(start_server, tmp_path, "--wrap-port", "0", events_per_s=10, publish=["db"])
+    with Peer(limited.server.wrap_port) as peer:
+        peer.send(limited.slow + b"a text\n" * 500)
+        wait_until(lambda: limited.stats()["rejected"] >= 300)
+        assert limited.is_slowed()
+
+
+def test_each_event_counts_of_a_chunk_that_is_refused(start_server: StartServer, tmp_path: Path) -> None:
+    pytest.importorskip("msgpack", reason="the Forward port needs the extra forward")
+    limited = Limited(
+        start_server, tmp_path, "--forward-port", "0", events_per_s=10, publish=["app"], address=["127.0.0.0/8"]
+    )
+    with ForwardPeer(limited.server.port_of("forward")) as peer:
+        peer.send(forward("db", [{"n": number} for number in range(1000)], "c"))
+        assert peer.answer() is None
+    with ForwardPeer(limited.server.port_of("forward")) as peer:
+        peer.send(forward("app", [{"n": 1}]))
+        wait_until(limited.is_slowed)
+
+
+# --- the end of a pause
+
+
+def test_a_pause_ends_with_its_rate(start_server: StartServer, tmp_path: Path) -> None:
+    limited = Limited(start_server, tmp_path, events_per_s=0.1)
+    with Peer(limited.server.port) as peer:
+        peer.ask(limited.slow)
+        peer.send(b"".join(event(f"e{number}") for number in range(300)))
+        wait_until(limited.is_slowed)
+        peer.send(event("last"))
+        limited.write(events_per_s=10_000)
+        limited.server.signal(signal.SIGHUP)
+        assert [reply["status"] for reply in peer.replies(301)] == ["stored"] * 301
+
+
+def test_no_pause_hides_that_a_client_has_gone(start_server: StartServer, tmp_path: Path) -> None:
+    limited = Limited(start_server, tmp_path, bytes_per_s=1, changes=[changes.short_pauses])
+    with Peer(limited.server.port) as peer:
+        peer.ask(limited.slow)
+        peer.send(event("e") * 100)
+        wait_until(limited.is_slowed)
+    wait_until(lambda: limited.stats()["connections"] == 1)

@@ -12,6 +12,7 @@ from aggregator.access import token
 from tests.harness import ROOT, elsewhere, identities
 from tests.harness.changes import clients_from_elsewhere
 from tests.harness.polling import wait_until
+from tests.harness.sending import Running
 from tests.harness.server_process import StartServer
 from tests.harness.wire import Peer, event
 
@@ -59,6 +60,27 @@ def test_no_token_is_logged_stored_or_answered(start_server: StartServer, tmp_pa
                 wrapped = one == late  # on the wrap port a second AUTH is a text, and stored as every text is
                 assert wrapped or part.encode() not in file.read_bytes(), file
     assert "(a token)" in server.log
+
+
+def test_no_token_is_seen_of_our_own_sender(start_server: StartServer, tmp_path: Path) -> None:
+    """Neither by other users of its machine, nor in what it writes."""
+    secret, stanza = identities.with_token("web", publish=["app"], read=["*"], may=["admin"])
+    path = identities.write(tmp_path / "identities.toml", stanza)
+    server = start_server("--identities", str(path), "--anonymous", "none", "--log-level", "debug")
+    token_file, rejects = tmp_path / "token", tmp_path / "rejects"
+    token_file.write_text(secret)
+    sender = Running(server.port, "--token-file", token_file, "--rejects", rejects, "-", stderr=tmp_path / "errors")
+    sender.stdin.write(event("a", "app") + event("b", "db") + b"no event\n")
+    sender.stdin.flush()
+    wait_until(lambda: rejects.exists() and rejects.read_bytes().count(b"\n") == 2)
+    process = Path("/proc") / str(sender.process.pid)
+    seen = [(process / name).read_bytes() for name in ("cmdline", "environ", "comm")]
+    sender.stdin.close()
+    assert sender.process.wait(60) == 1
+    seen += [rejects.read_bytes(), sender.errors.encode(), server.log.encode()]
+
+    assert str(token_file).encode() in seen[0]
+    assert not any(secret[:SHOWN].encode() in one or secret[-SHOWN:].encode() in one for one in seen)
 
 
 def test_the_token_command_prints_what_lets_its_owner_in(start_server: StartServer, tmp_path: Path) -> None:

@@ -83,6 +83,21 @@ def test_a_true_client_is_served_while_strangers_come(start_server: StartServer,
             assert stats["connections_refused"] == 0
 
 
+@pytest.mark.parametrize("port", ["acked", "silent", "wrap"])
+def test_whoever_could_show_nothing_is_turned_away_at_once(
+    start_server: StartServer, tmp_path: Path, port: str
+) -> None:
+    known = Known(start_server, tmp_path, "--auth-timeout", "600", "--wrap-port", "0")
+    number = known.server.port if port == "acked" else known.server.port_of(port)
+    with known.client() as client:
+        for _ in range(3):
+            with Peer(number, source=elsewhere.STRANGER) as stranger:
+                told = stranger.raw_rest()
+                assert (b"tokens are taken over TLS, loopback and unix sockets only" in told) is (port == "acked")
+        stats = client.ask(b"STATS\n")
+        assert (stats["auth_failed"], stats["pending"], stats["evicted"]) == (3, 0, 0)
+
+
 def test_strangers_have_so_many_seconds(start_server: StartServer, tmp_path: Path) -> None:
     known = Known(start_server, tmp_path, "--auth-timeout", "2")
     with Peer(known.server.port) as silent, Peer(known.server.port) as slow, known.client() as client:
@@ -151,6 +166,7 @@ def test_a_port_that_would_let_anybody_in_does_not_start(new_server: StartServer
     path = identities.write(tmp_path / "identities.toml", stanza)
     server = new_server("--host", host, "--identities", str(path), "--anonymous", "none")
     assert not server.try_to_start(), "tokens are of no use on a plain port"
+    assert "would let nobody in, because tokens are not taken there: set --tls-port, rules" in server.log
 
     path = identities.write(tmp_path / "identities.toml", {**stanza, "address": ["10.1.0.0/24"]})
     server = new_server("--host", host, "--identities", str(path))
@@ -165,6 +181,14 @@ def test_a_mistake_in_the_file_is_one_line_and_no_start(new_server: StartServer,
     assert server.wait() == 1
     why = "identity \"web\": uid: expected the number of a user, got 'root'"
     assert server.log == f"aggregator: {path} (--identities): {why}\n"
+
+
+def test_a_file_that_keeps_nobody_out_is_named_in_the_log(new_server: StartServer, tmp_path: Path) -> None:
+    _, stanza = identities.with_token("web", publish=["*"])
+    path = identities.write(tmp_path / "identities.toml", stanza)
+    for anonymous, warned in (("all", True), ("loopback", False)):
+        server = new_server("--identities", str(path), "--anonymous", anonymous).start()
+        assert ("--identities keeps nobody out" in server.log) is warned
 
 
 # --- addresses

@@ -28,6 +28,7 @@ from aggregator.cli import serve
 from aggregator.config import Config
 from aggregator.event import Event, Events
 from aggregator.server import (
+    authenticated_peer,
     commands,
     consumer,
     credentials,
@@ -132,6 +133,17 @@ def small_slices() -> None:
 def impatient() -> None:
     """Mute a client that does not read its replies after half a second, instead of five."""
     _put(peer, "REPLY_DEADLINE_S", 0.5)
+
+
+def patient() -> None:
+    """Wait a minute, instead of a second, for the end of a client after our half of the close."""
+    _put(peer, "LINGER_S", 60.0)
+    _put(authenticated_peer, "LINGER_S", 60.0)
+
+
+def short_pauses() -> None:
+    """Pause for a rate half a second at most, instead of a minute."""
+    _put(authenticated_peer, "MAX_PAUSE_S", 0.5)
 
 
 def quick_own_answers() -> None:

@@ -24,7 +24,7 @@ ELSEWHERE: Final = {
     KNOWN_ADDRESS: Credentials("10.1.0.7"),
     CERTIFICATE: Credentials("10.9.9.9", certificate=("DNS:web-1", "CN:web-1"), tls="TLSv1.3"),
     FOREIGN_CERTIFICATE: Credentials("10.9.9.9", certificate=("DNS:other",), tls="TLSv1.3"),
-    KNOWN_USER: Credentials(None, 1001),
-    OTHER_USER: Credentials(None, 4711),
-    SUPERUSER: Credentials(None, 0),
+    KNOWN_USER: Credentials(None, 1001, is_unix=True),
+    OTHER_USER: Credentials(None, 4711, is_unix=True),
+    SUPERUSER: Credentials(None, 0, is_unix=True),
 }

@@ -15,6 +15,7 @@ from aggregator.config import Config
 from aggregator.server import tls
 from aggregator.server.admission import Admission
 from aggregator.server.handshakes import STEPS_A_TURN, HandshakeTurns
+from aggregator.server.peer_log import PeerLog
 from aggregator.server.port import TLS, TLS_SILENT
 from aggregator.server.tls import TlsLayer, TlsTransport
 from tests.harness.certificates import Authority, Pair
@@ -89,7 +90,7 @@ class Session:
         self.results: list[tuple[str, str]] = []
         self.lost = 0
         self.layer = TlsLayer(
-            self.plain, lambda: server, TLS_SILENT if silent else TLS, HandshakeTurns(), Admission(Config()),
+            self.plain, lambda: server, TLS_SILENT if silent else TLS, HandshakeTurns(), Admission(Config(), PeerLog()),
             self._opened, lambda _, result, why: self.results.append((result, why)), self._lose,
         )  # fmt: skip
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -1,0 +1,56 @@
+"""Until an inbox is told whom it is from, its client may do nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from aggregator.access.identity import ANONYMOUS, NOBODY, Identity
+from aggregator.access.topics import Topics
+from aggregator.config import Config
+from aggregator.event import Events
+from aggregator.server.cursors import Cursors
+from aggregator.server.feed import Feed
+from aggregator.server.inbox import Inbox
+from aggregator.server.intake import Intake
+from aggregator.server.port import ACKED, FORWARD, WRAP
+from aggregator.server.state import State
+from aggregator.server.wrap_inbox import WrapInbox
+from tests.harness.dict_engine import DictEngine
+from tests.harness.wire import event
+
+LINES = {Inbox: event("e"), WrapInbox: b"a text\n"}
+
+
+def state() -> State:
+    engine, intake = DictEngine(), Intake(1, 1)
+    return State(Config(), engine, intake, Feed(engine, intake), Cursors(engine, lambda _: None))
+
+
+def published(inbox: Inbox | WrapInbox) -> int:
+    """How many events are given out of what it has."""
+    return sum(len(found) for found in inbox.turn() if isinstance(found, Events))
+
+
+@pytest.fixture(params=[Inbox, WrapInbox])
+def inbox(request: pytest.FixtureRequest) -> Inbox | WrapInbox:
+    kind: type[Inbox] | type[WrapInbox] = request.param
+    made = kind(state(), ACKED if kind is Inbox else WRAP)
+    made.feed(10 * LINES[kind])
+    return made
+
+
+def test_nobody_may_publish(inbox: Inbox | WrapInbox) -> None:
+    assert published(inbox) == 0
+
+
+def test_nor_by_chunks() -> None:
+    pytest.importorskip("msgpack", reason="the Forward port needs the extra forward")
+    from aggregator.server.forward_inbox import ForwardInbox  # here, because it needs the extra
+
+    assert ForwardInbox(state(), FORWARD).publisher is NOBODY
+
+
+@pytest.mark.parametrize("identity", [ANONYMOUS, Identity("web", Topics(["t", "app"]))])
+def test_whoever_is_known_may(inbox: Inbox | WrapInbox, identity: Identity) -> None:
+    inbox.identify(identity)
+    assert published(inbox) == 10
