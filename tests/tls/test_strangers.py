@@ -132,11 +132,14 @@ def test_a_flood_of_handshakes_leaves_time_for_who_is_known(
 
 
 @pytest.mark.skipif(not key_updates.library(), reason="needs OpenSSL's library")
+@pytest.mark.parametrize("kind", [key_updates.REQUESTED, key_updates.NOT_REQUESTED])
 @pytest.mark.parametrize("port", ["TLS", "silent TLS"])
-def test_who_asks_for_new_keys_for_ever_and_reads_nothing_is_dropped(start_tls: StartServer, port: str) -> None:
-    server = start_tls(changes=[changes.quick_own_answers])
+def test_who_asks_for_new_keys_for_ever_and_reads_nothing_is_dropped(
+    start_tls: StartServer, port: str, kind: int
+) -> None:
+    server = start_tls("--auth-timeout", "60", changes=[changes.quick_own_answers])
     rss_before = server.rss_bytes
-    command = [sys.executable, "-m", "tests.harness.key_updates", str(server.port_of(port)), "3000000"]
+    command = [sys.executable, "-m", "tests.harness.key_updates", str(server.port_of(port)), "3000000", str(kind)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as client:
         try:
             assert client.stdout
