@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,11 +121,16 @@ def test_the_log_level_is_read_again_and_nobody_is_dropped(start_server: StartSe
 def test_a_fifo_without_a_writer_holds_nothing_up(option: str, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
-    config = Config(**{option: fifo})
-    with pytest.raises((CannotLoad, CannotStart)) as caught:
+    options: dict[str, Any] = {option: fifo}
+    config = Config(**options)
+
+    def read_all() -> None:
         for one in Files(config, [TLS] if option == "tls_cert" else []).all:
             one.load()
         _forward_key(config)
+
+    with pytest.raises((CannotLoad, CannotStart)) as caught:
+        read_all()
     assert str(caught.value) == f"cannot read {fifo} (--{option.replace('_', '-')}): not a regular file"
 
 
