@@ -112,8 +112,8 @@ def _half_a_hello(context: ssl.SSLContext) -> bytes:
 def test_as_many_strangers_as_there_are_places_cost_little_and_go_in_time(
     start_tls: StartServer, authority: Authority, record_figures: RecordFigures, tmp_path: Path
 ) -> None:
-    """Of each kind a quarter: half a ClientHello, a kibibyte without an end, and floods of PING and of AUTH whose replies
-    nobody reads. Some of the first go on with a byte now and then."""
+    """Of each kind a quarter: half a ClientHello, a kibibyte without an end, and floods of PING and of AUTH whose
+    replies nobody reads. Some of the first go on with a byte now and then."""
     places = 960
     mine, stanza = identities.with_token("mine", publish=["*"], read=["*"], may=["monitor"])
     known = identities.write(tmp_path / "known", stanza)
