@@ -478,6 +478,24 @@ def test_steps_leave_half_of_the_time_to_others(loop: Loop, step_s: float) -> No
     assert len(done) == 201
 
 
+def test_short_turns_are_rested_from_too(loop: Loop) -> None:
+    """Steps that come one at a time: each is shorter than an event loop can sleep."""
+    turns, step_s, count = TlsTurns(), 0.0003, 200
+    done: list[float] = []
+
+    def step() -> None:
+        loop.now += step_s
+        done.append(loop.now)
+        if len(done) < count:
+            loop.call_soon(lambda: turns.run(step))
+
+    started = loop.now
+    turns.run(step)
+    loop.run()
+    assert len(done) == count
+    assert loop.now - started >= 2 * count * step_s - step_s - REST_S
+
+
 def test_a_step_that_raises_holds_up_no_other(loop: Loop) -> None:
     turns = TlsTurns()
     done: list[int] = []
