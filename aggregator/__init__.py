@@ -12,6 +12,8 @@ Ground: what everything else speaks of.
 - ``metric``                     a number that the server shows, and its declaration
 - ``config``                     what an administrator may set
 - ``address``                    network addresses as text
+- ``openssl``                    a certificate with its key, and why TLS has failed
+- ``regular_file``               files that are read as a whole
 - ``streams``                    standard input, output and error, whatever the caller made of them
 
 Wire: the language of the socket, without any input or output.
@@ -89,7 +91,8 @@ Server: one process.
 - ``server.port``                the kinds of port
 - ``server.activation``          listening sockets from outside
 - ``server.tls``                 TLS between a transport and a client's protocol
-- ``server.handshakes``          when its handshakes get their turns
+- ``server.tls_turns``           when work that strangers ask for gets its turns
+- ``server.tls_handshake``       a client until its handshake is over
 - ``server.tls_context``         certificates to TLS contexts
 - ``server.reload``              what is read from files again at SIGHUP
 - ``server.credentials``         what the network itself knows of a client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Final
 
 EVERYWHERE: Final = ("0.0.0.0", "::", "*")  # noqa: S104 (nothing is bound here)
@@ -29,6 +30,16 @@ def without_brackets(text: str) -> str:
 def unmapped(host: str) -> str:
     """The IPv4 address of a peer that an IPv6 socket has accepted (``::ffff:192.0.2.1``); others as they are."""
     return host.removeprefix(_MAPPED) if "." in host else host
+
+
+def parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """An IP address, without the zone that a link-local one may have (``fe80::1%eth0``). Raises ValueError."""
+    return ipaddress.ip_address(host.partition("%")[0])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an IP address is this machine's, and no other reaches it."""
+    return parsed(host).is_loopback
 
 
 def loopback_of(host: str) -> str:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aggregator.config import Config
+from aggregator.server.port import TLS
 from aggregator.server.reload import CannotLoad, LogLevel, keep_loading, load
+from aggregator.server.server import CannotStart, Files, _forward_key
 from aggregator.server.stats import Stats
+from tests.harness import changes
+from tests.harness.background import in_background
 from tests.harness.command_line import aggregator, assert_one_line
 from tests.harness.polling import until, wait_until
 from tests.harness.server_process import StartServer
@@ -108,6 +115,34 @@ def test_the_log_level_is_read_again_and_nobody_is_dropped(start_server: StartSe
         assert server.ask("STATS")["config_reload_ok"] == 0
         assert peer.ask(event("after"))["status"] == "stored"
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("option", ["tls_cert", "identities", "log_level_file", "forward_shared_key_file"])
+def test_a_fifo_without_a_writer_holds_nothing_up(option: str, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
+    options: dict[str, Any] = {option: fifo}
+    config = Config(**options)
+
+    def read_all() -> None:
+        for one in Files(config, [TLS] if option == "tls_cert" else []).all:
+            one.load()
+        _forward_key(config)
+
+    with pytest.raises((CannotLoad, CannotStart)) as caught:
+        read_all()
+    assert str(caught.value) == f"cannot read {fifo} (--{option.replace('_', '-')}): not a regular file"
+
+
+def test_a_server_that_waits_for_a_disk_ends_when_it_is_told_to(new_server: StartServer, tmp_path: Path) -> None:
+    level, reached = tmp_path / "level", tmp_path / "reached"
+    level.write_text("info")
+    server = new_server("--log-level-file", str(level), changes=[changes.hung_disk])
+    with in_background(server.try_to_start):
+        wait_until(reached.exists)
+        server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert "stopped while reading files" in server.log
 
 
 def test_a_missing_file_at_the_start_is_one_clear_line(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.cli.parser import Parser
+from aggregator.cli.target import add_target
 from tests.harness import wire
 from tests.harness.command_line import aggregator, assert_one_line
 from tests.harness.polling import wait_until
@@ -223,3 +225,16 @@ def test_a_reader_that_has_closed_is_gone_in_seconds(
         wait_until(lambda: server.ask("STATS")["uptime_s"] > looked_at)
         assert server.ask("STATS")["subscribers"] == 1
     wait_until(lambda: server.ask("STATS")["subscribers"] == 0)
+
+
+def test_a_socket_in_a_folder_of_another_user_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_socket", denied)
+    monkeypatch.setenv("AGGREGATOR_SOCKET", "/theirs/socket")
+    monkeypatch.setenv("AGGREGATOR_PORT", "1234")
+    parser = Parser()
+    add_target(parser)
+    configured = parser.parse_args([]).to.settle([])
+    assert (configured.host, configured.port) == ("127.0.0.1", 1234)

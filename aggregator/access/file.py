@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from aggregator import regular_file
 from aggregator.access import users
 from aggregator.access.identity import RESERVED, Identity, Permission
 from aggregator.access.rules import Network, Stanza
@@ -76,12 +77,8 @@ def name_fault(name: object) -> str | None:
 
 
 def _text(path: Path) -> str:
-    # Not blocking: at a FIFO without a writer the start would hang.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadIdentities("not a regular file")
+    with regular_file.opened(path) as file:
+        status = os.fstat(file.fileno())
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise BadIdentities("others than its owner may write it: chmod 640")
         if status.st_mode & stat.S_IROTH:

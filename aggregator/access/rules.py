@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from aggregator import address
 from aggregator.access import token, users
 from aggregator.access.identity import ADMINISTRATOR, ANONYMOUS, AuthMethod, Identity
 from aggregator.config import Anonymous
@@ -103,8 +104,8 @@ class Rules:
         return self._uids.get(uid) or (ADMINISTRATOR if uid in (users.SUPERUSER, self.own_uid) else None)
 
     def _by_address(self, text: str) -> Identity | None:
-        address = ipaddress.ip_address(text.partition("%")[0])
-        for width in self._widths[address.version]:
-            if found := self._networks.get(ipaddress.ip_network((address, width), strict=False)):
+        known = address.parsed(text)
+        for width in self._widths[known.version]:
+            if found := self._networks.get(ipaddress.ip_network((known, width), strict=False)):
                 return found
         return None

@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
+from aggregator import openssl
 from aggregator.address import loopback_of
 from aggregator.cli.parser import ENV, Default, Parser, address, complain, file, host, integer, option
 from aggregator.client.connect import Server
@@ -38,7 +39,7 @@ def add_target(parser: Parser) -> None:
 
     def configured(remarks: list[str]) -> _Target:
         path: Path | None = configured_path.settle(remarks)
-        if path and path.is_socket():
+        if path and _is_socket(path):
             return _Target(str(path.absolute()), 0)
         return _Target(loopback_of(configured_host.settle(remarks)), configured_port.settle(remarks))
 
@@ -62,6 +63,13 @@ def server_of(options: argparse.Namespace) -> Server:
     return Server(target.host, target.port, context, token)
 
 
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except PermissionError:  # its folder is another user's
+        return False
+
+
 def _target(text: str) -> _Target:
     if text.startswith(_UNIX) and len(text) > len(_UNIX):
         return _Target(str(Path(text.removeprefix(_UNIX)).absolute()), 0)
@@ -72,9 +80,6 @@ def _target(text: str) -> _Target:
 
 
 def _context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl.SSLContext:
-    def no_password() -> str:  # OpenSSL would ask for one on the terminal
-        raise _NoPassword
-
     if key and not certificate:
         _give_up("--key needs --cert")
     context = ssl.create_default_context()
@@ -86,8 +91,8 @@ def _context(ca: Path | None, certificate: Path | None, key: Path | None) -> ssl
             _look_into(certificate)
             if key:
                 _look_into(key)
-            context.load_cert_chain(certificate, key, no_password)
-    except _NoPassword:
+            openssl.add_certificate(context, certificate, key)
+    except openssl.EncryptedKey:
         _give_up(f"{key or certificate}: the key is encrypted")
     except ssl.SSLError as error:
         files = ", ".join(str(one) for one in (ca, certificate, key) if one)
@@ -111,7 +116,3 @@ def _look_into(path: Path) -> bytes:
 
 def _give_up(why: str) -> NoReturn:
     raise SystemExit(complain(why))
-
-
-class _NoPassword(Exception):
-    """A key is encrypted."""

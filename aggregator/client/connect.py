@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeVar
 
-from aggregator.address import join, without_brackets
+from aggregator.address import is_loopback, join, without_brackets
 from aggregator.client.reply import reason
 
 STAGGER_S: Final = 0.25
@@ -51,7 +50,7 @@ class Server:
     port: int
     ssl: ssl.SSLContext | None = None
     """With it the server is spoken to over TLS; its certificate has to be for ``host``."""
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     """What says who we are. It goes over TLS, a unix socket or loopback, and nowhere else."""
 
     @property
@@ -85,7 +84,7 @@ async def open_connection(
 
 
 def _is_local(reached: Reached) -> bool:
-    return reached.socket.family == socket.AF_UNIX or ipaddress.ip_address(reached.address[0]).is_loopback
+    return reached.socket.family == socket.AF_UNIX or is_loopback(reached.address[0])
 
 
 async def connect(host: str, port: int, last: SocketAddress | None = None) -> Reached:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from aggregator import openssl
 from aggregator.client import match
 from aggregator.wire import Code, Status
 
@@ -21,7 +22,9 @@ _ACKS: Final = (
     (b'{"status":"duplicate",', Status.DUPLICATE),
 )
 
-_ENDS_CONNECTION: Final = (Code.BUSY, Code.SHUTTING_DOWN, Code.AUTH_REQUIRED, Code.AUTH_FAILED, Code.KILLED)
+_ENDS_CONNECTION: Final = (
+    Code.BUSY, Code.SHUTTING_DOWN, Code.TLS_REQUIRED, Code.AUTH_REQUIRED, Code.AUTH_FAILED, Code.KILLED,
+)  # fmt: skip
 """What a server says before it ends the connection."""
 
 
@@ -132,9 +135,9 @@ def reason(error: OSError | UnicodeError) -> str:
     if isinstance(error, socket.gaierror) or not isinstance(error, OSError):
         return str(error.strerror if isinstance(error, OSError) else error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
+        return openssl.reason(error)
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
+        return f"TLS: {openssl.reason(error)}"
     if error.errno:
         return os.strerror(error.errno)
     return str(error) or "timed out"

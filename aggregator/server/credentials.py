@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
+import ssl
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aggregator import address
 from aggregator.access import users
@@ -35,7 +35,7 @@ class Credentials:
         """Whether it is on this machine: on a unix socket, or at a loopback address."""
         if self.address is None:
             return self.is_unix
-        return ipaddress.ip_address(self.address.partition("%")[0]).is_loopback
+        return address.is_loopback(self.address)
 
     @property
     def is_private(self) -> bool:
@@ -53,6 +53,19 @@ def of(transport: asyncio.BaseTransport) -> Credentials:
         return Credentials(None, _uid(sock), is_unix=True)
     name = transport.get_extra_info("peername")
     return Credentials(address.unmapped(name[0]) if name else None)
+
+
+def over_tls(plain: asyncio.BaseTransport, tls: ssl.SSLObject) -> Credentials:
+    """The same after a handshake. Raises ValueError if a name in its certificate is no text."""
+    return Credentials(of(plain).address, None, _names(tls.getpeercert()), tls.version())
+
+
+def _names(certificate: Any) -> tuple[str, ...]:
+    if not certificate:
+        return ()
+    alternative = [f"DNS:{name}" for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
+    parts = [part for parts in certificate.get("subject", ()) for part in parts]
+    return (*alternative, *(f"CN:{name}" for kind, name in parts if kind == "commonName"))
 
 
 def _uid(sock: socket.socket) -> int | None:

@@ -16,13 +16,14 @@ from aggregator.server.admission import Holder, Slot
 from aggregator.server.authenticated_peer import AuthenticatedPeer
 from aggregator.server.connection import Connection
 from aggregator.server.credentials import Credentials
-from aggregator.server.handshakes import HandshakeTurns
 from aggregator.server.peer import Peer
 from aggregator.server.port import FORWARD, WRAP, Port
 from aggregator.server.sockets import Bound, CannotListen
 from aggregator.server.state import State
 from aggregator.server.tls import TlsLayer, TlsTransport
 from aggregator.server.tls_context import Contexts
+from aggregator.server.tls_handshake import TlsHandshake
+from aggregator.server.tls_turns import TlsTurns
 from aggregator.server.wrap import WrapConnection
 from aggregator.wire import Failure, replies
 
@@ -52,7 +53,7 @@ timeout."""
 
 
 class Client(Holder, Protocol):
-    """Who has a slot: a peer, or the layer that stands for it until its handshake is over."""
+    """Who has a slot: a peer, or what stands for it until its handshake is over."""
 
     def admit(self, slot: Slot) -> None:
         """It has this slot."""
@@ -70,7 +71,7 @@ class Listeners:
     def __init__(self, state: State, contexts: Contexts | None = None) -> None:
         self._state = state
         self._contexts = contexts  # None: no port speaks TLS
-        self._turns = HandshakeTurns()
+        self._turns = TlsTurns()
         self._listeners: list[asyncio.Server] = []
         self._backlogs: list[socket.socket] = []  # those that end with this process
         self._files: list[sockets.SocketFile] = []
@@ -118,48 +119,39 @@ class Listeners:
         self._state.stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
-    def _client(self, port: Port, writer: asyncio.StreamWriter) -> AuthenticatedPeer | TlsLayer:
+    def _client(self, port: Port, writer: asyncio.StreamWriter) -> AuthenticatedPeer | TlsHandshake:
         connection = _class_for(port)(self._state, port, self._ended, writer)
-        transport = writer.transport
+        transport = cast(asyncio.Transport, writer.transport)
         if not port.tls:
             transport.set_protocol(connection)
             connection.connection_made(transport)
             return connection
         assert self._contexts
-        return TlsLayer(
-            cast(asyncio.Transport, transport), partial(self._contexts.of, port), port, self._turns,
-            self._state.admission, partial(self._opened, connection), partial(self._shaken, port), self._ended,
-        )  # fmt: skip
+        handshake = TlsHandshake(self._state, port, transport, partial(self._opened, connection), self._ended)
+        TlsLayer(transport, connection, partial(self._contexts.of, port), port, self._turns, handshake)
+        return handshake
 
-    def _opened(self, connection: AuthenticatedPeer, layer: TlsLayer, transport: TlsTransport) -> AuthenticatedPeer:
-        """A handshake has ended well: the client takes the slot of the layer."""
-        self._connections[connection] = slot = self._connections.pop(layer)
+    def _opened(self, connection: AuthenticatedPeer, handshake: TlsHandshake, transport: TlsTransport) -> None:
+        """A handshake has ended well: the client takes its slot."""
+        self._connections[connection] = slot = self._connections.pop(handshake)
         slot.holder = connection
         connection.connection_made(transport)
         connection.admit(slot)
         if self._stopping:
             asyncio.get_running_loop().call_soon(connection.shut_down, self._stopping)
-        return connection
 
-    def _shaken(self, port: Port, layer: TlsLayer, result: str, why: str) -> None:
-        """A handshake has ended, well or not. A client that was refused is none of these."""
-        if slot := self._connections.get(layer):
-            self._state.stats.handshake(result)
-            if result not in ("ok", "gone"):
-                self._state.peer_log.say(logging.WARNING, f"{port.name}: no TLS with %s: {why}", slot.origin)
-
-    def _refuse(self, client: AuthenticatedPeer | TlsLayer, port: Port, failure: Failure) -> None:
+    def _refuse(self, client: AuthenticatedPeer | TlsHandshake, port: Port, failure: Failure) -> None:
         self._state.stats.connections_refused += 1
         if not self._stopping:
             self._state.peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
         # Over TLS it could be told only after a handshake, which costs more than to serve it.
-        if isinstance(client, TlsLayer) or not port.replies or len(self._refused) >= SPARE_DESCRIPTORS // 2:
+        if isinstance(client, TlsHandshake) or not port.replies or len(self._refused) >= SPARE_DESCRIPTORS // 2:
             client.abort()
             return
         self._refused.add(client)
         client.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
 
-    def _ended(self, ended: Peer | TlsLayer) -> None:
+    def _ended(self, ended: Peer | TlsHandshake) -> None:
         client = cast(Client, ended)  # a peer has no slot, and an AuthenticatedPeer has
         self._refused.discard(client)
         if slot := self._connections.pop(client, None):

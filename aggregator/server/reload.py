@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from aggregator import regular_file
 from aggregator.server.stats import Stats
 
 log = logging.getLogger("aggregator")
@@ -38,7 +39,7 @@ class LogLevel:
     def load(self) -> Callable[[], None]:
         """Raises CannotLoad."""
         try:
-            word = self._path.read_text(encoding="utf-8").strip().lower()
+            word = regular_file.read(self._path).decode().strip().lower()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else error.reason
             raise CannotLoad(f"cannot read {self._path} (--log-level-file): {why}") from error

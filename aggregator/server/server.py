@@ -9,11 +9,11 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from aggregator import __version__, storage
+from aggregator import __version__, regular_file, storage
 from aggregator.access.rules import Rules
 from aggregator.config import Anonymous, Config
 from aggregator.server import activation, signals, sockets
@@ -42,6 +42,9 @@ LAST_COMMIT_S: Final = 2.0
 
 FAILURE_REPLIES_S: Final = 0.5
 """How long a server whose store has failed takes to say so to its clients before it exits."""
+
+
+T = TypeVar("T")
 
 
 class CannotStart(Exception):
@@ -223,21 +226,14 @@ async def serve(config: Config) -> End:
     _allow_descriptors(config.max_connections)
     inherited = _inherited()
     ports = [port for port in PORTS if port in inherited or port.is_on(config)]
-    forward_key = _forward_key(config, is_used=FORWARD in ports)
     files = Files(config, ports)
     try:
-        await load(files.all)
-    except CannotLoad as error:
-        raise CannotStart(str(error)) from error
-    # 1. Bind, so that whatever is wrong with an address is found before there is a file.
-    binding = asyncio.create_task(_bind(config, inherited))
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({binding, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    if not binding.done():
-        log.info("stopped while looking for %s", config.host)
+        # 1. Read what is in files, and bind: so whatever is wrong with them is found before there is a database.
+        forward_key = await _unless_stopped(stop, _read(config, files, FORWARD in ports), "reading files")
+        bound = await _unless_stopped(stop, _bind(config, inherited), f"looking for {config.host}")
+    except _Stopped as early:
+        log.info("stopped while %s", early)
         return End.EARLY
-    stopped.cancel()
-    bound = binding.result()
     # 2. Open the store, prove it, and serve.
     try:
         _refuse_open_ports(bound, files.identities.rules, forward_key)
@@ -262,6 +258,29 @@ async def _serve(
     except BaseException:
         await engine.close()
         raise
+
+
+class _Stopped(Exception):
+    """The server was told to stop; the text says while doing what."""
+
+
+async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T], what: str) -> T:
+    """Do this, which a disk or a name server may hold up for ever. Raises _Stopped."""
+    working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if not working.done():
+        raise _Stopped(what)
+    stopped.cancel()
+    return working.result()
+
+
+async def _read(config: Config, files: Files, forwards: bool) -> bytes | None:
+    """Read all files; return the key of the Forward port, if there is one. Raises CannotStart."""
+    try:
+        await load(files.all)
+    except CannotLoad as error:
+        raise CannotStart(str(error)) from error
+    return await asyncio.to_thread(_forward_key, config) if forwards else None
 
 
 def _inherited() -> dict[Port, Bound]:
@@ -312,17 +331,15 @@ def _reachable(bound: Bound) -> list[str]:
     return [sockets.name(one) for one in bound.sockets if sockets.is_reachable(one)]
 
 
-def _forward_key(config: Config, is_used: bool) -> bytes | None:
+def _forward_key(config: Config) -> bytes | None:
     """What Forward clients must know; None: nothing. Raises CannotStart, also if the port cannot be served here."""
-    if not is_used:
-        return None
     if importlib.util.find_spec("msgpack") is None:
         raise CannotStart("the forward port needs msgpack: pip install 'aggregator[forward]'")
     path = config.forward_shared_key_file
     if path is None:
         return None
     try:
-        key = path.read_bytes().rstrip(b"\r\n")
+        key = regular_file.read(path).rstrip(b"\r\n")
     except OSError as error:
         raise CannotStart(f"cannot read {path} (--forward-shared-key-file): {error.strerror}") from error
     if not key:

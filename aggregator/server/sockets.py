@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import logging
 import os
 import socket
@@ -108,7 +107,7 @@ def name(one: socket.socket) -> str:
 
 def is_reachable(one: socket.socket) -> bool:
     """Whether other machines can reach it."""
-    return one.family != socket.AF_UNIX and not ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback
+    return one.family != socket.AF_UNIX and not address.is_loopback(one.getsockname()[0])
 
 
 def _make_room(path: Path) -> None:
@@ -147,7 +146,7 @@ _ANY_OF_THEM: Final = "{}, {} or {}".format(*address.EVERYWHERE)
 
 def _is_everywhere(text: str) -> bool:
     with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(text.partition("%")[0]).is_unspecified
+        return address.parsed(text).is_unspecified
     return False
 
 

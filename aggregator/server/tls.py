@@ -5,12 +5,13 @@ can hold descriptors; and it closes at the peer's half-close, while commits are 
 
 Rules that hold here:
 
-- A connection has its slot from the moment it is accepted: the layer holds that until the handshake is over, and is
-  one of those who have not said yet who they are.
 - The peer's close_notify is the end of its stream. So is its FIN without one, but then the last line may be cut.
 - Ours is a close_notify and a FIN. On a silent port it is a FIN alone, because senders that never read look for that at
   the socket (rsyslog), and an alert before it would hide it.
-- What is read is decrypted at once, so that nothing waits in the layer while reading is paused.
+- What is read is decrypted whether or not the protocol has paused reading, and the plain transport is paused until all
+  of it is. So no more than one read waits in the layer.
+- What strangers ask OpenSSL to do is done in turns (``tls_turns``). Of others the loop does a little at once, because
+  27 bytes can cost 38 µs (a KeyUpdate).
 """
 
 from __future__ import annotations
@@ -18,20 +19,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
+import traceback
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from aggregator import address
-from aggregator.server.admission import Admission, Slot
-from aggregator.server.credentials import Credentials, of
-from aggregator.server.handshakes import HandshakeTurns
+from aggregator import openssl
+from aggregator.server import credentials
+from aggregator.server.credentials import Credentials
 from aggregator.server.port import Port
-from aggregator.wire import Failure, replies
-
-LAST_HANDSHAKE_S: Final = 1.0
-"""How long handshakes may go on when the server is stopping: whoever is in the middle of one may end it, and strangers
-hold up nothing."""
+from aggregator.server.tls_turns import TlsTurns
+from aggregator.wire import replies
 
 LINGER_S: Final = 1.0
 """How long a client whose handshake has failed is read after our last words: closing with unread data is a reset, which
@@ -41,14 +40,20 @@ READ_BYTES: Final = 1 << 18
 """As much as one read of the plain transport brings."""
 
 SLICE_BYTES: Final = 1 << 14
-"""So much is decrypted at a time: the longest record (RFC 8446, section 5.1)."""
+"""So much is decrypted at a time: the longest record (RFC 8446, section 5.1). At worst that is 23 ms of KeyUpdates."""
+
+STRANGER_BYTES: Final = 1 << 12
+"""The same for those who are not known yet: at worst 6 ms. Their first line is shorter."""
+
+SLOW_S: Final = 0.005
+"""After so long the rest of what one client has sent gets a turn of its own. All of a read takes 0.2 ms to 2 ms, in
+records of 16 KiB to 230 bytes."""
 
 IDLE_BYTES: Final = 1 << 16
-"""How much may come without a byte of the stream in it. A KeyUpdate has 27 bytes and takes OpenSSL 30 µs."""
+"""How much may come without a byte of the stream in it: a true client sends a KeyUpdate once in hours."""
 
 OWN_BYTES: Final = 1 << 16
-"""How much the layer's own answers may take that wait for a peer to read them. One is 30 bytes, to a KeyUpdate, which a
-true client sends once in hours."""
+"""How much the layer's own answers may take that wait for a peer to read them. One is 30 bytes, to a KeyUpdate."""
 
 OWN_BYTES_S: Final = 5.0
 """How long such a peer may leave them unread."""
@@ -65,133 +70,78 @@ class Stage(Enum):
     FAILED = auto()  # its last words are out, and what it still sends is dropped
 
 
+class Result(Enum):
+    """How a handshake has ended; the values are the words of STATS."""
+
+    OK = "ok"
+    FAILED = "failed"
+    NOT_TLS = "not_tls"
+    TIMED_OUT = "timed_out"
+    GONE = "gone"
+
+
+class Owner(Protocol):
+    """Who is told what becomes of a handshake."""
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether it is not known who the client is."""
+
+    def opened(self, transport: TlsTransport) -> None:
+        """The handshake has ended well: the protocol may be connected to this transport."""
+
+    def over(self, result: Result, why: str) -> None:
+        """The handshake has failed."""
+
+    def broken(self, trace: str) -> None:
+        """A defect of ours ends this client."""
+
+    def lost(self) -> None:
+        """The connection has ended before it was open."""
+
+
 class TlsLayer(asyncio.Protocol):
     """One connection to a TLS port: the protocol of the plain transport, and what a ``TlsTransport`` stands on.
 
-    ``on_open`` gets the transport for the client's protocol, and returns that protocol. ``on_result`` is told how the
-    handshake has ended (see ``Stats.handshake``), and why if it has failed. ``on_lost`` is called for a connection that
-    ends before it is open.
+    ``protocol`` is the client's, which gets what is decrypted once the connection is open.
     """
 
     def __init__(
         self,
         plain: asyncio.Transport,
+        protocol: asyncio.Protocol,
         context: Callable[[], ssl.SSLContext],
         port: Port,
-        turns: HandshakeTurns,
-        admission: Admission,
-        on_open: Callable[[TlsLayer, TlsTransport], asyncio.Protocol],
-        on_result: Callable[[TlsLayer, str, str], None],
-        on_lost: Callable[[TlsLayer], None],
+        turns: TlsTurns,
+        owner: Owner,
     ) -> None:
         self._plain = plain
+        self._protocol = protocol
         self._context = context
         self._port = port
         self._turns = turns
-        self._admission = admission
-        self._on_open, self._on_result, self._on_lost = on_open, on_result, on_lost
+        self._owner = owner
         self._stage = Stage.NEW
+        self._ciphertext = bytearray()  # read, and not given to OpenSSL yet
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject  # since the first byte: until then a stranger costs little memory
-        self.protocol: asyncio.Protocol
-        self._paused = False  # by the protocol
-        self._choked = False  # by the layer, until the peer has read its answers
+        self._is_reading = True  # the plain stream, unless one of the next three is true
+        self._is_queued = False  # it waits for its turn
+        self._is_paused = False  # by the protocol
+        self._is_choked = False  # by the layer, until the peer has read its answers
         self._own_bytes = 0
         self._idle_bytes = 0
         self._ended = False  # the peer's stream
         self._end_told = False
         self._plain_ended = False
         self._half_closed = False  # by us
+        self._is_lost = False
+        self._lost_by: Exception | None = None
         self.is_cut = False
         """Whether the peer's stream has ended without a close_notify."""
-        self._error: Exception | None = None
+        self._error: Exception | None = None  # what has broken its records
         self._timer: asyncio.TimerHandle | None = None
         plain.set_protocol(self)
-
-    # --- called by the server, while the layer stands for the client
-
-    def admit(self, slot: Slot) -> None:
-        """It has a slot, among those who are not known."""
-        self._admission.add_pending(slot)
-
-    def expire(self) -> None:
-        """It has taken too long."""
-        if self._stage is not Stage.FAILED:
-            self._on_result(self, "timed_out", "it was not done in time")
-            self._stage = Stage.FAILED
-        self.abort()
-
-    def renew(self) -> None:
-        """It is not known yet, so other rules change nothing."""
-
-    def disconnect(self, failure: Failure) -> None:
-        """Drop it: it has done nothing yet."""
-        self.abort()
-
-    def about(self) -> dict[str, Any]:
-        """What CLIENTS shows of it."""
-        name = self._plain.get_extra_info("peername")
-        return {
-            "peer": address.join(address.unmapped(name[0]), name[1]) if name else "a client",
-            "port": self._port.descriptor, "identity": None, "by": None, "tls": None, "unanswered": 0, "slowed": False,
-        }  # fmt: skip
-
-    def tick(self) -> None:
-        """Nothing changes here by itself: the handshake has its deadline as a stranger."""
-
-    def shut_down(self, failure: Failure) -> None:
-        """The server is stopping: the handshake may end first, if that is soon."""
-        self._abort_after(LAST_HANDSHAKE_S)
-
-    def abort(self) -> None:
-        """Drop the connection."""
-        self._plain.abort()
-
-    def _abort_after(self, seconds: float) -> None:
-        self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
-
-    def _stop_timer(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-
-    # --- the handshake
-
-    def _step(self) -> None:
-        if self._stage is not Stage.HANDSHAKE or self._plain.is_closing():
-            return
-        try:
-            self._tls.do_handshake()
-            credentials = self._credentials()  # raises ValueError where a name in the certificate is no text
-        except ssl.SSLWantReadError:
-            self._flush()
-            self._plain.resume_reading()
-        except ssl.SSLError as error:
-            self._fail("failed", _reason(error), self._out.read())
-        except ValueError as error:  # UnicodeDecodeError among them
-            self._fail("failed", f"its certificate: {error}", b"")
-        else:
-            self._flush()
-            self._stop_timer()
-            self._stage = Stage.OPEN
-            self._on_result(self, "ok", "")
-            self.protocol = self._on_open(self, TlsTransport(self, self._plain, credentials))
-            if not self._plain.is_closing():
-                if not self._paused:
-                    self._plain.resume_reading()
-                self._read()  # what came with the last message of the handshake
-
-    def _credentials(self) -> Credentials:
-        return Credentials(of(self._plain).address, None, _names(self._tls.getpeercert()), self._tls.version())
-
-    def _fail(self, result: str, why: str, last_words: bytes) -> None:
-        self._on_result(self, result, why)
-        self._stage = Stage.FAILED
-        self._abort_after(LINGER_S)
-        self._plain.write(last_words)
-        with contextlib.suppress(OSError):  # the peer has reset the connection, and we are about to be told
-            self._plain.write_eof()
-        self._plain.resume_reading()
 
     # --- called by the event loop, for the plain transport
 
@@ -201,50 +151,124 @@ class TlsLayer(asyncio.Protocol):
         if self._stage is Stage.NEW:
             if data[0] != _HANDSHAKE_RECORD:
                 words = b"" if not self._port.replies else replies.encode(replies.error(replies.tls_required()))
-                self._fail("not_tls", "it does not speak TLS", words)
+                self._fail(Result.NOT_TLS, "it does not speak TLS", words)
                 return
             self._stage = Stage.HANDSHAKE
             self._tls = self._context().wrap_bio(self._in, self._out, server_side=True)
-        if self._stage is Stage.OPEN:
-            for start in range(0, len(data), SLICE_BYTES):
-                if not self._ended:
-                    self._in.write(data[start : start + SLICE_BYTES])
-                    self._read(SLICE_BYTES)
+        self._ciphertext += data
+        if self._stage is Stage.OPEN and not self._owner.is_stranger and not self._is_queued:
+            self._decrypt()
         else:
-            self._in.write(data)
-            self._plain.pause_reading()  # or it could send any amount until its turn comes
-            self._turns.run(self._step)
+            self._wait_for_turn()
 
     def eof_received(self) -> bool:
         self._plain_ended = True
         if self._stage is not Stage.OPEN:
             return False
-        if not self._ended:
-            self._ended = self.is_cut = True
-            self._tell_end()
+        if not self._is_queued:
+            self._see_end()
         return True  # keep our half open
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        if self._stage is Stage.OPEN:
-            self.protocol.connection_lost(exc or self._error)
-            return
-        if self._stage is not Stage.FAILED:
-            self._on_result(self, "gone", "it has gone away")
-        self._on_lost(self)
+        self._is_lost, self._lost_by = True, exc
+        if not self._is_queued or self._stage is not Stage.OPEN or self._owner.is_stranger:
+            self._end()
 
     def pause_writing(self) -> None:
         if self._stage is Stage.OPEN:
-            self.protocol.pause_writing()
+            self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
         if self._stage is Stage.OPEN:
-            self.protocol.resume_writing()
+            self._protocol.resume_writing()
+
+    # --- turns
+
+    def _wait_for_turn(self) -> None:
+        if not self._is_queued:
+            self._is_queued = True
+            self._steer()  # or it could send any amount until then
+            self._turns.run(self._turn)
+
+    def _turn(self) -> None:
+        self._is_queued = False
+        try:
+            if self._stage is Stage.HANDSHAKE:
+                self._shake_hands()
+            elif self._stage is Stage.OPEN:
+                self._decrypt()
+        except Exception:  # a defect of ours: it ends this client, and harms nobody else
+            self._owner.broken(traceback.format_exc())
+            self._plain.abort()
+
+    def _steer(self) -> None:
+        """Read the plain stream, or pause that."""
+        wanted = not (self._is_queued or self._is_paused or self._is_choked)
+        if wanted is not self._is_reading and not self._plain_ended and not self._plain.is_closing():
+            self._is_reading = wanted
+            (self._plain.resume_reading if wanted else self._plain.pause_reading)()
+
+    def _feed(self, at_most: int) -> int:
+        """Give OpenSSL the next bytes; return how many."""
+        fed = self._in.write(self._ciphertext[:at_most])
+        del self._ciphertext[:at_most]
+        return fed
+
+    # --- the handshake
+
+    def _shake_hands(self) -> None:
+        if self._plain.is_closing():
+            return
+        self._feed(STRANGER_BYTES)
+        try:
+            self._tls.do_handshake()
+            known = credentials.over_tls(self._plain, self._tls)
+        except ssl.SSLWantReadError:
+            self._flush()
+            if self._ciphertext:
+                self._wait_for_turn()
+            self._steer()
+        except ssl.SSLError as error:
+            resumes = "it resumes a session, so its certificate would not be checked again"
+            self._fail(Result.FAILED, resumes if self._tls.session_reused else openssl.reason(error), self._out.read())
+        except ValueError as error:  # a name in it is no text
+            self._fail(Result.FAILED, f"its certificate: {error}", b"")
+        else:
+            self._flush()
+            self._stage = Stage.OPEN
+            self._owner.opened(TlsTransport(self, self._plain, known))
+            self._read()  # what came with the last message of the handshake
+            self._decrypt()
+
+    def _fail(self, result: Result, why: str, last_words: bytes) -> None:
+        self._owner.over(result, why)
+        self._stage = Stage.FAILED
+        self._abort_after(LINGER_S)
+        self._plain.write(last_words)
+        with contextlib.suppress(OSError):  # the peer has reset the connection, and we are about to be told
+            self._plain.write_eof()
+        self._steer()
 
     # --- in
 
+    def _decrypt(self) -> None:
+        """Decrypt what was read, and hand it on. If that takes long, the rest waits for another turn."""
+        started_s = time.thread_time()
+        while self._ciphertext and not self._ended:
+            self._read(self._feed(STRANGER_BYTES if self._owner.is_stranger else SLICE_BYTES))
+            if self._ciphertext and (self._owner.is_stranger or time.thread_time() - started_s > SLOW_S):
+                self._wait_for_turn()
+                return
+        self._ciphertext.clear()
+        if self._is_lost:
+            self._end()
+            return
+        if self._plain_ended:
+            self._see_end()
+        self._steer()
+
     def _read(self, came: int = 0) -> None:
-        """Decrypt all that has come, and hand it on; ``came``: so many bytes are new."""
+        """Hand on what OpenSSL has; ``came``: so many bytes are new."""
         if self._ended:
             return
         pieces = []
@@ -263,10 +287,16 @@ class TlsLayer(asyncio.Protocol):
         if self._idle_bytes > IDLE_BYTES and not self._ended:
             self._error = self._error or ConnectionAbortedError("it sends records that hold nothing")
         if pieces:
-            self.protocol.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self._protocol.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._error:
             self._break_off()
         elif self._ended:
+            self._tell_end()
+
+    def _see_end(self) -> None:
+        """The plain stream has ended."""
+        if not self._ended:
+            self._ended = self.is_cut = True
             self._tell_end()
 
     def _break_off(self) -> None:
@@ -277,22 +307,21 @@ class TlsLayer(asyncio.Protocol):
             self._plain.close()
 
     def _tell_end(self) -> None:
-        if not self._paused and not self._end_told and not self._plain.is_closing():
+        if not self._is_paused and not self._end_told and not self._plain.is_closing():
             self._end_told = True
-            self.protocol.eof_received()
+            self._protocol.eof_received()
 
     def pause(self) -> None:
         """The protocol wants nothing for now."""
-        self._paused = True
-        self._plain.pause_reading()
+        self._is_paused = True
+        self._steer()
 
     def resume(self) -> None:
         """The protocol wants more."""
-        self._paused = False
+        self._is_paused = False
         if self._ended:
             asyncio.get_running_loop().call_soon(self._tell_end)
-        if not self._choked and not self._plain_ended:
-            self._plain.resume_reading()
+        self._steer()
 
     # --- out
 
@@ -326,9 +355,9 @@ class TlsLayer(asyncio.Protocol):
         if not self._plain.get_write_buffer_size():
             self._own_bytes = 0
         self._own_bytes += self._flush()
-        if self._own_bytes > OWN_BYTES and not self._choked and not self._plain.is_closing():
-            self._choked = True
-            self._plain.pause_reading()
+        if self._own_bytes > OWN_BYTES and not self._is_choked and not self._plain.is_closing():
+            self._is_choked = True
+            self._steer()
             self._stop_timer()
             self._timer = asyncio.get_running_loop().call_later(
                 OWN_BYTES_S, self._look, self._plain.get_write_buffer_size()
@@ -337,11 +366,37 @@ class TlsLayer(asyncio.Protocol):
     def _look(self, waiting_before: int) -> None:
         waiting = self._plain.get_write_buffer_size()
         if waiting and waiting >= waiting_before:
-            self.abort()
+            self._plain.abort()
             return
-        self._choked = False
-        if not self._paused and not self._plain_ended and not self._plain.is_closing():
-            self._plain.resume_reading()
+        self._is_choked = False
+        self._steer()
+
+    # --- the end
+
+    def _abort_after(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._plain.abort)
+
+    def _stop_timer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        """The connection is lost, and all that was read is handed on."""
+        was_open = self._stage is Stage.OPEN
+        self._stage = Stage.FAILED
+        self._stop_timer()
+        if was_open:
+            self._protocol.connection_lost(self._lost_by or self._error)
+        else:
+            self._owner.lost()
+        for name in _CYCLES:
+            self.__dict__.pop(name, None)
+
+
+_CYCLES: Final = ("_tls", "_in", "_out", "_protocol", "_owner")
+"""What a layer holds that holds the layer, and what is large: it would all wait for the cycle collector."""
 
 
 class TlsTransport(asyncio.Transport):
@@ -390,18 +445,3 @@ class TlsTransport(asyncio.Transport):
 
     def abort(self) -> None:
         self._plain.abort()
-
-
-def _names(certificate: Any) -> tuple[str, ...]:
-    """The names in a verified certificate (``SSLObject.getpeercert``), each with its kind."""
-    if not certificate:
-        return ()
-    alternative = [f"DNS:{name}" for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
-    parts = [part for parts in certificate.get("subject", ()) for part in parts]
-    return (*alternative, *(f"CN:{name}" for kind, name in parts if kind == "commonName"))
-
-
-def _reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate: {error.verify_message}"
-    return (error.reason or str(error)).replace("_", " ").lower()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from aggregator import openssl, regular_file
 from aggregator.config import Config
 from aggregator.server.port import Port
 from aggregator.server.reload import CannotLoad
@@ -69,10 +70,20 @@ def _context(config: Config, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
     if config.tls_client_ca:
         _add_client_ca(context, config.tls_client_ca)
         context.verify_mode = verify_mode
+        context.sni_callback = _refuse_resumption
     if config.tls_crl:
         _add_crl(context, config.tls_crl)
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
+
+
+def _refuse_resumption(tls: ssl.SSLObject, server_name: str | None, context: ssl.SSLContext) -> int | None:
+    """End a handshake that goes on with an earlier session: that checks no certificate again.
+
+    TLS 1.2 offers that for two hours, and Python cannot switch it off. An alert makes the client forget its session.
+    (OpenSSL calls this for every handshake, whether or not the client names a server.)
+    """
+    return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE if tls.session_reused else None
 
 
 def _add_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
@@ -80,14 +91,12 @@ def _add_certificate(context: ssl.SSLContext, certificate: Path, key: Path | Non
     _read(certificate, "--tls-cert")
     if key:
         _read(key, "--tls-key")
-
-    def no_password() -> str:  # OpenSSL would ask for one on the terminal
-        raise CannotLoad(f"cannot use {named}: the key is encrypted")
-
     try:
-        context.load_cert_chain(certificate, key, no_password)
+        openssl.add_certificate(context, certificate, key)
+    except openssl.EncryptedKey:
+        raise CannotLoad(f"cannot use {named}: the key is encrypted") from None
     except ssl.SSLError as error:
-        raise CannotLoad(f"cannot use {named}: {_reason(error)}") from error
+        raise CannotLoad(f"cannot use {named}: {openssl.reason(error)}") from error
 
 
 def _add_client_ca(context: ssl.SSLContext, path: Path) -> None:
@@ -95,7 +104,7 @@ def _add_client_ca(context: ssl.SSLContext, path: Path) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise CannotLoad(f"cannot use {path} (--tls-client-ca): {_reason(error)}") from error
+        raise CannotLoad(f"cannot use {path} (--tls-client-ca): {openssl.reason(error)}") from error
 
 
 def _add_crl(context: ssl.SSLContext, path: Path) -> None:
@@ -106,16 +115,11 @@ def _add_crl(context: ssl.SSLContext, path: Path) -> None:
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
-        raise CannotLoad(f"cannot use {path} (--tls-crl): {_reason(error)}") from error
+        raise CannotLoad(f"cannot use {path} (--tls-crl): {openssl.reason(error)}") from error
 
 
 def _read(path: Path, option: str) -> bytes:
     try:
-        return path.read_bytes()
+        return regular_file.read(path)
     except OSError as error:
         raise CannotLoad(f"cannot read {path} ({option}): {error.strerror}") from error
-
-
-def _reason(error: ssl.SSLError) -> str:
-    """What OpenSSL says, without its file names and numbers."""
-    return (error.reason or "expected PEM").replace("_", " ").lower()

@@ -212,7 +212,7 @@ def test_what_is_no_file_of_text(tmp_path: Path) -> None:
 
     assert found == [
         "cannot read FOLDER/missing (--identities): No such file or directory",
-        "FOLDER/fifo (--identities): not a regular file",
+        "cannot read FOLDER/fifo (--identities): not a regular file",
         "cannot read FOLDER (--identities): Is a directory",
         "FOLDER/bytes (--identities): not valid UTF-8 at byte 9",
     ]

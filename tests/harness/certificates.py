@@ -52,12 +52,13 @@ class Authority:
         self._configuration = self.folder / "ca.cnf"
         self._configuration.write_text(_CONFIGURATION.format(folder=self.folder))
 
-    def issue(self, name: str, key: str = "ec", days: int = 30, names: str = "") -> Pair:
-        """A certificate for ``name``; with further alternative names as openssl takes them."""
+    def issue(self, name: str, key: str = "ec", days: int = 30, names: str = "", instead_of_names: str = "") -> Pair:
+        """A certificate for ``name``; with further alternative names, or others, as openssl takes them."""
         pair = Pair(self.folder / f"{name}.pem", self.folder / f"{name}.key")
         request = self.folder / f"{name}.csr"
         extensions = self.folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName=DNS:{name}{',' + names if names else ''}\n")
+        alternative = instead_of_names or f"DNS:{name}{',' + names if names else ''}"
+        extensions.write_text(f"subjectAltName={alternative}\n")
         openssl("req", *_new_key(key), "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")
         openssl(
             "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial",

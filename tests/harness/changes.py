@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import aggregator.storage
-from aggregator import streams
+from aggregator import regular_file, streams
 from aggregator.cli import serve
 from aggregator.config import Config
 from aggregator.event import Event, Events
@@ -158,15 +158,25 @@ def quick_own_answers() -> None:
     _put(listeners, "_keep_alive", with_small_buffer)
 
 
+def hung_disk() -> None:
+    """Never read a file as a whole; beside it a file ``reached`` is made when that is tried."""
+
+    def hang(path: Path) -> bytes:
+        (path.parent / "reached").touch()
+        threading.Event().wait()
+        raise AssertionError
+
+    _put(regular_file, "read", hang)
+
+
 def slow_to_accept_tls() -> None:
     """Read nothing of a client for a second after its handshake: it has written all of it, and has closed, by then."""
     opened = listeners.Listeners._opened
 
-    def opened_late(self: Any, connection: Any, layer: Any, transport: Any) -> Any:
-        found = opened(self, connection, layer, transport)
+    def opened_late(self: Any, connection: Any, handshake: Any, transport: Any) -> None:
+        opened(self, connection, handshake, transport)
         transport.pause_reading()
         asyncio.get_running_loop().call_later(1.0, transport.resume_reading)
-        return found
 
     _put(listeners.Listeners, "_opened", opened_late)
 

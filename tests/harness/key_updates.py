@@ -1,5 +1,5 @@
 """A client that asks for new keys again and again and reads nothing: OpenSSL's library itself, because Python has no
-name for that. Run as a program: PORT COUNT."""
+name for that. Run as a program: PORT COUNT WHETHER_THE_PEER_HAS_TO_ANSWER."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import socket
 import sys
 from typing import Final
 
+NOT_REQUESTED: Final = 0
 REQUESTED: Final = 1  # SSL_KEY_UPDATE_REQUESTED: the peer has to answer by one of its own
+
+_POINTERS: Final = ("TLS_client_method", "SSL_CTX_new", "SSL_new", "BIO_s_mem", "BIO_new")
 
 
 def library() -> str | None:
@@ -17,11 +20,51 @@ def library() -> str | None:
     return ctypes.util.find_library("ssl")
 
 
-def main(port: int, count: int) -> None:
+def _load() -> ctypes.CDLL:
+    found = ctypes.CDLL(library())  # it finds libcrypto's names too
+    for name in _POINTERS:
+        getattr(found, name).restype = ctypes.c_void_p
+    return found
+
+
+class KeyUpdater:
+    """A client in memory, which sends what it is told to."""
+
+    def __init__(self) -> None:
+        self._ssl = ssl = _load()
+        pointer = ctypes.c_void_p
+        self._in = pointer(ssl.BIO_new(pointer(ssl.BIO_s_mem())))
+        self._out = pointer(ssl.BIO_new(pointer(ssl.BIO_s_mem())))
+        self._one = pointer(ssl.SSL_new(pointer(ssl.SSL_CTX_new(pointer(ssl.TLS_client_method())))))
+        ssl.SSL_set_bio(self._one, self._in, self._out)
+
+    def shake_hands(self) -> bool:
+        """Go on; return whether it is done."""
+        return bool(self._ssl.SSL_connect(self._one) == 1)
+
+    def update_keys(self, count: int) -> None:
+        """So many times, without an answer."""
+        for _ in range(count):
+            assert self._ssl.SSL_key_update(self._one, NOT_REQUESTED) == 1
+            assert self._ssl.SSL_do_handshake(self._one) == 1
+
+    def write(self, data: bytes) -> None:
+        assert self._ssl.SSL_write(self._one, data, len(data)) == len(data)
+
+    def take(self) -> bytes:
+        """What it has to send."""
+        buffer = ctypes.create_string_buffer(1 << 20)
+        size = self._ssl.BIO_read(self._out, buffer, len(buffer))
+        return buffer.raw[: max(0, size)]
+
+    def give(self, data: bytes) -> None:
+        """Let it read this."""
+        self._ssl.BIO_write(self._in, data, len(data))
+
+
+def main(port: int, count: int, kind: int) -> None:
     """Ask until that fails; say how often it went well."""
-    ssl = ctypes.CDLL(library())
-    for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new"):
-        getattr(ssl, name).restype = ctypes.c_void_p
+    ssl = _load()
     method = ctypes.c_void_p(ssl.TLS_client_method())
     one = ctypes.c_void_p(ssl.SSL_new(ctypes.c_void_p(ssl.SSL_CTX_new(method))))
     with socket.socket() as plain:
@@ -31,7 +74,7 @@ def main(port: int, count: int) -> None:
         assert ssl.SSL_connect(one) == 1
         print("connected", flush=True)
         done = 0
-        while done < count and ssl.SSL_key_update(one, REQUESTED) == 1 and ssl.SSL_do_handshake(one) == 1:
+        while done < count and ssl.SSL_key_update(one, kind) == 1 and ssl.SSL_do_handshake(one) == 1:
             done += 1
         print(done, flush=True)
 

@@ -15,14 +15,19 @@ class TlsPeer:
     """One connection over TLS, on an SSLObject, because Python's SSLSocket cannot close its half alone."""
 
     def __init__(
-        self, port: int, context: ssl.SSLContext, name: str = "localhost", receive_buffer: int | None = None
+        self,
+        port: int,
+        context: ssl.SSLContext,
+        name: str = "localhost",
+        receive_buffer: int | None = None,
+        session: ssl.SSLSession | None = None,
     ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(TIMEOUT_S)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._in, self._out, server_hostname=name)
+        self.tls = context.wrap_bio(self._in, self._out, server_hostname=name, session=session)
         self._read = b""
         self.closed_notify = False
         """Whether the server has said a close_notify."""

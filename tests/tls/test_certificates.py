@@ -60,7 +60,7 @@ def test_the_acked_port_takes_clients_without_a_certificate_and_the_silent_port_
             wait_until(lambda name=name: server.ask(f"EVENT t {name}")["event"])  # type: ignore[misc]
         else:
             assert not is_stored(server, context, name), name
-    wait_until(lambda: "no TLS with 127.0.0.1: its certificate: " in server.log)
+    wait_until(lambda: "no TLS with 127.0.0.1: its certificate is not trusted: " in server.log)
     wait_until(lambda: "peer did not return a certificate" in server.log)
     assert server.ask("STATS")["tls_handshakes"] == {"ok": 3, "failed": 3}
 
@@ -91,6 +91,38 @@ def test_revoked_certificates_and_lists_that_are_out_of_date_are_refused(
     assert not is_served(server.tls_port, own.trusting(other))
     wait_until(lambda: "CRL has expired" in server.log)
     assert is_served(server.tls_port, own.trusting())  # without a certificate
+
+
+def test_a_name_that_is_no_text_ends_one_client(start_tls: StartServer, own: Authority) -> None:
+    """Latin-1 in a DNS name, which Python takes for UTF-8."""
+    odd = own.issue("odd", instead_of_names="DER:30:06:82:04:62:FC:72:6F")
+    server = start_tls("--tls-client-ca", str(own.certificate), certificate=own.server())
+    for _ in range(2):
+        assert not is_served(server.tls_port, own.trusting(odd))
+        assert is_served(server.tls_port, own.trusting())
+    wait_until(lambda: server.ask("STATS")["connections"] == 1)
+    assert "TLS port: no TLS with 127.0.0.1: its certificate: 'utf-8' codec can't decode" in server.log
+    assert server.ask("STATS")["tls_handshakes"] == {"failed": 2, "ok": 2}
+
+
+@pytest.mark.parametrize("tickets", [True, False])
+def test_no_session_is_resumed_where_certificates_are_checked(
+    start_tls: StartServer, own: Authority, tmp_path: Path, tickets: bool
+) -> None:
+    known = identities.write(tmp_path / "identities", {"name": "x", "cert": ["DNS:good"], "read": ["*"]})
+    server = start_tls("--tls-client-ca", str(own.certificate), "--identities", str(known), certificate=own.server())
+    context = own.trusting(own.issue("good"), ssl.TLSVersion.TLSv1_2)
+    if not tickets:
+        context.options |= ssl.OP_NO_TICKET
+    with TlsPeer(server.tls_port, context) as peer:
+        assert peer.ask(b"PING\n")["pong"]
+        session = peer.tls.session
+        assert session
+        with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+            TlsPeer(server.tls_port, context, session=session)
+        assert peer.ask(b"PING\n")["pong"]
+    assert is_served(server.tls_port, context)
+    wait_until(lambda: "no TLS with 127.0.0.1: it resumes a session" in server.log)
 
 
 # --- broken files

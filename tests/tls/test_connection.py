@@ -81,7 +81,7 @@ def test_an_unfinished_line_counts_only_at_an_orderly_end(tls_server: ServerProc
         peer.send(event("silent") + event("cut")[:-2])
         peer.fin()
         assert peer.raw_rest() == b""
-    assert set(tls_server.stored("t")) == {"whole", "before", "silent"}
+    wait_until(lambda: set(tls_server.stored("t")) == {"whole", "before", "silent"})
     assert tls_server.ask("STATS")["errors"] == 2
 
 

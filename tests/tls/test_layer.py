@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import heapq
+import itertools
 import ssl
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aggregator.config import Config
-from aggregator.server import tls
-from aggregator.server.admission import Admission
-from aggregator.server.handshakes import STEPS_A_TURN, HandshakeTurns
-from aggregator.server.peer_log import PeerLog
+from aggregator.server import tls, tls_turns
 from aggregator.server.port import TLS, TLS_SILENT
-from aggregator.server.tls import TlsLayer, TlsTransport
+from aggregator.server.tls import Result, TlsLayer, TlsTransport
+from aggregator.server.tls_turns import REST_S, TURN_S, TlsTurns
 from tests.harness.certificates import Authority, Pair
+from tests.harness.key_updates import KeyUpdater, library
 from tests.harness.polling import until
 
 
@@ -82,26 +85,41 @@ class Above(asyncio.Protocol):
         return True
 
 
+class Owner:
+    """What becomes of a handshake."""
+
+    def __init__(self, above: Above) -> None:
+        self.above = above
+        self.is_stranger = False
+        self.results: list[str] = []
+        self.lost_ = 0
+        self.traces: list[str] = []
+
+    def opened(self, transport: TlsTransport) -> None:
+        self.results.append("ok")
+        self.above.transport = transport
+
+    def over(self, result: Result, why: str) -> None:
+        self.results.append(f"{result.value}: {why}")
+
+    def broken(self, trace: str) -> None:
+        self.traces.append(trace)
+
+    def lost(self) -> None:
+        self.lost_ += 1
+
+
 class Session:
     """A layer, and a client's TLS."""
 
     def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext, silent: bool = False) -> None:
         self.plain, self.above = Plain(), Above()
-        self.results: list[tuple[str, str]] = []
-        self.lost = 0
+        self.owner, self.turns = Owner(self.above), TlsTurns()
         self.layer = TlsLayer(
-            self.plain, lambda: server, TLS_SILENT if silent else TLS, HandshakeTurns(), Admission(Config(), PeerLog()),
-            self._opened, lambda _, result, why: self.results.append((result, why)), self._lose,
-        )  # fmt: skip
+            self.plain, self.above, lambda: server, TLS_SILENT if silent else TLS, self.turns, self.owner
+        )
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = client.wrap_bio(self._in, self._out, server_hostname="localhost")
-
-    def _opened(self, layer: TlsLayer, transport: TlsTransport) -> Above:
-        self.above.transport = transport
-        return self.above
-
-    def _lose(self, layer: TlsLayer) -> None:
-        self.lost += 1
 
     def take(self) -> bytes:
         """What the client has to send."""
@@ -113,9 +131,11 @@ class Session:
         self.plain.written.clear()
 
     async def shake_hands(self, size: int = 1 << 16) -> None:
-        while not self.above_is_there:
+        is_done = False
+        while not is_done or not self.above_is_there:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self.tls.do_handshake()
+                is_done = True
             await self.send(self.take(), size)
             await until(lambda: not self.plain.paused)
             self.give()
@@ -145,6 +165,8 @@ def server_context(pair: Pair) -> ssl.SSLContext:
     size=st.integers(min_value=1, max_value=50_000),
     version=st.sampled_from([ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]),
     notify=st.booleans(),
+    stranger=st.booleans(),
+    slow=st.booleans(),
 )
 def test_however_it_is_cut_the_same_is_read(
     server_context: ssl.SSLContext,
@@ -153,9 +175,12 @@ def test_however_it_is_cut_the_same_is_read(
     size: int,
     version: ssl.TLSVersion,
     notify: bool,
+    stranger: bool,
+    slow: bool,
 ) -> None:
     async def run() -> None:
         session = Session(server_context, authority.trusting(version=version))
+        session.owner.is_stranger = stranger
         await session.shake_hands(size=max(size, 100))
         for line in lines:
             session.tls.write(line)
@@ -164,15 +189,20 @@ def test_however_it_is_cut_the_same_is_read(
                 session.tls.unwrap()
         data = session.take()
         step = max(size, len(data) // 200)
-        await session.send(data, step)
+        for start in range(0, len(data), step):
+            session.layer.data_received(data[start : start + step])
         session.layer.eof_received()
+        await until(lambda: session.above.ends)
         assert session.above.read == b"".join(lines)
         assert session.above.ends == 1
         assert session.layer.is_cut is not notify
-        assert session.results == [("ok", "")]
+        assert session.owner.results == ["ok"]
         session.layer.connection_lost(None)
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as changed:
+        if slow:
+            changed.setattr(tls, "SLOW_S", -1.0)  # each slice has a turn of its own
+        asyncio.run(run())
 
 
 async def test_the_end_waits_while_reading_is_paused(server_context: ssl.SSLContext, authority: Authority) -> None:
@@ -250,22 +280,234 @@ async def test_answers_that_nobody_reads_stop_the_reading_and_then_the_connectio
     session.layer.connection_lost(None)
 
 
-async def test_steps_of_handshakes_leave_half_of_the_loop_to_others() -> None:
-    turns = HandshakeTurns()
+async def test_what_comes_after_the_peers_end_is_dropped(server_context: ssl.SSLContext, authority: Authority) -> None:
+    session = Session(server_context, authority.trusting())
+    await session.shake_hands()
+    with pytest.raises(ssl.SSLWantReadError):
+        session.tls.unwrap()
+    session.layer.data_received(session.take() + b"x" * 100_000)
+    for _ in range(10):
+        session.layer.data_received(b"x" * 100_000)
+    assert session.above.ends == 1
+    assert session.layer._in.pending + len(session.layer._ciphertext) < tls.READ_BYTES // 10
+    session.layer.connection_lost(None)
+
+
+@pytest.mark.parametrize("way", ["open", "shaking hands", "new"])
+async def test_nothing_of_a_closed_connection_waits_for_the_collector(
+    server_context: ssl.SSLContext, authority: Authority, way: str
+) -> None:
+    session = Session(server_context, authority.trusting())
+    if way == "open":
+        await session.shake_hands()
+    elif way == "shaking hands":
+        with contextlib.suppress(ssl.SSLWantReadError):
+            session.tls.do_handshake()
+        await session.send(session.take(), 1 << 16)
+    layer = weakref.ref(session.layer)
+    openssl = weakref.ref(session.layer._tls) if way != "new" else None
+    gc.disable()
+    try:
+        session.layer.connection_lost(None)
+        assert openssl is None or openssl() is None
+        del session.layer, session.plain.protocol
+        if way == "open":
+            del session.above.transport
+        await asyncio.sleep(0)
+        assert layer() is None
+    finally:
+        gc.enable()
+
+
+# --- what strangers can make it do
+
+
+async def test_a_defect_ends_one_client(
+    server_context: ssl.SSLContext, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Session(server_context, authority.trusting())
+    monkeypatch.setattr(broken.owner, "opened", None)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        broken.tls.do_handshake()
+    await broken.send(broken.take(), 1 << 16)
+    broken.give()
+    broken.tls.do_handshake()
+    broken.layer.data_received(broken.take())
+    other = Session(server_context, authority.trusting())
+    other.turns = broken.turns
+    other.layer._turns = broken.turns
+    await other.shake_hands()
+    assert broken.plain.closed
+    assert "TypeError" in broken.owner.traces[0]
+    broken.layer.connection_lost(None)
+    other.layer.connection_lost(None)
+
+
+@pytest.fixture
+async def key_updater(server_context: ssl.SSLContext) -> tuple[Session, KeyUpdater]:
+    """A layer, and a client of it that has shaken hands."""
+    if not library():
+        pytest.skip("needs OpenSSL's library")
+    session = Session(server_context, ssl.create_default_context())
+    client = KeyUpdater()
+    while not client.shake_hands() or not session.above_is_there:
+        await session.send(client.take(), 1 << 16)
+        client.give(bytes(session.plain.written))
+        session.plain.written.clear()
+    return session, client
+
+
+async def test_records_that_hold_nothing_end_a_client(key_updater: tuple[Session, KeyUpdater]) -> None:
+    session, client = key_updater
+    client.update_keys(5000)
+    flood = client.take()
+    for start in range(0, len(flood), 1000):
+        session.layer.data_received(flood[start : start + 1000])
+        if session.plain.closed:
+            break
+    assert start <= tls.IDLE_BYTES + 1000 < len(flood)
+    session.layer.connection_lost(None)
+
+
+async def test_the_work_for_a_stranger_is_split_over_turns(key_updater: tuple[Session, KeyUpdater]) -> None:
+    session, client = key_updater
+    session.owner.is_stranger = True
+    for _ in range(5):
+        client.update_keys(2000)
+        client.write(b"x")
+    flight = client.take()
     steps: list[int] = []
-    order: list[str] = []
+    run = session.turns.run
+
+    def counted(step: Callable[[], None]) -> None:
+        def measured() -> None:
+            before = len(session.layer._ciphertext)
+            step()
+            steps.append(before - len(session.layer._ciphertext))
+
+        run(measured)
+
+    session.turns.run = counted  # type: ignore[method-assign]
+    session.layer.data_received(flight)
+    assert len(session.layer._ciphertext) == len(flight), "nothing is done at once"
+    assert session.plain.paused
+    await until(lambda: not session.plain.paused)
+    assert session.above.read == b"xxxxx"
+    assert max(steps) <= tls.STRANGER_BYTES
+    session.layer.connection_lost(None)
+
+
+async def test_what_was_read_is_handed_on_before_the_end(
+    key_updater: tuple[Session, KeyUpdater], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reset while a client that is known waits for another turn."""
+    monkeypatch.setattr(tls, "SLOW_S", -1.0)
+    session, client = key_updater
+    lost: list[bytes] = []
+    monkeypatch.setattr(session.above, "connection_lost", lambda _: lost.append(session.above.read))
+    for _ in range(3):
+        client.update_keys(1500)
+        client.write(b"x")
+    session.layer.data_received(client.take())
+    session.plain.closed = True
+    session.layer.connection_lost(ConnectionResetError())
+    assert lost == []
+    await until(lambda: lost)
+    assert lost == [b"xxx"]
+
+
+# --- turns
+
+
+class Loop:
+    """An event loop and its clock. Like uvloop it sleeps for whole milliseconds, and may wake a little early."""
+
+    def __init__(self, early_s: float) -> None:
+        self.now = 1000.0
+        self._early_s = early_s
+        self._numbers = itertools.count()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.call_later(0.0, callback)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> None:
+        due = self.now + max(0.0, round(delay_s, 3) - self._early_s)
+        heapq.heappush(self._due, (due, next(self._numbers), callback))
+
+    def run(self) -> None:
+        while self._due:
+            due, _, callback = heapq.heappop(self._due)
+            self.now = max(self.now + 0.00001, due)
+            callback()
+
+
+@pytest.fixture(params=[0.0, 0.0009])
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    made = Loop(request.param)
+    monkeypatch.setattr(tls_turns, "time", made)
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: made)
+    yield made
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("step_s", [0.0001, 0.0003, 0.0011, 0.006])
+def test_steps_leave_half_of_the_time_to_others(loop: Loop, step_s: float) -> None:
+    turns = TlsTurns()
+    done: list[float] = []
 
     def step() -> None:
-        steps.append(len(order))
+        loop.now += step_s
+        done.append(loop.now)
 
-    def other() -> None:
-        order.append("other")
-        if len(steps) < 100:
-            asyncio.get_running_loop().call_soon(other)
-
-    for _ in range(100):
+    for _ in range(200):
         turns.run(step)
-    other()
-    await until(lambda: len(steps) == 100)
-    assert max(steps.count(turn) for turn in set(steps)) <= STEPS_A_TURN
-    assert not turns._waiting
+    started = loop.now
+    loop.run()
+    assert len(done) == 200
+    busy_s = 200 * step_s
+    assert loop.now - started >= 2 * busy_s - TURN_S - step_s - REST_S
+    assert loop.now - started <= 4 * busy_s + 0.01, "and not much more"
+    longest = max(sum(1 for other in done if one <= other < one + TURN_S + step_s) for one in done)
+    assert longest <= (TURN_S + step_s) / step_s + 2
+    turns.run(step)
+    loop.run()
+    assert len(done) == 201
+
+
+def test_short_turns_are_rested_from_too(loop: Loop) -> None:
+    """Steps that come one at a time: each is shorter than an event loop can sleep."""
+    turns, step_s, count = TlsTurns(), 0.0003, 200
+    done: list[float] = []
+
+    def step() -> None:
+        loop.now += step_s
+        done.append(loop.now)
+        if len(done) < count:
+            loop.call_soon(lambda: turns.run(step))
+
+    started = loop.now
+    turns.run(step)
+    loop.run()
+    assert len(done) == count
+    assert loop.now - started >= 2 * count * step_s - step_s - REST_S
+
+
+def test_a_step_that_raises_holds_up_no_other(loop: Loop) -> None:
+    turns = TlsTurns()
+    done: list[int] = []
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    for number in range(3):
+        turns.run(broken)
+        turns.run(lambda number=number: done.append(number))  # type: ignore[misc]
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            loop.run()
+    loop.run()
+    assert done == [0, 1, 2]

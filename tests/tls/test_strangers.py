@@ -6,15 +6,17 @@ import contextlib
 import resource
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT, changes, key_updates
+from tests.harness import ROOT, changes, identities, key_updates
 from tests.harness.background import in_background
 from tests.harness.certificates import Authority
 from tests.harness.polling import wait_until
@@ -98,6 +100,65 @@ def test_a_byte_now_and_then_extends_no_deadline(start_tls: StartServer) -> None
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
 
 
+def _half_a_hello(context: ssl.SSLContext) -> bytes:
+    said = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
+    hello = said.read()
+    return hello[: len(hello) // 2]
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_as_many_strangers_as_there_are_places_cost_little_and_go_in_time(
+    start_tls: StartServer, authority: Authority, record_figures: RecordFigures, tmp_path: Path
+) -> None:
+    """Of each kind a quarter: half a ClientHello, a kibibyte without an end, and floods of PING and of AUTH whose
+    replies nobody reads. Some of the first go on with a byte now and then."""
+    places = 960
+    mine, stanza = identities.with_token("mine", publish=["*"], read=["*"], may=["monitor"])
+    known = identities.write(tmp_path / "known", stanza)
+    server = start_tls(
+        "--anonymous", "none", "--identities", str(known), "--auth-timeout", "2", "--max-pending", str(places),
+        "--address-connections", str(places), "--max-connections", str(places + 64),
+    )  # fmt: skip
+    rss_before, most_rss = server.rss_bytes, 0
+    hello, stop = _half_a_hello(authority.trusting()), threading.Event()
+    with contextlib.ExitStack() as strangers:
+        first: list[socket.socket] = []
+        for number in range(places):
+            stranger = strangers.enter_context(socket.socket())
+            stranger.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stranger.bind((f"127.0.1.{number % 8 + 1}", 0))
+            kind = number % 4
+            stranger.connect(("127.0.0.1", server.tls_port if kind == 0 else server.port))
+            stranger.setblocking(False)
+            first.append(stranger)
+            with contextlib.suppress(OSError):  # its server has ended it already
+                stranger.send((hello, b"x" * 1024, b"PING\n" * 10_000, b"AUTH x\n" * 10_000)[kind])
+        started = time.monotonic()
+        with Peer(server.port) as peer:
+            assert peer.ask(identities.auth(mine))["status"] == "ok"
+
+            def trickle() -> None:
+                while not stop.wait(0.5):
+                    for one in first[:40]:
+                        with contextlib.suppress(OSError):
+                            one.send(b"x")
+
+            with in_background(trickle):
+                while peer.ask(b"STATS\n")["connections"] > 1:
+                    most_rss = max(most_rss, server.rss_bytes)
+                    assert time.monotonic() - started < 30
+                    time.sleep(0.05)
+                stop.set()
+            gone_s = time.monotonic() - started
+    assert most_rss - rss_before <= 40 << 20
+    record_figures(
+        "strangers of all kinds", places=places, gone_after_s=round(gone_s, 1),
+        rss_mib=round((most_rss - rss_before) / (1 << 20), 1),
+    )  # fmt: skip
+
+
 def _asked(server: ServerProcess, count: int, prefix: str) -> list[float]:
     """Events, one at a time; how long each took, in order of that."""
     waits_s = []
@@ -132,11 +193,14 @@ def test_a_flood_of_handshakes_leaves_time_for_who_is_known(
 
 
 @pytest.mark.skipif(not key_updates.library(), reason="needs OpenSSL's library")
+@pytest.mark.parametrize("kind", [key_updates.REQUESTED, key_updates.NOT_REQUESTED])
 @pytest.mark.parametrize("port", ["TLS", "silent TLS"])
-def test_who_asks_for_new_keys_for_ever_and_reads_nothing_is_dropped(start_tls: StartServer, port: str) -> None:
-    server = start_tls(changes=[changes.quick_own_answers])
+def test_who_asks_for_new_keys_for_ever_and_reads_nothing_is_dropped(
+    start_tls: StartServer, port: str, kind: int
+) -> None:
+    server = start_tls("--auth-timeout", "60", changes=[changes.quick_own_answers])
     rss_before = server.rss_bytes
-    command = [sys.executable, "-m", "tests.harness.key_updates", str(server.port_of(port)), "3000000"]
+    command = [sys.executable, "-m", "tests.harness.key_updates", str(server.port_of(port)), "3000000", str(kind)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as client:
         try:
             assert client.stdout

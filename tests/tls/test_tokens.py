@@ -50,6 +50,10 @@ def to(
     return Server("127.0.0.1", server.port), ("--to", f"127.0.0.1:{server.port}")
 
 
+def test_a_token_is_not_shown() -> None:
+    assert "agg_" not in repr(Server("localhost", 6514, token="agg_secret"))
+
+
 async def test_programs(to: tuple[Server, tuple[str, ...]], token_file: Path) -> None:
     where, token = to[0], token_file.read_text().strip()
     async with Sender(where.host, where.port, ssl=where.ssl, token=token) as sender:
