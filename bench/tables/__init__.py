@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench.tables import faults, growth, latency, load, peers, producers, stages, subscribe
+from bench.tables import faults, growth, latency, load, peers, producers, stages, subscribe, tls
 
 TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "load": load.table,
@@ -17,5 +17,6 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "readers": faults.found_table,
     "soak": faults.soak_table,
     "producers": producers.table,
+    "tls": tls.table,
 }
 """By the name of the result file."""
