@@ -73,7 +73,7 @@ def run(program: str, *arguments: str, **options: str) -> None:
         *arguments,
         *(f"--{name.replace('_', '-')}={options[name]}" for name in options),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=_environment(), timeout=120, **user())
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment(), timeout=120, **user())
     assert done.returncode == 0, f"{program}: {done.stderr}"
 
 
@@ -143,7 +143,7 @@ class Server:
         command = [str(program_path("postgres")), "-D", str(self.data), "-p", str(self.port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=_environment(), **user()
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", env=environment(), **user()
             )
 
     @property
@@ -173,13 +173,9 @@ class Server:
     def kill(self) -> None:
         """SIGKILL for it and all its children, as when the machine is gone: no connection is told, no file written."""
         assert self._process
-        self._process.send_signal(signal.SIGSTOP)  # so that it has no other child
-        children = self.children
-        for pid in (*children, self._process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        killed = kill_all(self._process.pid)
         self._process.wait(DEADLINE_S)
-        wait_until(lambda: not any(map(_lives, children)))
+        wait_until(lambda: not any(map(lives, killed)))
 
     def quit(self) -> None:
         """Tell it to end at once, whatever the test has left it in."""
@@ -202,7 +198,7 @@ class Server:
     def children(self) -> list[int]:
         """Its processes but the first."""
         assert self._process
-        return [pid for pid, parent in _parents().items() if parent == self._process.pid]
+        return children(self._process.pid)
 
     def freeze(self, what: str = "") -> None:
         """SIGSTOP for all its processes, or for those whose title has this word, as ``walreceiver``."""
@@ -267,6 +263,10 @@ class Server:
     def received(self) -> int:
         """How many bytes of WAL a standby has on disk."""
         return int(self.ask("SELECT pg_last_wal_receive_lsn() - '0/0'::pg_lsn"))
+
+    def wait_until_received(self, position: int) -> None:
+        """Until a standby has so many bytes of WAL on disk."""
+        wait_until(lambda: self.received >= position)
 
     def wait_for_standbys(self, count: int) -> None:
         """Until so many are streaming."""
@@ -379,8 +379,8 @@ def _template() -> Path:
     return data
 
 
-def _environment() -> dict[str, str]:
-    """Ours, without what would send PostgreSQL's programs elsewhere."""
+def environment() -> dict[str, str]:
+    """The environment for programs of PostgreSQL: ours, without what would send PostgreSQL's programs elsewhere."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
@@ -395,7 +395,23 @@ def _parents() -> dict[int, int]:
     return parents
 
 
-def _lives(pid: int) -> bool:
+def children(pid: int) -> list[int]:
+    """The processes that this one has started, and that are alive."""
+    return [child for child, parent in _parents().items() if parent == pid]
+
+
+def kill_all(pid: int) -> list[int]:
+    """SIGKILL for a process and its children; return these."""
+    os.kill(pid, signal.SIGSTOP)  # so that it has no other child
+    found = children(pid)
+    for one in (*found, pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    return found
+
+
+def lives(pid: int) -> bool:
+    """Whether it is a process, and no zombie."""
     return pid in _parents()
 
 
