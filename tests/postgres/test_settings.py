@@ -52,4 +52,4 @@ def test_another_isolation_by_default_harms_nothing(start_cluster: StartCluster,
     if server.try_to_start():
         assert server.ask("HEALTH")["health"] == "healthy"
     else:
-        assert "default_transaction_isolation" in server.log
+        assert "transaction_isolation" in server.log
