@@ -14,7 +14,7 @@ from tests.harness.server_process import ServerProcess, StartServer
 settings.register_profile("aggregator", deadline=None, derandomize=True)  # machines are noisy; runs are repeatable
 settings.load_profile("aggregator")
 
-pytest_plugins = ["tests.harness.record"]
+pytest_plugins = ["tests.harness.record", "tests.harness.postgres_fixtures"]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def server_on_both_loops(request: pytest.FixtureRequest, start_server: StartServ
     return start_server(loop=request.param)
 
 
-GROUPS = ("container", "fault", "netcat", "producer", "root", "shipper")
+GROUPS = ("container", "fault", "netcat", "postgres", "producer", "root", "shipper")
 """Markers of tests that are skipped where a program or a right is missing. In CI nothing may be missing."""
 
 _passed: set[str] = set()
