@@ -42,7 +42,8 @@ THESE: Final = f"SELECT {COLUMNS}, {ENDS} FROM {{lane}}.blocks b WHERE b.first =
 _OF_TOPICS: Final = """
 SELECT {columns}, {ends} FROM {{lane}}.blocks b WHERE b.first = ANY(ARRAY(
     SELECT DISTINCT p.block FROM unnest(%(topics)s::int[]) AS t(id), LATERAL (
-        SELECT q.block FROM {{lane}}.postings q WHERE q.topic = t.id AND {range} ORDER BY q.block {order} LIMIT %(limit)s
+        SELECT q.block FROM {{lane}}.postings q WHERE q.topic = t.id AND {range}
+        ORDER BY q.block {order} LIMIT %(limit)s
     ) p ORDER BY p.block {order} LIMIT %(limit)s
 )) ORDER BY b.first {order}
 """
