@@ -68,7 +68,7 @@ class Reader:
         start, end = self._positions.vector(after), self._positions.vector(until)
         left = [lane for lane in range(self._positions.lanes) if start[lane] < end[lane]]
         if not left:
-            return Slice((), after)
+            return Slice((), until if start == end else after)
         async with self._turns[background]:
             topics = await self._topics.listed(wanted)
             numbers, gaps = list(start), list(start)
@@ -85,7 +85,8 @@ class Reader:
         if len(left) > 1:
             stretches.sort(key=lambda one: one.received_at)
         gap = self._positions.shown(gaps) if tuple(gaps) != start else None
-        return Slice(stretches, self._positions.shown(map(max, numbers, gaps)), gap)
+        looked = tuple(map(max, numbers, gaps))
+        return Slice(stretches, until if looked == end else self._positions.shown(looked), gap)
 
     async def _next(
         self,
