@@ -85,8 +85,8 @@ class Reader:
         if len(left) > 1:
             stretches.sort(key=lambda one: one.received_at)
         gap = self._positions.shown(gaps) if tuple(gaps) != start else None
-        looked = tuple(map(max, numbers, gaps))
-        return Slice(stretches, until if looked == end else self._positions.shown(looked), gap)
+        behind = tuple(map(max, numbers, gaps))
+        return Slice(stretches, until if behind == end else self._positions.shown(behind), gap)
 
     async def _next(
         self,
