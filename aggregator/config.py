@@ -102,8 +102,15 @@ class Config:
     """Clients that have not said who they are yet. When one more comes the oldest goes, so a true one is served if
     fewer strangers than this come while it introduces itself."""
 
-    db: Path = Path("data/events.db")
-    """The database file; its folder is made."""
+    db: Path | str = Path("data/events.db")
+    """The database file, whose folder is made; or the URL of a PostgreSQL database, which many servers may share."""
+
+    lanes: int | None = None
+    """Lanes of a PostgreSQL database; None: as many as it has, and one at first. Where there are several, more servers
+    store at once, and readers have one order for each topic, not one of all events."""
+
+    standbys: int = 0
+    """Synchronous standbys that PostgreSQL must be set to wait for: nothing is stored while it is set to fewer."""
 
     queue_events: int = 30_000
     """Events read but not yet handed to a commit: four busy clients can have one full batch committed, one decided, and

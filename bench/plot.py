@@ -25,14 +25,14 @@ def add_command(commands: command.Commands) -> None:
         nargs="*",
         type=Path,
         metavar="RESULT",
-        help="of load, latency, growth, peers or subscribe (all records)",
+        help="of load, latency, growth, peers, subscribe or engine (all records)",
     )
 
 
 def _run(options: argparse.Namespace) -> int:
     drawn = {
         "load": draw_load, "latency": draw_latency, "growth": draw_growth, "peers": draw_peers,
-        "subscribe": draw_subscribe,
+        "subscribe": draw_subscribe, "engine": draw_engine,
     }  # fmt: skip
     paths = options.results or [path for name in drawn for path in sorted(RESULTS.glob(f"*/{name}.json"))]
     for path in paths:
@@ -174,6 +174,37 @@ def draw_subscribe(result: Result, output: Path) -> None:
     caught.set_title("catch-up: 1000 events/s")
     cost.set_title("fan-out: server's processor time, µs a delivery")
     delay.set_title("fan-out: delay since it was sent, ms: p50, p99 (pale)")
+    _save(figure, output)
+
+
+def draw_engine(result: Result, output: Path) -> None:
+    """Events/s of each measurement, the yardstick pale; then rate and WAL over the number of keys."""
+    figures = result["figures"]
+    figure, (rates, rate, wal) = _subplots(3, 14)
+    shown = [
+        (f"{name.replace('_', ' ')}, {which.replace('_', ' ')}", name, which)
+        for name, one in figures["medians"].items()
+        for which, measured in one.items()
+        if isinstance(measured, dict) and "events_per_s" in measured
+    ]
+    for place, (_, name, which) in enumerate(shown):
+        values = [run[name][which]["events_per_s"] / 1000 for run in figures["runs"]]
+        _bar(rates, place, values, "C7" if which in ("plain", "one", "sqlite") else "C0", width=0.7)
+    rates.set_xticks(range(len(shown)), [label for label, _, _ in shown], rotation=45, ha="right")
+    rates.set_title("1000 events/s")
+    for axes, key, scale, title in (
+        (rate, "events_per_s", 1000, "1000 events/s, batches of 10,000"),
+        (wal, "wal_bytes_per_event", 1, "WAL, bytes an event"),
+    ):  # fmt: skip
+        for number, which in enumerate(("ours", "plain")):
+            points = [(0, figures["medians"]["fresh_10000"])] + [
+                (one["keys"], one["medians"]) for one in figures["grown"]
+            ]
+            axes.plot([keys / 1e6 for keys, _ in points], [one[which][key] / scale for _, one in points], "o-",
+                      color=("C0", "C7")[number], label=("this engine", "psycopg alone")[number])  # fmt: skip
+        axes.set(ylim=(0, None), xlabel="million keys stored")
+        axes.set_title(title)
+        axes.legend()
     _save(figure, output)
 
 

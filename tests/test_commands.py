@@ -19,6 +19,8 @@ from tests.harness.engines import ENGINES
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, events, exchange
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture(params=ENGINES)
 def start_any(request: pytest.FixtureRequest, start_server: StartServer) -> StartServer:
@@ -65,6 +67,7 @@ def test_stats_count_what_happened(any_server: ServerProcess) -> None:
     assert stats["events_per_s"] >= 0
 
 
+@pytest.mark.engines("sqlite")
 def test_what_sqlite_says_of_itself(server: ServerProcess) -> None:
     exchange(server.port, event("a") + event("b", topic="u"))
     stats = server.ask("STATS")

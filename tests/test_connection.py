@@ -17,6 +17,8 @@ from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, events, exchange
 
+pytestmark = pytest.mark.engines
+
 
 def statuses(replies: list[Json]) -> list[str]:
     return [reply.get("code") or reply["status"] for reply in replies]
@@ -194,6 +196,7 @@ def waiting_events(server: ServerProcess) -> Iterator[None]:
         yield
 
 
+@pytest.mark.engines("sqlite")
 def test_who_sends_few_lines_is_not_read_on_at_once_while_many_events_wait(start_server: StartServer) -> None:
     server = start_server(changes=[gathering_for_a_minute])
     with Peer(server.port) as few, Peer(server.port) as many:
@@ -220,6 +223,7 @@ def test_who_sends_few_lines_is_not_read_on_at_once_while_many_events_wait(start
     assert "later" not in stored, "it was never acked, and nobody has read it"
 
 
+@pytest.mark.engines("sqlite")
 def test_what_such_a_client_sends_is_read_soon_whatever_it_does_then(server: ServerProcess) -> None:
     with Peer(server.port) as few, Peer(server.port) as gone, Peer(server.port) as ended:
         with waiting_events(server):

@@ -19,9 +19,11 @@ from aggregator.cli.parser import (
     Commands,
     anonymous,
     count,
+    database,
     field,
     file,
     host,
+    lanes,
     log_level,
     mode,
     option,
@@ -29,6 +31,7 @@ from aggregator.cli.parser import (
     port_or_off,
     seconds,
     size,
+    standbys,
     topic_template,
     unknown_variables,
 )
@@ -89,7 +92,9 @@ def add_command(commands: Commands) -> None:
     option(server, "--identities", file, None, "file that says who may do what", shown="none")
     option(server, "--auth-timeout", seconds, defaults.auth_timeout_s, "seconds to say who one is", "auth_timeout_s")
     option(server, "--max-pending", count, defaults.max_pending, "clients that have not said who they are")
-    option(server, "--db", file, defaults.db, "database file; its folder is made")
+    option(server, "--db", database, defaults.db, "database file, whose folder is made; or postgresql://…")
+    option(server, "--lanes", lanes, defaults.lanes, "lanes of a PostgreSQL database", shown="as it has; 1 at first")
+    option(server, "--standbys", standbys, defaults.standbys, "synchronous standbys that PostgreSQL must wait for")
     option(server, "--queue-events", count, defaults.queue_events, "events waiting to be stored")
     option(server, "--queue-bytes", size, defaults.queue_bytes, "the same in bytes")
     option(server, "--max-batch", count, defaults.max_batch, "events in one transaction")

@@ -7,6 +7,7 @@ and load of the store. An answer is a dict; the connection puts ``"status":"ok"`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,6 +24,7 @@ from aggregator.server.queries import MAX_NUMBER, BadCommand, number
 from aggregator.server.reading import Answer, Asker
 from aggregator.server.state import State
 from aggregator.server.topic_search import Found
+from aggregator.storage.engine import StorageError
 from aggregator.wire import Word, replies
 
 TOPICS_MAX: Final = 1000
@@ -97,6 +99,8 @@ def metrics(state: State) -> Iterator[Metric]:
 
 
 async def _stats(arguments: list[str], state: State, asker: Asker) -> Answer:
+    with contextlib.suppress(StorageError):  # then they are of the last time
+        await state.engine.count()
     numbers = {metric.name: metric.value for metric in metrics(state)}
     return {**numbers, "versions": {**_VERSIONS, state.engine.name: state.engine.version}}
 
@@ -111,6 +115,7 @@ async def _topics(arguments: list[str], state: State, asker: Asker) -> Answer:
     rest, after = _take_after(arguments)
     limit = number("limit", rest.pop(0), 1, TOPICS_MAX) if rest else TOPICS_MAX
     _nothing_left(rest, Word.TOPICS)
+    await state.engine.count()
     may_read = asker.identity.read
     if may_read.every:
         topics = await state.engine.topics(limit, after or "")

@@ -125,7 +125,7 @@ class _Postgres(Running):
         return self._check(self._control.exec_(statement.encode()))
 
     def send(self, work: Work) -> float:
-        batches = [[_arrays(batch) for batch in part.batches(self._batch)] for part in work.dealt(self._connections)]
+        batches = [[arrays(batch) for batch in part.batches(self._batch)] for part in work.dealt(self._connections)]
         connections = [self._prepared(TEXT_ARRAY, JSON_ARRAY, INSERT) for _ in batches]
         with ThreadPoolExecutor(len(batches)) as threads:
             started = time.perf_counter()
@@ -205,7 +205,7 @@ class _Channel(Channel):
         self._connection.finish()
 
 
-def _arrays(batch: list[Event]) -> list[bytes]:
+def arrays(batch: list[Event]) -> list[bytes]:
     """The three columns. In the order of the keys, or connections with the same keys would wait for each other."""
     batch = sorted(batch)
     return [

@@ -23,7 +23,7 @@ LINES = {Inbox: event("e"), WrapInbox: b"a text\n"}
 
 def state() -> State:
     engine, intake = DictEngine(), Intake(1, 1)
-    return State(Config(), engine, intake, Feed(engine, intake), Cursors(engine, lambda _: None))
+    return State(Config(), engine, intake, Feed(engine, intake), Cursors(engine, lambda _: None, lambda *_: None))
 
 
 def published(inbox: Inbox | WrapInbox) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -12,7 +10,6 @@ import pytest
 
 from tests.harness.disk import Ext4Image, FailingDisk, SmallDisk
 from tests.harness.network import Network
-from tests.harness.record import RecordProperty
 from tests.harness.sizes import LONG, LONG_TIMEOUT_S
 
 
@@ -22,15 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.fault)
             if LONG:
                 item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
-
-
-@pytest.fixture
-def moments(record_property: RecordProperty) -> random.Random:
-    """Random moments for faults. The seed is printed, so a failing test shows it, and it stands in the result."""
-    seed = int(os.environ.get("AGGREGATOR_FAULTS_SEED") or random.SystemRandom().getrandbits(32))
-    print(f"AGGREGATOR_FAULTS_SEED={seed}")
-    record_property("seed", seed)
-    return random.Random(seed)
 
 
 class Made(Protocol):

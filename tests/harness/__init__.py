@@ -7,6 +7,7 @@
 - What must be true at the end: ``account``, ``database_check``
 - A subscriber, and what must be true of what it was sent: ``reading``
 - The engine without a server: ``storage``, ``keys``, ``engines``, ``dict_engine``, ``list_engine``, ``pages``
+- PostgreSQL, its standbys and their ends: ``postgres``, ``postgres_fixtures``, ``tcp_proxy``
 - Faults from outside: ``disk``, ``power_cut``, ``network``, ``strace``, ``other_program``
 - Doing two things at once, and waiting: ``background``, ``polling``
 - How large the tests are, and what they measured: ``sizes``, ``record``

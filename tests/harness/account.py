@@ -64,6 +64,8 @@ class Account:
         if reply.get("event_id") != expected:
             self.order_broken.append(f"{expected}: {reply}")
         if reply["status"] in ("stored", "duplicate"):
+            if (older := self.acked.get(expected, reply["seq"])) != reply["seq"]:
+                self.order_broken.append(f"{expected}: acked under {older} before: {reply}")
             self.acked[expected] = reply["seq"]
         else:
             self.errors[expected] = reply["code"]

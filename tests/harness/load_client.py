@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 
 from tests.harness.account import Account
@@ -12,16 +13,26 @@ from tests.harness.wire import Peer
 
 
 class LoadClient(threading.Thread):
-    """A client that pipelines new events until the connection ends or it is told to stop."""
+    """A client that pipelines new events until the connection ends or it is told to stop.
+
+    After each ten of them it sends so many older ones ``again``.
+    """
 
     def __init__(
-        self, account: Account, port: int, name: str, in_flight: int = 200, payload: str = '{"n":"NAME"}'
+        self,
+        account: Account,
+        port: int,
+        name: str,
+        in_flight: int = 200,
+        payload: str = '{"n":"NAME"}',
+        again: int = 0,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._account = account
         self._port = port
         self._in_flight = in_flight
         self._payload = payload
+        self._again = again
         self._stop_sending = threading.Event()
         self.acks = 0
         self.start()
@@ -47,6 +58,7 @@ class LoadClient(threading.Thread):
             while not self._stop_sending.is_set():
                 names = [f"{self.name}-{number + i}" for i in range(self._in_flight // 2)]
                 number += len(names)
+                names += [f"{self.name}-{random.randrange(number)}" for _ in range(len(names) * self._again // 10)]
                 waiting += names
                 peer.send(self._account.lines(names, self._payload))
                 while len(waiting) > self._in_flight // 2:
@@ -66,9 +78,9 @@ class Load:
 
     def __init__(
         self, account: Account, port: int, clients: int, name: str = "c", in_flight: int = 200,
-        payload: str = '{"n":"NAME"}',
+        payload: str = '{"n":"NAME"}', again: int = 0,
     ) -> None:  # fmt: skip
-        self.clients = [LoadClient(account, port, f"{name}{i}", in_flight, payload) for i in range(clients)]
+        self.clients = [LoadClient(account, port, f"{name}{i}", in_flight, payload, again) for i in range(clients)]
 
     def wait_for_acks(self, count: int = 1) -> None:
         """Wait until each has had so many acks, beyond those that it has now."""

@@ -72,7 +72,8 @@ class Reading:
         self._may_read.set()
         self.peer = Peer(port, host=host, receive_buffer=receive_buffer)
         self.reply = self.peer.ask(f"SUBSCRIBE {arguments}\n".encode())
-        self.after: int = self.reply.get("after", 0)
+        after = self.reply.get("after", 0)
+        self.after: int = after if isinstance(after, int) else 0  # of several lanes: readers of one topic begin at 0
         self.position = self.after
         self._work = Background(self._read)
 

@@ -7,6 +7,7 @@ that writes the file from workers of xdist.
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -43,6 +44,15 @@ def record_figures(record_property: RecordProperty) -> RecordFigures:
         record_property("measured", measured)
 
     return record
+
+
+@pytest.fixture
+def moments(record_property: RecordProperty) -> random.Random:
+    """Random moments for faults. The seed is printed, so a failing test shows it, and it stands in the result."""
+    seed = int(os.environ.get("AGGREGATOR_FAULTS_SEED") or random.SystemRandom().getrandbits(32))
+    print(f"AGGREGATOR_FAULTS_SEED={seed}")
+    record_property("seed", seed)
+    return random.Random(seed)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

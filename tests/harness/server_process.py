@@ -23,6 +23,7 @@ from tests.harness.polling import wait_until
 class ServerProcess:
     """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
 
+    Its events are in a file of its folder, or in the database that has this ``url``.
     ``prefix`` are words before the command, such as a tracer; ``changes`` are made to the product before it starts.
     Listening sockets may be ``passed_in``, by the names of their ports.
     """
@@ -32,6 +33,7 @@ class ServerProcess:
         folder: Path,
         *options: str,
         db: Path | None = None,
+        url: str = "",
         loop: str = "uvloop",
         prefix: tuple[str, ...] = (),
         changes: Sequence[Change] = (),
@@ -39,6 +41,7 @@ class ServerProcess:
     ) -> None:
         self.folder = folder
         self.db = db or folder / "data" / "events.db"
+        self.url = url
         self.log_path = folder / "server.log"
         self._options = options
         self._passed_in = passed_in or {}
@@ -66,7 +69,7 @@ class ServerProcess:
         same = [word for option, number in numbers.items() if number for word in (option, str(number))]
         with self.log_path.open("ab") as log:
             words = [
-                "serve", "--db", str(self.db), "--port", str(port), "--silent-port", str(silent_port),
+                "serve", "--db", self.url or str(self.db), "--port", str(port), "--silent-port", str(silent_port),
                 *self._options, *same,
             ]  # fmt: skip
             self.process = self._execute(words, log) if self.prefix else self._fork(words, log)
@@ -146,10 +149,10 @@ class ServerProcess:
     def listed(self, topic: str) -> list[wire.Json]:
         """Every stored event of a topic in order of seq, read page by page."""
         events: list[wire.Json] = []
-        after = 0
-        while page := self.ask(f"EVENTS {topic} 1000 AFTER {after}")["events"]:
-            events += page
-            after = page[-1]["seq"]
+        answer = self.ask(f"EVENTS {topic} 1000 AFTER 0")
+        while answer["events"] or answer.get("truncated"):
+            events += answer["events"]
+            answer = self.ask(f"EVENTS {topic} 1000 AFTER {answer['seq']}")
         return events
 
     def stored(self, topic: str) -> dict[str, wire.Json]:

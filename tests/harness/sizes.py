@@ -41,6 +41,9 @@ CUT_S: Final = _size(5, 30)  # T36
 POLITE_S: Final = _size(2, 10)  # T30, T31, T37, T38: how long latencies are measured
 CHURN: Final = _size(4_000, 20_000)  # T39
 SOAK_S: Final = _size(45, 1_800)  # T41: 45 s show a leak of 5 bytes an event, and CI has 4 minutes for all of this
+HELD_COMMITS: Final = _size(1_000, 18_000)
+FAILOVERS: Final = _size(2, 20)
+CUT_STEP: Final = _size(60, 1)  # one in so many bytes of a connection to PostgreSQL
 FUZZ_S: Final = _size(30, 600)
 
 JOINING: Final = _size(24, 200)  # R2

@@ -1,0 +1,121 @@
+"""The primary dies under load, a standby takes over, and the server goes on: nothing acked is lost or stored twice."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from tests.harness.account import Account
+from tests.harness.load_client import Load
+from tests.harness.postgres import Cluster, StartCluster
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import StartServer
+from tests.harness.sizes import FAILOVERS, SLACK
+from tests.harness.wire import exchange
+
+FIRST_ACK_S = 2.0
+"""From the end of the old primary to the first ack of the new one, on a quiet machine."""
+
+
+def first_ack_s(load: Load, since: float) -> float:
+    """Wait for a new ack of each client; return the seconds since that moment."""
+    load.wait_for_acks()
+    return time.monotonic() - since
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_failover_loses_and_doubles_nothing(
+    start_cluster: StartCluster,
+    start_server: StartServer,
+    moments: random.Random,
+    record_figures: RecordFigures,
+    lanes: int,
+) -> None:
+    """kill -9 of the primary and all its children at a random moment; the standby that has most is promoted.
+
+    Clients send a quarter of their events again, and are told nothing of the failover: their acks come later.
+    """
+    cluster = start_cluster(2)
+    url = cluster.url(cluster.new_database())
+    server = start_server("--lanes", str(lanes), "--standbys", "1", url=url)
+    account = Account()
+    waits_s = []
+    for number in range(FAILOVERS):
+        load = Load(account, server.port, 3, f"r{number}c", in_flight=400, again=3)
+        load.wait_for_acks(100)
+        time.sleep(moments.uniform(0, 1))  # the moment of the fault, not a wait for anything
+        cluster.primary.kill()
+        died = time.monotonic()
+        old = cluster.fail_over()
+        promoted_s = time.monotonic() - died
+        waits_s.append(first_ack_s(load, died) - promoted_s)
+        load.wait_for_acks(1_000)
+        load.stop()
+        load.finish()
+        account.judge(server).assert_flawless()
+        cluster.rejoin(old)
+    verdict = account.verify(server)
+    assert not account.errors
+    assert server.stop() == 0
+    assert max(waits_s) < SLACK * FIRST_ACK_S
+    record_figures(
+        f"failover, {lanes} lanes", rounds=FAILOVERS, **verdict.figures, recovery_s=max(waits_s),
+        recovery_median_s=sorted(waits_s)[len(waits_s) // 2],
+    )  # fmt: skip
+
+
+def test_a_failover_without_synchronous_standbys_loses(
+    start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures
+) -> None:
+    """The control: the standby receives nothing for a moment, nobody waits for it, and acked events are gone."""
+    cluster = start_cluster(1, synchronous="")
+    server = start_server("--standbys", "0", url=cluster.url(cluster.new_database()))
+    account = Account()
+    account.send(server.port, "kept", 100)
+    (standby,) = cluster.standbys
+    catch_up(cluster)
+    standby.freeze()
+    account.send(server.port, "lost", 1_000)
+    assert not account.errors
+    cluster.primary.kill()
+    standby.kill()  # with what the kernel held for it
+    standby.start()
+    cluster.fail_over()
+    exchange(server.port, account.lines(["after"]))
+    verdict = account.judge(server)
+    assert len(verdict.lost) == 1_000
+    record_figures("failover, asynchronous (control)", **verdict.figures)
+
+
+def catch_up(cluster: Cluster) -> None:
+    """Wait until the standbys have received all."""
+    written = cluster.primary.ask("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn")
+    for standby in cluster.standbys:
+        standby.wait_until_received(int(written))
+
+
+@pytest.mark.parametrize("standbys", [1, 2])
+def test_a_failover_to_the_only_server_that_is_left(
+    start_cluster: StartCluster, start_server: StartServer, standbys: int
+) -> None:
+    """No standby is there for the new primary: nothing is acked until one is."""
+    cluster = start_cluster(standbys)
+    server = start_server("--standbys", "1", url=cluster.url(cluster.new_database()))
+    account = Account()
+    account.send(server.port, "before", 100)
+    catch_up(cluster)
+    for standby in cluster.standbys[1:]:
+        standby.kill()
+    load = Load(account, server.port, 1, "c")
+    load.wait_for_acks()
+    cluster.primary.kill()
+    old = cluster.fail_over()
+    load.stop()  # the first ack that comes now came from the new primary and its standby
+    acked = load.clients[0].acks
+    cluster.rejoin(old)
+    load.finish()
+    assert load.clients[0].acks > acked
+    account.verify(server)
+    assert server.stop() == 0

@@ -1,0 +1,105 @@
+"""Lanes: more of them while servers run, no plan that depends on statistics, no cost of a snapshot that is held."""
+
+from __future__ import annotations
+
+import time
+
+from tests.harness.account import Account
+from tests.harness.load_client import Load
+from tests.harness.polling import wait_until
+from tests.harness.postgres import Cluster, StartCluster
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import StartServer
+from tests.harness.sizes import HELD_COMMITS, SLACK
+from tests.harness.wire import Peer
+
+SCANS = """
+SELECT schemaname || '.' || relname, seq_scan, idx_scan FROM pg_stat_user_tables
+WHERE schemaname LIKE 'lane%' AND relname = 'keys' ORDER BY 1
+"""
+
+
+def lanes_used(cluster: Cluster, name: str) -> set[int]:
+    """The lanes that topics live in."""
+    return {lane for (lane,) in cluster.primary.rows("SELECT DISTINCT lane FROM aggregator.topics", name)}
+
+
+def test_lanes_are_added_while_servers_run(
+    start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures
+) -> None:
+    """A server that is started with more lanes makes them. Topics stay where they are; new ones spread over all."""
+    cluster = start_cluster()
+    name = cluster.new_database()
+    url = cluster.url(name)
+    old = start_server("--lanes", "2", "--standbys", "0", url=url)
+    accounts = [Account(f"t{number}") for number in range(12)]
+    for account in accounts[:6]:
+        account.send(old.port, "old", 50)
+    load = Load(accounts[0], old.port, 1, "load")
+    load.wait_for_acks()
+    assert lanes_used(cluster, name) == {0, 1}
+    new = start_server("--lanes", "6", "--standbys", "0", url=url)
+    for account in accounts:
+        account.send(new.port, "new", 50)
+    for account in accounts:  # the old server learns of lanes and topics that it has not made
+        account.send(old.port, "last", 50)
+        account.send(old.port, "new", 50)
+    load.stop()
+    load.finish()
+    assert lanes_used(cluster, name) > {0, 1}
+    verdicts = [account.verify(server) for account in accounts for server in (old, new)]
+    assert sum(verdict.stored for verdict in verdicts) == 2 * sum(len(account.sent) for account in accounts)
+    for server in (old, new):
+        assert server.stop() == 0
+    record_figures("lanes added", lost=0, stored=sum(len(account.sent) for account in accounts))
+
+
+def test_no_plan_depends_on_statistics(start_cluster: StartCluster, start_server: StartServer) -> None:
+    """From the empty table on, keys are never looked up by reading all of them; nor when nothing was ever analysed."""
+    cluster = start_cluster(autovacuum="off")
+    name = cluster.new_database()
+    server = start_server("--lanes", "1", "--standbys", "0", url=cluster.url(name))
+    account = Account()
+    for number in range(20):
+        account.send(server.port, f"r{number}", 300)
+        account.send(server.port, f"r{number // 2}", 300)
+    account.verify(server)
+    assert server.stop() == 0
+    wait_until(lambda: cluster.primary.rows(SCANS, name)[0][2] >= 6_000)  # statistics come a little later
+    scans = cluster.primary.rows(SCANS, name)
+    assert [(table, scanned) for table, scanned, _ in scans] == [("lane_0.keys", 0)]
+
+
+def test_a_snapshot_that_is_held_costs_nothing(
+    start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures
+) -> None:
+    """A forgotten session holds a snapshot. Commits stay as fast, because no row is changed by each; the control is."""
+    cluster = start_cluster()
+    primary = cluster.primary
+    name = cluster.new_database()
+    server = start_server("--lanes", "1", "--standbys", "0", url=cluster.url(name))
+    primary.ask("CREATE TABLE clock AS SELECT 0 AS n", name)
+    account = Account()
+    with Peer(server.port) as peer, primary.connect(name) as holder, primary.connect(name) as bare:
+        account.heard("first", peer.ask(account.line("first")))
+        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        holder.execute("SELECT count(*) FROM clock")
+        ours, control = [], []
+        for number in range(HELD_COMMITS):
+            began = time.perf_counter()
+            account.heard(f"e{number}", peer.ask(account.line(f"e{number}")))
+            ours.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            bare.execute("UPDATE clock SET n = n + 1")
+            control.append(time.perf_counter() - began)
+        versions = bare.execute("SELECT pg_relation_size('clock') / 8192").fetchone()
+        lane = bare.execute("SELECT pg_relation_size('lane_0.lane') / 8192").fetchone()
+    tenth = HELD_COMMITS // 10
+    growth = [sum(one[-tenth:]) / sum(one[:tenth]) for one in (ours, control)]
+    account.verify(server)
+    assert server.stop() == 0
+    assert growth[0] < SLACK * 1.5
+    assert lane == (1,)
+    assert versions
+    assert versions[0] > 2
+    record_figures("snapshot held", rounds=HELD_COMMITS, last_to_first=growth[0], control_last_to_first=growth[1])

@@ -1,0 +1,199 @@
+"""Commits that wait for a standby: nothing is acked before a standby has it, whoever ends the wait."""
+
+from __future__ import annotations
+
+import select
+
+import psycopg
+import pytest
+
+from tests.harness.account import Account
+from tests.harness.background import in_background
+from tests.harness.polling import wait_until
+from tests.harness.postgres import Cluster, Server, StartCluster
+from tests.harness.record import RecordFigures
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.wire import Peer
+
+KEYS = "CREATE TABLE plain (key text PRIMARY KEY)"
+INSERT = "INSERT INTO plain VALUES ('one') ON CONFLICT DO NOTHING"
+
+
+@pytest.fixture
+def cluster(start_cluster: StartCluster) -> Cluster:
+    """A primary and a standby that it waits for."""
+    return start_cluster(1)
+
+
+@pytest.fixture
+def name(cluster: Cluster) -> str:
+    """The database."""
+    return cluster.new_database()
+
+
+@pytest.fixture
+def server(cluster: Cluster, name: str, start_server: StartServer) -> ServerProcess:
+    """A server of ours, in front of both."""
+    return start_server("--lanes", "1", "--standbys", "1", url=cluster.url(name))
+
+
+def freeze(cluster: Cluster) -> Server:
+    """Let the standby receive nothing more; the primary believes that it is there."""
+    (standby,) = cluster.standbys
+    standby.freeze("walreceiver")
+    return standby
+
+
+def wait_for_another(primary: Server, pid: int) -> None:
+    """Wait until another session than this one waits for the standby."""
+    wait_until(lambda: primary.waiting() not in ([], [pid]))
+
+
+def said_nothing(peer: Peer) -> bool:
+    return not select.select([peer.socket], [], [], 0)[0]
+
+
+def test_a_wait_that_somebody_cancels_is_no_ack(
+    cluster: Cluster, name: str, server: ServerProcess, record_figures: RecordFigures
+) -> None:
+    """``pg_cancel_backend`` ends the wait, and PostgreSQL says success with a warning. The batch is sent again."""
+    account = Account()
+    account.send(server.port, "before", 10)
+    primary = cluster.primary
+    primary.ask(KEYS, name)
+    standby = freeze(cluster)
+    with Peer(server.port) as peer:
+        peer.send(account.line("one"))
+        for _ in range(3):
+            wait_until(primary.waiting)
+            (waiting,) = primary.waiting()
+            primary.ask(f"SELECT pg_cancel_backend({waiting})")
+            wait_for_another(primary, waiting)
+            assert said_nothing(peer)
+        assert server.ask("HEALTH")["health"] == "degraded"
+
+        # The control: a client that takes success for success has what no standby has.
+        notices: list[str] = []
+        with primary.connect(name) as bare:
+            bare.add_notice_handler(lambda notice: notices.append(notice.severity_nonlocalized or ""))
+            inserting = in_background(lambda: bare.execute(INSERT))
+            wait_until(lambda: bare.info.backend_pid in primary.waiting())
+            primary.ask(f"SELECT pg_cancel_backend({bare.info.backend_pid})")
+            inserting.finish()
+        assert notices == ["WARNING"]
+        assert primary.ask("SELECT count(*) FROM plain", name) == 1
+        assert standby.ask("SELECT count(*) FROM plain", name) == 0
+        assert said_nothing(peer)
+
+        standby.thaw("walreceiver")
+        reply = peer.reply()
+        assert reply["status"] == "stored"
+        account.heard("one", reply)
+    wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
+    verdict = account.verify(server)
+    assert server.stop() == 0
+    record_figures("cancelled wait", rounds=3, **verdict.figures)
+
+
+def test_duplicates_wait_for_the_standby_too(
+    cluster: Cluster, name: str, server: ServerProcess, record_figures: RecordFigures
+) -> None:
+    """The primary restarts with a commit that no standby has. A duplicate of it is not acked, so none is lost later."""
+    account = Account()
+    account.send(server.port, "before", 10)
+    old = cluster.primary
+    old.ask(KEYS, name)
+    standby = freeze(cluster)
+    with Peer(server.port) as peer, Peer(server.port) as other:
+        names = [f"new-{number}" for number in range(100)]
+        peer.send(account.lines(names))
+        wait_until(old.waiting)
+        with psycopg.connect(old.url(name), autocommit=True) as bare:
+            inserting = in_background(lambda: bare.execute(INSERT))
+            wait_until(lambda: bare.info.backend_pid in old.waiting())
+            old.kill()
+            with pytest.raises(psycopg.OperationalError):
+                inserting.finish()
+        old.start()
+
+        # The control: its row is on no standby, and it is told at once that there is nothing to do.
+        with old.connect(name) as bare:
+            assert bare.execute(INSERT).rowcount == 0
+        other.send(account.lines(names))
+        wait_until(old.waiting)
+        assert said_nothing(peer)
+        assert said_nothing(other)
+
+        old.kill()
+        standby.kill()  # with what the kernel held for it
+        standby.start()
+        cluster.fail_over()
+        assert cluster.primary.ask("SELECT count(*) FROM plain", name) == 0  # told, and lost
+        cluster.rejoin(old)
+        for client in (peer, other):
+            for event_id in names:
+                account.heard(event_id, client.reply())
+    verdict = account.verify(server)
+    assert server.stop() == 0
+    record_figures("duplicates only, crash, failover", **verdict.figures)
+
+
+def test_without_its_standby_nothing_is_acked_and_acks_resume(
+    cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
+) -> None:
+    """HEALTH says that nothing can be stored; when the standby is back, everything that waited is acked."""
+    account = Account()
+    account.send(server.port, "before", 10)
+    (standby,) = cluster.standbys
+    standby.stop()
+    with Peer(server.port) as peer:
+        peer.send(account.line("one"))
+        wait_until(lambda: server.ask("HEALTH")["health"] == "degraded")
+        assert said_nothing(peer)
+        standby.start()
+        account.heard("one", peer.reply())
+    wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
+    verdict = account.verify(server)
+    assert server.stop() == 0
+    record_figures("standby gone", **verdict.figures)
+
+
+def test_standbys_that_are_no_longer_named_stop_the_acks(
+    cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
+) -> None:
+    """Patroni empties ``synchronous_standby_names`` by itself when the standby is gone: no ack is without one."""
+    account = Account()
+    account.send(server.port, "before", 10)
+    (standby,) = cluster.standbys
+    standby.stop()
+    names = cluster.primary.ask("SHOW synchronous_standby_names")
+    cluster.primary.set(synchronous_standby_names="")
+    with Peer(server.port) as peer:
+        peer.send(account.line("one"))
+        wait_until(lambda: server.ask("HEALTH")["health"] == "degraded")
+        assert said_nothing(peer)
+        standby.start()
+        cluster.primary.set(synchronous_standby_names=names)
+        account.heard("one", peer.reply())
+    wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
+    verdict = account.verify(server)
+    assert server.stop() == 0
+    record_figures("standbys no longer named", **verdict.figures)
+
+
+def test_the_server_stops_while_a_batch_waits(
+    cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
+) -> None:
+    """SIGTERM ends it though the standby is away; what was not acked is a duplicate, or new, when it is sent again."""
+    account = Account()
+    account.send(server.port, "before", 10)
+    standby = freeze(cluster)
+    with Peer(server.port) as peer:
+        peer.send(account.line("one"))
+        wait_until(cluster.primary.waiting)
+        server.stop()
+        assert all(reply["status"] not in ("stored", "duplicate") for reply in peer.rest())
+    standby.thaw("walreceiver")
+    server.restart()
+    verdict = account.verify(server)
+    record_figures("stopped while it waits", **verdict.figures)
