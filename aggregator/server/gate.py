@@ -61,7 +61,7 @@ class Gate:
             self._transport.resume_reading()
 
     def look(self) -> None:
-        """Read once in spite of all reasons, because the end of a client is not seen otherwise. Then call ``looked``."""
+        """Read once in spite of all reasons: a client that has gone is not seen otherwise. Then call ``looked``."""
         if self._reasons and not self._ended and self._transport and not self._transport.is_closing():
             self._looking = True
             self._transport.resume_reading()
