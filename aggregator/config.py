@@ -95,12 +95,12 @@ class Config:
     """The file that says who may do what; None: nobody is known but the superuser and the server's own user."""
 
     auth_timeout_s: float = 10.0
-    """How long a client may take to say who it is, from the accept on: a TLS handshake over a bad link takes a second
+    """How long a client may take to authenticate, from the accept on: a TLS handshake over a bad link takes a second
     or two."""
 
     max_pending: int = 64
-    """Clients that have not said who they are yet. When one more comes the oldest goes, so a true one is served if
-    fewer strangers than this come while it introduces itself."""
+    """Unauthenticated clients at a time. When one more comes the oldest is dropped, so a legitimate client is served if
+    fewer than this come while it authenticates."""
 
     db: Path | str = Path("data/events.db")
     """The database file, whose folder is made; or the URL of a PostgreSQL database, which many servers may share."""

@@ -12,12 +12,10 @@ from typing import BinaryIO
 def opened(path: Path) -> BinaryIO:
     """The file, for reading. Raises OSError, also for what is no regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    file = os.fdopen(descriptor, "rb")
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        file.close()
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def read(path: Path) -> bytes:

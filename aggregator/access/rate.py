@@ -17,6 +17,9 @@ class _Clock:
 
     def take(self, amount: int, now: float) -> float:
         self._due = max(self._due, now - BURST_S) + amount / self._per_s
+        return self.pause_s(now)
+
+    def pause_s(self, now: float) -> float:
         return self._due - now
 
 
@@ -26,6 +29,10 @@ class Rate:
     def __init__(self, events_per_s: float | None, bytes_per_s: float | None) -> None:
         self._events = None if events_per_s is None else _Clock(events_per_s)
         self._bytes = None if bytes_per_s is None else _Clock(bytes_per_s)
+
+    def pause_s(self, now: float) -> float:
+        """The seconds until more may be read, whichever connection has used the rate; 0 or less: at once."""
+        return max((clock.pause_s(now) for clock in (self._events, self._bytes) if clock), default=0.0)
 
     def take_events(self, count: int, now: float) -> float:
         """Note that events were taken at ``now``; return the seconds until more may be read, 0 or less: at once."""

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from itertools import combinations
-from typing import Final
+from typing import Final, NoReturn
 
 import uvloop
 
@@ -90,8 +90,8 @@ def add_command(commands: Commands) -> None:
     option(server, "--socket-mode", mode, defaults.socket_mode, "who may connect to the unix sockets")
     option(server, "--anonymous", anonymous, defaults.anonymous, "who need not be known: loopback, none, all")
     option(server, "--identities", file, None, "file that says who may do what", shown="none")
-    option(server, "--auth-timeout", seconds, defaults.auth_timeout_s, "seconds to say who one is", "auth_timeout_s")
-    option(server, "--max-pending", count, defaults.max_pending, "clients that have not said who they are")
+    option(server, "--auth-timeout", seconds, defaults.auth_timeout_s, "seconds to authenticate", "auth_timeout_s")
+    option(server, "--max-pending", count, defaults.max_pending, "unauthenticated clients at a time")
     option(server, "--db", database, defaults.db, "database file, whose folder is made; or postgresql://…")
     option(server, "--lanes", lanes, defaults.lanes, "lanes of a PostgreSQL database", shown="as it has; 1 at first")
     option(server, "--standbys", standbys, defaults.standbys, "synchronous standbys that PostgreSQL must wait for")
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
     if unknown := unknown_variables(options.variables):
         log.warning("no options, and ignored: %s", ", ".join(unknown))
     try:
-        return run_server(config)
+        run_server(config)
     except (CannotStart, CannotListen, StorageUnusable) as error:
         to_stderr.say(f"aggregator: {error}")
     except Exception:  # a defect of ours
@@ -130,13 +130,11 @@ def run(options: argparse.Namespace) -> int:
     return 1
 
 
-def run_server(config: Config, new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop) -> int:
-    """Run the event loop; return the exit code. Raises as ``serve`` does."""
+def run_server(config: Config, new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop) -> NoReturn:
+    """Run the event loop, and end the process. Raises as ``serve`` does."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*GC_THRESHOLDS)
     with asyncio.Runner(loop_factory=new_loop) as runner:
         end = runner.run(serve(config))
-        if end is not End.WELL:
-            logging.shutdown()
-            os._exit(1 if end is End.BADLY else 0)
-    return 0
+        logging.shutdown()
+        os._exit(1 if end is End.BADLY else 0)

@@ -19,15 +19,14 @@ from aggregator.server.caller import Caller
 from aggregator.server.first_line import FirstLine, Said
 from aggregator.server.gate import Reason
 from aggregator.server.intake import Outcome
-from aggregator.server.peer import LINGER_S, Peer, Phase
+from aggregator.server.peer import LINGER_S, TICK_S, Peer, Phase
 from aggregator.wire import Code, Failure, replies
 
 log = logging.getLogger("aggregator")
 
-MAX_PAUSE_S: Final = 60.0
-"""The longest pause for a rate. While nothing is read, it is not seen that a client has gone; and the whole of what one
-read has brought would be hours at a rate of a few bytes a second. Past this the client is read faster than it may be.
-"""
+LOOK_S: Final = 60.0
+"""How often a client that is slowed is read once all the same, if it has nothing that waits: its end is not seen
+otherwise. Until what one read has brought may be taken it may be hours, at a rate of a few bytes a second."""
 
 
 class AuthenticatedPeer(Peer):
@@ -42,8 +41,12 @@ class AuthenticatedPeer(Peer):
     _first_line: FirstLine | None = None
     """Until it is clear whether it says who this is."""
     _rate: Rate | None = None
-    _slow_until_s = 0.0
-    _disconnected = False
+    _is_rate_lifted = False  # for good
+    _slowed: asyncio.TimerHandle | None = None
+    _held_s = 0.0
+    """For how long the first line has been unfinished, of somebody who is known without it."""
+    _to_reconnect: Failure | None = None  # when all that was read is taken
+    _disconnected: Failure | None = None
     _dropped_bytes = 0
     """What has arrived since then."""
 
@@ -69,6 +72,9 @@ class AuthenticatedPeer(Peer):
     def data_received(self, data: bytes) -> None:
         if self._disconnected:
             self._dropped_bytes += len(data)
+            return
+        self._held_s = 0.0
+        self._gate.looked()
         if self._first_line and self._phase < Phase.ENDING:
             data = self._on_first_line(self._first_line.feed(data))
         if self._rate:
@@ -85,6 +91,16 @@ class AuthenticatedPeer(Peer):
         super().connection_lost(exc)
 
     # --- called by the server
+
+    def tick(self) -> None:
+        """Give up waiting for a first line of somebody who is known: what there is of it is read as any other."""
+        if self._first_line and self._first_line.has_some and self.caller.identity:
+            self._held_s += TICK_S
+            if self._held_s > self._state.config.line_timeout_s and (
+                rest := self._on_first_line(self._first_line.finish())
+            ):
+                super().data_received(rest)
+        super().tick()
 
     def admit(self, slot: Slot) -> None:
         """It has a slot. See who it is, or let it say so."""
@@ -117,36 +133,28 @@ class AuthenticatedPeer(Peer):
 
     def reconnect(self, failure: Failure) -> None:
         """Have it connect again: end as at SIGTERM, although the server goes on."""
+        if self._to_reconnect or self._disconnected or self._phase >= Phase.REFUSING:
+            return  # it ends already
         log.info("%s: has to connect again: %s", self._inbox.peer, failure.detail)
-        self.shut_down(failure)
-        self._abort_after(self._state.config.drain_timeout_s)
+        self._to_reconnect = failure
+        self._end_soon()
 
     def disconnect(self, failure: Failure) -> None:
         """Store and answer what was read, and close our half; drop what arrives later.
 
-        It is gone LINGER_S after its answers are out. Until then its rate stays in force.
+        When its answers are out it is gone in LINGER_S.
         """
-        while self._inbox:
-            self._take_turn()
         if self._disconnected or self._phase >= Phase.ENDING:
             return  # it ends already
         log.info("%s: disconnected: %s", self._inbox.peer, failure.detail)
-        self._disconnected = True
-        if self._outbox.muted:
-            self._end(b"")
-            if not self._transport.is_closing():
-                self._close_our_half()
-            self._abort_after(LINGER_S)
-        else:
-            is_stranger = self._slot is None or self._slot.identity is None
-            said = replies.encode(replies.error(failure)) if self._port.replies and not is_stranger else b""
-            self._end(said)
-            self._abort_after(self._state.config.drain_timeout_s)  # if it does not read that
+        self._disconnected = failure
+        self._end_soon()
 
     def lift_rate(self) -> None:
         """It is about to end: rates hold no more, because what was read is to be stored in time."""
+        self._is_rate_lifted = True
         self._rate = None
-        self._gate.lift(Reason.RATE)
+        self._stop_slowing()
 
     def about(self) -> dict[str, Any]:
         """What CLIENTS shows of it."""
@@ -199,17 +207,19 @@ class AuthenticatedPeer(Peer):
         return b""
 
     def _apply(self, identity: Identity) -> None:
-        rate = self._state.identities.rate(identity)
+        rate = None if self._is_rate_lifted else self._state.identities.rate(identity)
         if rate is not self._rate:
             self._rate = rate
-            self._slow_until_s = 0.0
-            self._gate.lift(Reason.RATE)  # that was the old one's
+            self._stop_slowing()  # that was the old one's
+            self._go_on()  # if its other connections have used up the new one, this one waits as well
         self._inbox.identify(identity)
 
     # --- in
 
     def finish_input(self) -> None:
         """Take the end of the stream: what was held back comes first."""
+        if self._disconnected:
+            return
         if self._first_line and self._phase < Phase.ENDING and (data := self._on_first_line(self._first_line.finish())):
             self._inbox.feed(data)
         super().finish_input()
@@ -228,29 +238,68 @@ class AuthenticatedPeer(Peer):
 
     def _slow(self, pause_s: float) -> None:
         """Read on only when the rate of its identity allows it."""
-        if pause_s > 0:
-            pause_s = min(pause_s, MAX_PAUSE_S)
-            self._slow_until_s = time.monotonic() + pause_s
-            if self._gate.shut(Reason.RATE):
-                asyncio.get_running_loop().call_later(pause_s, self._go_on)
+        if pause_s > 0 and self._gate.shut(Reason.RATE):
+            self._slowed = asyncio.get_running_loop().call_later(min(pause_s, LOOK_S), self._go_on)
 
     def _go_on(self) -> None:
-        left_s = self._slow_until_s - time.monotonic()
-        if left_s > 0 and self._rate:  # more of the same turn was counted since
-            asyncio.get_running_loop().call_later(left_s, self._go_on)
-        else:
-            self._gate.lift(Reason.RATE)
+        """Read on, unless the rate has been used since, by this connection or another of its identity."""
+        left_s = self._rate.pause_s(time.monotonic()) if self._rate else 0.0
+        if left_s <= 0:
+            self._stop_slowing()
+            return
+        self._gate.shut(Reason.RATE)
+        if not self._inbox and self._phase < Phase.LOST:
+            self._gate.look()
+        self._slowed = asyncio.get_running_loop().call_later(min(left_s, LOOK_S), self._go_on)
+
+    def _stop_slowing(self) -> None:
+        if self._slowed:
+            self._slowed.cancel()
+            self._slowed = None
+        self._gate.lift(Reason.RATE)
 
     # --- the end
 
+    def _end_soon(self) -> None:
+        """Take what was read, in ordinary turns, because it may be a lot; then end."""
+        self.lift_rate()
+        self._abort_after(self._state.config.drain_timeout_s)  # if it does not read its answers, or goes on sending
+        if self._inbox and self._gate.open:
+            self._take_turn()
+        self._close_when_done()
+
     def _close_when_done(self) -> None:
+        if not self._inbox:
+            if self._disconnected and self._phase < Phase.ENDING:
+                self._end_disconnected(self._disconnected)
+                return
+            if self._to_reconnect and self._phase < Phase.REFUSING:
+                failure, self._to_reconnect = self._to_reconnect, None
+                self.shut_down(failure)
+                return
         if self._disconnected and self._outbox.muted and not self._eof and self._phase < Phase.LOST:
             return  # it is read until its time is over, so that the log can say how much is dropped
         super()._close_when_done()
+
+    def _end_disconnected(self, failure: Failure) -> None:
+        """All that was read is taken."""
+        if self._outbox.muted:
+            self._end(b"")
+            if not self._transport.is_closing():
+                self._close_our_half()
+            self._abort_after(LINGER_S)
+        else:
+            is_stranger = self._slot is None or self._slot.identity is None
+            self._end(replies.encode(replies.error(failure)) if self._port.replies and not is_stranger else b"")
 
     def _abort_after(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._abort_if_there)
 
     def _abort_if_there(self) -> None:
         if self._phase < Phase.LOST:
+            if not self._disconnected:  # whatever it still sends is lost
+                self._state.peer_log.say(
+                    logging.WARNING, f"{self._port.name}: %s was dropped, because it did not end in time",
+                    self._inbox.peer,
+                )  # fmt: skip
             self.abort()

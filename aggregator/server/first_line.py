@@ -42,6 +42,11 @@ class FirstLine:
         self._is_text = text
         self._held = bytearray()
 
+    @property
+    def has_some(self) -> bool:
+        """Whether it has begun."""
+        return bool(self._held)
+
     def feed(self, data: bytes) -> Said | None:
         """Take the next bytes; None: it takes more of them to tell."""
         self._held += data

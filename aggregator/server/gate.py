@@ -29,6 +29,7 @@ class Gate:
         self._reasons: set[Reason] = set()
         self._transport: asyncio.Transport | None = None
         self._ended = False
+        self._looking = False
 
     def attach(self, transport: asyncio.Transport) -> None:
         """The transport to be paused."""
@@ -54,9 +55,22 @@ class Gate:
         self._reasons.remove(reason)
         if self._reasons:
             return
+        self._looking = False
         self._on_open()
         if self.open and not self._ended and self._transport and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def look(self) -> None:
+        """Read once in spite of all reasons: a client that has gone is not seen otherwise. Then call ``looked``."""
+        if self._reasons and not self._ended and self._transport and not self._transport.is_closing():
+            self._looking = True
+            self._transport.resume_reading()
+
+    def looked(self) -> None:
+        """Something was read; if that was in spite of a reason, nothing more is."""
+        if self._looking and self._transport and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._looking = False
 
     def is_shut_for(self, reason: Reason) -> bool:
         return reason in self._reasons

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import select
 import socket
+from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -44,6 +45,11 @@ the spare descriptors may wait for that at a time."""
 
 EMPTY_BACKLOG_S: Final = 0.5
 """How long a stopping server accepts clients that have connected already; thousands a second are no trouble."""
+
+RECONNECTS_AT_ONCE: Final = 8
+RECONNECT_PAUSE_S: Final = 0.1
+"""So many clients are made to connect again at a time, and the next a little later: half of those that one address may
+have in handshakes."""
 
 KEEPALIVE_IDLE_S: Final = 60
 KEEPALIVE_INTERVAL_S: Final = 15
@@ -107,7 +113,7 @@ class Listeners:
         late = self._stopping and not port.replies  # accepted as the listener closed: its events count like the others'
         origin = _origin(credentials.of(transport))
         failure = None if late else self._stopping or self._state.admission.why_not(origin)
-        client = self._client(port, writer)
+        client = self._make_client(port, writer)
         if failure:
             log.debug("a client from %s was refused: %s", origin, failure.detail)
             self._refuse(client, port, failure)
@@ -119,7 +125,7 @@ class Listeners:
         self._state.stats.connections = len(self._connections)
         _keep_alive(transport.get_extra_info("socket"))
 
-    def _client(self, port: Port, writer: asyncio.StreamWriter) -> AuthenticatedPeer | TlsHandshake:
+    def _make_client(self, port: Port, writer: asyncio.StreamWriter) -> AuthenticatedPeer | TlsHandshake:
         connection = _class_for(port)(self._state, port, self._ended, writer)
         transport = cast(asyncio.Transport, writer.transport)
         if not port.tls:
@@ -133,7 +139,8 @@ class Listeners:
 
     def _opened(self, connection: AuthenticatedPeer, handshake: TlsHandshake, transport: TlsTransport) -> None:
         """A handshake has ended well: the client takes its slot."""
-        self._connections[connection] = slot = self._connections.pop(handshake)
+        slot = self._connections.pop(handshake)
+        self._connections[connection] = slot
         slot.holder = connection
         connection.connection_made(transport)
         connection.admit(slot)
@@ -161,16 +168,28 @@ class Listeners:
             self._nobody_left.set()
 
     def verify_again(self) -> None:
-        """Other authorities or revocation lists are in force: whoever has shown a certificate has to show it again."""
+        """Other authorities or revocation lists are in force: whoever has shown a certificate has to show it again.
+
+        They are sent away a few at a time, because those that come back together push each other out.
+        """
+        shown = deque[AuthenticatedPeer]()
         for client in list(self._connections):
+            if not isinstance(client, AuthenticatedPeer):  # its handshake goes by the old ones
+                client.abort()
+            elif client.credentials.certificate:
+                shown.append(client)
+        self._send_away(shown)
+
+    def _send_away(self, clients: deque[AuthenticatedPeer]) -> None:
+        for _ in range(min(RECONNECTS_AT_ONCE, len(clients))):
+            client = clients.popleft()
             try:
-                if not isinstance(client, AuthenticatedPeer):  # its handshake goes by the old ones
-                    client.disconnect(replies.other_authorities())
-                elif client.credentials.certificate:
-                    client.reconnect(replies.other_authorities())
+                client.reconnect(replies.other_authorities())
             except Exception:  # a defect of ours: the others have to show theirs all the same
                 log.exception("a client that has shown a certificate is dropped")
                 client.abort()
+        if clients:
+            asyncio.get_running_loop().call_later(RECONNECT_PAUSE_S, self._send_away, clients)
 
     # --- stopping
 

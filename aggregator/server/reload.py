@@ -51,11 +51,21 @@ class LogLevel:
 _OR: Final = ", ".join(LEVELS[:-1]) + " or " + LEVELS[-1]
 
 
+class LoadedInPart(Exception):
+    """Some of what was read is in force, and a defect of ours kept out the rest."""
+
+
 async def load(reloadables: Sequence[Reloadable]) -> None:
-    """Read everything, and replace it. Raises CannotLoad; then everything is as before."""
+    """Read everything, and replace it. Raises CannotLoad, and then everything is as before; or LoadedInPart."""
     swaps = [await asyncio.to_thread(one.load) for one in reloadables]
+    failures = []
     for swap in swaps:
-        swap()
+        try:
+            swap()
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise LoadedInPart from failures[0]
 
 
 async def keep_loading(reloadables: Sequence[Reloadable], asked: asyncio.Event, stats: Stats) -> None:
@@ -68,6 +78,9 @@ async def keep_loading(reloadables: Sequence[Reloadable], asked: asyncio.Event, 
         except CannotLoad as error:
             stats.config_reload_ok = False
             log.error("not reloaded, everything stays as it was: %s", error)
+        except LoadedInPart:
+            stats.config_reload_ok = False
+            log.exception("reloaded in part")
         except Exception:  # a defect of ours; the next try may do better
             stats.config_reload_ok = False
             log.exception("not reloaded, everything stays as it was")

@@ -228,7 +228,7 @@ class Files:
 async def serve(config: Config) -> End:
     """Run a server; return how it ended. Raises CannotStart, CannotListen and StorageUnusable.
 
-    After any end but WELL, threads may be stuck for ever, in a commit or in a question to a name server: the process
+    Threads may be stuck for ever, in a commit, a question to a name server, or a file on a disk that hangs: the process
     has to end by ``os._exit``, because they would keep it alive.
     """
     stop, reload = asyncio.Event(), asyncio.Event()

@@ -90,7 +90,7 @@ class Owner(Protocol):
     def opened(self, transport: TlsTransport) -> None:
         """The handshake has ended well: the protocol may be connected to this transport."""
 
-    def over(self, result: Result, why: str) -> None:
+    def finished(self, result: Result, why: str) -> None:
         """The handshake has failed."""
 
     def broken(self, trace: str) -> None:
@@ -166,7 +166,7 @@ class TlsLayer(asyncio.Protocol):
         if self._stage is not Stage.OPEN:
             return False
         if not self._is_queued:
-            self._see_end()
+            self._on_plain_eof()
         return True  # keep our half open
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -241,7 +241,7 @@ class TlsLayer(asyncio.Protocol):
             self._decrypt()
 
     def _fail(self, result: Result, why: str, last_words: bytes) -> None:
-        self._owner.over(result, why)
+        self._owner.finished(result, why)
         self._stage = Stage.FAILED
         self._abort_after(LINGER_S)
         self._plain.write(last_words)
@@ -264,7 +264,7 @@ class TlsLayer(asyncio.Protocol):
             self._end()
             return
         if self._plain_ended:
-            self._see_end()
+            self._on_plain_eof()
         self._steer()
 
     def _read(self, came: int = 0) -> None:
@@ -291,13 +291,13 @@ class TlsLayer(asyncio.Protocol):
         if self._error:
             self._break_off()
         elif self._ended:
-            self._tell_end()
+            self._report_eof()
 
-    def _see_end(self) -> None:
+    def _on_plain_eof(self) -> None:
         """The plain stream has ended."""
         if not self._ended:
             self._ended = self.is_cut = True
-            self._tell_end()
+            self._report_eof()
 
     def _break_off(self) -> None:
         """The peer's records are no TLS any more: our alert goes out, and nothing else can."""
@@ -306,7 +306,7 @@ class TlsLayer(asyncio.Protocol):
             self._abort_after(LINGER_S)
             self._plain.close()
 
-    def _tell_end(self) -> None:
+    def _report_eof(self) -> None:
         if not self._is_paused and not self._end_told and not self._plain.is_closing():
             self._end_told = True
             self._protocol.eof_received()
@@ -320,7 +320,7 @@ class TlsLayer(asyncio.Protocol):
         """The protocol wants more."""
         self._is_paused = False
         if self._ended:
-            asyncio.get_running_loop().call_soon(self._tell_end)
+            asyncio.get_running_loop().call_soon(self._report_eof)
         self._steer()
 
     # --- out
@@ -360,10 +360,10 @@ class TlsLayer(asyncio.Protocol):
             self._steer()
             self._stop_timer()
             self._timer = asyncio.get_running_loop().call_later(
-                OWN_BYTES_S, self._look, self._plain.get_write_buffer_size()
+                OWN_BYTES_S, self._check_own_bytes, self._plain.get_write_buffer_size()
             )
 
-    def _look(self, waiting_before: int) -> None:
+    def _check_own_bytes(self, waiting_before: int) -> None:
         waiting = self._plain.get_write_buffer_size()
         if waiting and waiting >= waiting_before:
             self._plain.abort()
@@ -391,12 +391,10 @@ class TlsLayer(asyncio.Protocol):
             self._protocol.connection_lost(self._lost_by or self._error)
         else:
             self._owner.lost()
-        for name in _CYCLES:
-            self.__dict__.pop(name, None)
-
-
-_CYCLES: Final = ("_tls", "_in", "_out", "_protocol", "_owner")
-"""What a layer holds that holds the layer, and what is large: it would all wait for the cycle collector."""
+        # What holds the layer, and what is large, would wait for the cycle collector.
+        del self._protocol, self._owner, self._in, self._out
+        with contextlib.suppress(AttributeError):  # it had none yet
+            del self._tls
 
 
 class TlsTransport(asyncio.Transport):

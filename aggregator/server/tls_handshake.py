@@ -51,7 +51,7 @@ class TlsHandshake:
 
     def expire(self) -> None:
         """It has taken too long."""
-        self.over(Result.TIMED_OUT, "it was not done in time")
+        self.finished(Result.TIMED_OUT, "it was not done in time")
         self.abort()
 
     def renew(self) -> None:
@@ -89,11 +89,11 @@ class TlsHandshake:
 
     def opened(self, transport: TlsTransport) -> None:
         """The handshake has ended well."""
-        self.over(Result.OK)
+        self.finished(Result.OK)
         self._stop_timer()
         self._on_open(self, transport)
 
-    def over(self, result: Result, why: str = "") -> None:
+    def finished(self, result: Result, why: str = "") -> None:
         """The handshake has ended, well or not. The first end counts."""
         if self._slot is None or self._result:
             return
@@ -108,7 +108,7 @@ class TlsHandshake:
 
     def lost(self) -> None:
         """The connection has ended without TLS."""
-        self.over(Result.GONE)
+        self.finished(Result.GONE)
         self._stop_timer()
         self._on_end(self)
 

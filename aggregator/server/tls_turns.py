@@ -39,8 +39,9 @@ class TlsTurns:
     def _turn(self) -> None:
         started_s = time.monotonic()
         try:
-            while self._waiting and self._rest_until <= started_s > time.monotonic() - TURN_S:
-                self._waiting.popleft()()
+            if started_s >= self._rest_until:
+                while self._waiting and time.monotonic() - started_s < TURN_S:
+                    self._waiting.popleft()()
         finally:
             self._owe(time.monotonic() - started_s)
             self._schedule()

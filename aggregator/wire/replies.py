@@ -330,7 +330,7 @@ def permissions_changed(who: str) -> Failure:
 
 
 def other_authorities() -> Failure:
-    return Failure(Code.SHUTTING_DOWN, "certificates are verified anew; connect again")
+    return Failure(Code.SHUTTING_DOWN, "the CA or the CRL has changed; connect again")
 
 
 def killed() -> Failure:

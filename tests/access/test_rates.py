@@ -37,10 +37,14 @@ class Limited:
         identities.write(self._path, {**self._slow_stanza, **limits}, self._fast_stanza)
 
     def is_slowed(self) -> bool:
+        return self.slowed() > 0
+
+    def slowed(self) -> int:
+        """How many clients of the one that is limited are slowed at the moment."""
         with Peer(self.server.port) as peer:
             peer.send(self.fast + b"CLIENTS\n")
             clients = peer.replies(2)[1]["clients"]
-        return any(one["slowed"] for one in clients if one["identity"] == "slow")
+        return sum(one["slowed"] for one in clients if one["identity"] == "slow")
 
     def stats(self) -> dict[str, int]:
         with Peer(self.server.port) as peer:
@@ -216,9 +220,21 @@ def test_a_pause_ends_with_its_rate(start_server: StartServer, tmp_path: Path) -
 
 
 def test_no_pause_hides_that_a_client_has_gone(start_server: StartServer, tmp_path: Path) -> None:
-    limited = Limited(start_server, tmp_path, bytes_per_s=1, changes=[changes.short_pauses])
+    limited = Limited(start_server, tmp_path, events_per_s=0.1, changes=[changes.short_looks])
     with Peer(limited.server.port) as peer:
         peer.ask(limited.slow)
         peer.send(event("e") * 100)
         wait_until(limited.is_slowed)
     wait_until(lambda: limited.stats()["connections"] == 1)
+
+
+def test_another_connection_does_not_get_round_a_rate(start_server: StartServer, tmp_path: Path) -> None:
+    limited = Limited(start_server, tmp_path, events_per_s=0.1)
+    with Peer(limited.server.port) as one, Peer(limited.server.port) as other:
+        one.ask(limited.slow)
+        one.send(event("e") * 100)
+        wait_until(limited.is_slowed)
+        other.ask(limited.slow)  # who it is, is told at once
+        other.send(event("f"))
+        wait_until(lambda: limited.slowed() == 2)
+        assert limited.stats()["unique_processed"] == 1

@@ -141,9 +141,9 @@ def patient() -> None:
     _put(authenticated_peer, "LINGER_S", 60.0)
 
 
-def short_pauses() -> None:
-    """Pause for a rate half a second at most, instead of a minute."""
-    _put(authenticated_peer, "MAX_PAUSE_S", 0.5)
+def short_looks() -> None:
+    """Look after half a second, instead of a minute, whether a client that is slowed has gone."""
+    _put(authenticated_peer, "LOOK_S", 0.5)
 
 
 def quick_own_answers() -> None:

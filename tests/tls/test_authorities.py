@@ -17,7 +17,7 @@ from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.tls_peer import TlsPeer
 from tests.harness.wire import Peer, event
 
-AGAIN = {"status": "error", "code": "shutting_down", "detail": "certificates are verified anew; connect again"}
+AGAIN = {"status": "error", "code": "shutting_down", "detail": "the CA or the CRL has changed; connect again"}
 
 
 class World:

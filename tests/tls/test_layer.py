@@ -99,7 +99,7 @@ class Owner:
         self.results.append("ok")
         self.above.transport = transport
 
-    def over(self, result: Result, why: str) -> None:
+    def finished(self, result: Result, why: str) -> None:
         self.results.append(f"{result.value}: {why}")
 
     def broken(self, trace: str) -> None:
