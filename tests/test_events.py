@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from aggregator.access.identity import ANONYMOUS
 from aggregator.config import Config
 from aggregator.event import Event
 from aggregator.server import reading
@@ -271,7 +272,7 @@ async def test_what_comes_while_it_is_looked_for_is_not_waited_for() -> None:
     engine = ListEngine()
     feed = Feed(engine, Intake(1000, 1 << 20))  # type: ignore[arg-type]
     state: Any = SimpleNamespace(engine=engine, feed=feed, config=Config())
-    asker: Any = SimpleNamespace()
+    asker: Any = SimpleNamespace(identity=ANONYMOUS)
 
     def publish(topic: str) -> None:
         parts, commit = engine.append([Event.of(topic, "e", b'{"topic":"%b"}' % topic.encode())], {})

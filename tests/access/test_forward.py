@@ -61,7 +61,8 @@ def test_whoever_is_not_known_is_turned_away_at_once(start_server: StartServer, 
     world = World(start_server, tmp_path)
     with world.client(elsewhere.STRANGER) as peer:
         assert peer.answer() is None
-    assert "turned away: no rule knows this address, and this port takes no other credentials" in world.server.log
+    why = "turned away: no rule knows this address, and this port takes no other credentials"
+    wait_until(lambda: why in world.server.log)
     with world.client("") as peer:
         assert peer.ask(forward("db", [{"n": 1}], "local")) == {"ack": "local"}
 
