@@ -25,10 +25,10 @@ def lanes_used(cluster: Cluster, name: str) -> set[int]:
 
 
 def test_lanes_are_added_while_servers_run(
-    start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures
+    shared_cluster: Cluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
     """A server that is started with more lanes makes them. Topics stay where they are; new ones spread over all."""
-    cluster = start_cluster()
+    cluster = shared_cluster
     name = cluster.new_database()
     url = cluster.url(name)
     old = start_server("--lanes", "2", "--standbys", "0", url=url)
@@ -71,10 +71,10 @@ def test_no_plan_depends_on_statistics(start_cluster: StartCluster, start_server
 
 
 def test_a_snapshot_that_is_held_costs_nothing(
-    start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures
+    shared_cluster: Cluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
     """A forgotten session holds a snapshot. Commits stay as fast, because no row is changed by each; the control is."""
-    cluster = start_cluster()
+    cluster = shared_cluster
     primary = cluster.primary
     name = cluster.new_database()
     server = start_server("--lanes", "1", "--standbys", "0", url=cluster.url(name))
