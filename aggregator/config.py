@@ -47,8 +47,15 @@ class Config:
     wrap_id_field: str | None = None
     """The field of a JSON object that is its event_id; None: a random UUID, because equal lines are no duplicates."""
 
-    db: Path = Path("data/events.db")
-    """The database file; its folder is made."""
+    db: Path | str = Path("data/events.db")
+    """The database file, whose folder is made; or the URL of a PostgreSQL database, which many servers may share."""
+
+    lanes: int | None = None
+    """Lanes of a PostgreSQL database; None: as many as it has, and one at first. Where there are several, more servers
+    store at once, and readers have one order for each topic, not one of all events."""
+
+    standbys: int = 0
+    """Synchronous standbys that PostgreSQL must be set to wait for: nothing is stored while it is set to fewer."""
 
     queue_events: int = 30_000
     """Events read but not yet handed to a commit: four busy clients can have one full batch committed, one decided, and

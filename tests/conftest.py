@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import settings
@@ -24,12 +25,34 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+SERVER_ENGINES: Final = {
+    "sqlite": pytest.param("sqlite"),
+    "postgresql": pytest.param("postgresql", marks=pytest.mark.postgres),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that is marked ``engines`` runs its servers on each engine, or on those that the marker names."""
+    if "server_engine" in metafunc.fixturenames and (mark := metafunc.definition.get_closest_marker("engines")):
+        engines = [SERVER_ENGINES[name] for name in mark.args or SERVER_ENGINES]
+        metafunc.parametrize("server_engine", engines, indirect=True)
+
+
 @pytest.fixture
-def new_server(tmp_path: Path) -> Iterator[StartServer]:
-    """Make a server with these options, not started yet. Each server has a folder of its own."""
+def server_engine(request: pytest.FixtureRequest) -> str:
+    """What the servers of a test store their events with."""
+    return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def new_server(request: pytest.FixtureRequest, tmp_path: Path, server_engine: str) -> Iterator[StartServer]:
+    """Make a server with these options, not started yet. Each server has a folder of its own, and a store."""
     servers: list[ServerProcess] = []
 
     def new(*options: str, **settings: object) -> ServerProcess:
+        if server_engine == "postgresql" and not {"db", "url"} & settings.keys():
+            cluster = request.getfixturevalue("shared_cluster")
+            settings["url"] = cluster.primary.url(cluster.new_database())
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
         servers.append(ServerProcess(folder, *options, **settings))  # type: ignore[arg-type]

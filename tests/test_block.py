@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from aggregator.storage import block as blocks_of_all
 from aggregator.storage.sqlite import block, schema
 from tests.harness import storage
 
@@ -29,7 +30,7 @@ def test_what_is_cut_into_blocks_comes_back(batch: list[tuple[str, bytes]], even
     data = b"".join(json)
     with pytest.MonkeyPatch.context() as patch:
         storage.shrink_blocks(patch.setattr, events, size)
-        blocks = list(block.cut(topics, json))
+        blocks = list(blocks_of_all.cut(topics, json))
     found = []
     with contextlib.closing(sqlite3.connect(":memory:")) as database:
         database.executescript(schema.SCHEMA)

@@ -19,6 +19,8 @@ from tests.harness.engines import ENGINES
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, events, exchange
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.fixture(params=ENGINES)
 def start_any(request: pytest.FixtureRequest, start_server: StartServer) -> StartServer:

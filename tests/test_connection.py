@@ -17,6 +17,8 @@ from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, events, exchange
 
+pytestmark = pytest.mark.engines
+
 
 def statuses(replies: list[Json]) -> list[str]:
     return [reply.get("code") or reply["status"] for reply in replies]

@@ -23,11 +23,15 @@ from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.sizes import SLACK
 from tests.harness.wire import Json, Peer, event, events, exchange
 
+pytestmark = pytest.mark.engines
+
 ALL = interest_in(("*",))
 
 
 class Disk:
     """An engine as far as cursors need one: what was saved, and what the next savings raise."""
+
+    shared = False
 
     def __init__(self) -> None:
         self.saved: dict[str, Any] = {}
@@ -37,7 +41,7 @@ class Disk:
     async def cursors(self) -> list[Cursor]:
         return []
 
-    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> None:
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> Sequence[str]:
         self.savings += 1
         await asyncio.sleep(0)
         if self.raises and (error := self.raises.pop(0)):
@@ -47,6 +51,7 @@ class Disk:
         for name in gone:
             self.saved.pop(name, None)
         await asyncio.sleep(0)
+        return ()
 
 
 class Kept:
@@ -55,7 +60,7 @@ class Kept:
     def __init__(self) -> None:
         self.disk = Disk()
         self.failures: list[Exception] = []
-        self.cursors = Cursors(self.disk, self.failures.append)  # type: ignore[arg-type]
+        self.cursors = Cursors(self.disk, self.failures.append, lambda *_: None)  # type: ignore[arg-type]
 
     async def move(self, name: str, position: int) -> None:
         self.cursors.move(name, ALL, position)

@@ -11,7 +11,7 @@ from tests.harness.background import in_background
 from tests.harness.server_process import ServerProcess
 from tests.harness.wire import Json, event, events, exchange
 
-pytestmark = pytest.mark.fault
+pytestmark = [pytest.mark.fault, pytest.mark.engines]
 
 
 def seqs(replies: list[Json]) -> dict[str, set[int]]:

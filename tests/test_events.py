@@ -27,6 +27,8 @@ from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.sizes import WAITING
 from tests.harness.wire import Json, Peer, event, events, exchange
 
+pytestmark = pytest.mark.engines
+
 
 def ids(answer: Json) -> list[str]:
     return [one["event_id"] for one in answer["events"]]
@@ -291,6 +293,7 @@ async def test_what_comes_while_it_is_looked_for_is_not_waited_for() -> None:
 # --- time
 
 
+@pytest.mark.engines("sqlite")  # of a shared store the clock is the database's
 def test_a_clock_that_is_set_back(start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """R17: received_at never falls, and SINCE is exact over the step, also for a moment that is still to come."""
     step = tmp_path / "step"

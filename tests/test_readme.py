@@ -88,7 +88,7 @@ async def test_the_table_of_stats_is_what_the_program_declares(tmp_path: Path) -
     head, _, *rows = table.splitlines()
     async with opened("sqlite", tmp_path) as engine:
         intake = Intake(1, 1)
-        state = State(Config(), engine, intake, Feed(engine, intake), Cursors(engine, lambda _: None))
+        state = State(Config(), engine, intake, Feed(engine, intake), Cursors(engine, lambda _: None, lambda *_: None))
         declared = list(commands.metrics(state))
 
     assert head == "| name | meaning |"

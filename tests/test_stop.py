@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.harness.changes import short_turns, slow_dict_engine
 from tests.harness.polling import wait_until
 from tests.harness.server_process import StartServer
 from tests.harness.wire import Peer, event
+
+pytestmark = pytest.mark.engines
 
 TURN = 50
 COUNT = 4 * TURN

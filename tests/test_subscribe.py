@@ -23,6 +23,8 @@ from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.sizes import RESUMES, TOPICS
 from tests.harness.wire import Json, Peer, event, events, exchange
 
+pytestmark = pytest.mark.engines
+
 
 def subscribe(peer: Peer, arguments: str) -> Json:
     reply = peer.ask(f"SUBSCRIBE {arguments}\n".encode())

@@ -217,6 +217,19 @@ def file(text: str) -> Path:
     return Path(text)
 
 
+def database(text: str) -> Path | str:
+    """A file, or the URL of a PostgreSQL database."""
+    return text if text.startswith(("postgresql://", "postgres://")) else file(text)
+
+
+def lanes(text: str) -> int:
+    return integer(text, 1, 1024)
+
+
+def standbys(text: str) -> int:
+    return integer(text, 0, 100)
+
+
 def field(text: str) -> str | None:
     """The name of a field of a record; an empty one names none."""
     return text or None

@@ -18,15 +18,18 @@ import uvloop
 from aggregator.cli.parser import (
     Commands,
     count,
+    database,
     field,
     file,
     host,
+    lanes,
     log_level,
     option,
     port,
     port_or_off,
     seconds,
     size,
+    standbys,
     topic_template,
     unknown_variables,
 )
@@ -73,7 +76,9 @@ def add_command(commands: Commands) -> None:
     option(
         server, "--wrap-id-field", field, defaults.wrap_id_field, "field of JSON that is the event_id", shown="a UUID"
     )
-    option(server, "--db", file, defaults.db, "database file; its folder is made")
+    option(server, "--db", database, defaults.db, "database file, whose folder is made; or postgresql://…")
+    option(server, "--lanes", lanes, defaults.lanes, "lanes of a PostgreSQL database", shown="as it has; 1 at first")
+    option(server, "--standbys", standbys, defaults.standbys, "synchronous standbys that PostgreSQL must wait for")
     option(server, "--queue-events", count, defaults.queue_events, "events waiting to be stored")
     option(server, "--queue-bytes", size, defaults.queue_bytes, "the same in bytes")
     option(server, "--max-batch", count, defaults.max_batch, "events in one transaction")

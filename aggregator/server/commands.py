@@ -6,6 +6,7 @@ and load of the store. An answer is a dict; the connection puts ``"status":"ok"`
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from aggregator.server import reading
 from aggregator.server.queries import BadCommand, number
 from aggregator.server.reading import Answer, Asker
 from aggregator.server.state import State
+from aggregator.storage.engine import StorageError
 from aggregator.wire import Word, replies
 
 TOPICS_MAX: Final = 1000
@@ -67,6 +69,8 @@ def metrics(state: State) -> Iterator[Metric]:
 
 
 async def _stats(arguments: list[str], state: State, asker: Asker) -> Answer:
+    with contextlib.suppress(StorageError):  # then they are of the last time
+        await state.engine.count()
     numbers = {metric.name: metric.value for metric in metrics(state)}
     return {**numbers, "versions": {**_VERSIONS, state.engine.name: state.engine.version}}
 
@@ -81,6 +85,7 @@ async def _topics(arguments: list[str], state: State, asker: Asker) -> Answer:
     rest, after = _take_after(arguments)
     limit = number("limit", rest.pop(0), 1, TOPICS_MAX) if rest else TOPICS_MAX
     _nothing_left(rest, Word.TOPICS)
+    await state.engine.count()
     topics = await state.engine.topics(limit, after or "")
     return {
         "total": state.engine.topics_total,

@@ -2,13 +2,19 @@
 
 Acks are merged: one statement stores all cursors that have moved, at most SAVES_PER_S times a second. An ack is
 answered when it is on disk.
+
+Where servers share the store, the newest reader of a name owns it, whichever server it is on. The store moves a cursor
+for its owner only, and a server looks now and then whether its readers are still the owners.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -30,9 +36,17 @@ FOLLOW_S: Final = 1.0
 class Cursors:
     """All names of one store. ``load`` comes first, then ``start``."""
 
-    def __init__(self, engine: AnyEngine, on_failure: Callable[[StorageFailed], None]) -> None:
+    def __init__(
+        self,
+        engine: AnyEngine,
+        on_failure: Callable[[StorageFailed], None],
+        on_loss: Callable[[Subscription, str | None, str], None],
+    ) -> None:
+        """``on_loss`` gets a reader, the peer that has taken its name on another server, or None, and the name."""
         self._engine = engine
         self._on_failure = on_failure
+        self._on_loss = on_loss
+        self._owners: dict[str, str] = {}  # of the names that readers have claimed here
         self._cursors: dict[str, Cursor] = {}
         self._readers: dict[str, Subscription] = {}
         self._changed: set[str] = set()
@@ -78,7 +92,7 @@ class Cursors:
 
     def move(self, name: str, interest: Interest, position: Position) -> None:
         """Set a cursor, or make it. It is durable after ``on_disk``."""
-        self._set(Cursor(name, shown(interest), position, time.time_ns() // 1_000_000))
+        self._set(Cursor(name, shown(interest), position, _now(), self._owners.get(name, "")))
 
     def forget(self, name: str) -> bool:
         """Remove a cursor; return whether there was one. It is durable after ``on_disk``."""
@@ -87,6 +101,41 @@ class Cursors:
             self._changed.discard(name)
             self._gone.add(name)
         return known
+
+    async def claim(self, name: str, interest: Interest, start: Position, peer: str) -> Cursor | None:
+        """Make a reader the owner of a name on a shared store; a new name begins at ``start``.
+
+        Return its cursor, or None if it was made for another interest. Raises as ``Engine.claim_cursor``.
+        """
+        owner = f"{peer} {secrets.token_hex(4)}"
+        cursor = await self._engine.claim_cursor(Cursor(name, shown(interest), start, _now(), owner))
+        if cursor is not None:
+            self._cursors[name] = cursor
+            self._owners[name] = owner
+        return cursor
+
+    def owned(self, name: str) -> bool:
+        """Whether no reader on another server has taken the name."""
+        cursor = self._cursors.get(name)
+        return not self._engine.shared or (cursor is not None and cursor.owner == self._owners.get(name))
+
+    async def refresh(self) -> None:
+        """Find out what readers on other servers have done. Raises StorageUnreadable."""
+        if not self._engine.shared:
+            return
+        before = self._cursors.copy()
+        found = {cursor.name: cursor for cursor in await self._engine.cursors()}
+        for name in before.keys() | found.keys() | self._cursors.keys():
+            ours = self._cursors.get(name)
+            if ours is not before.get(name) or name in self._changed | self._gone | self._under_way:
+                continue  # something has happened to it here since
+            if name in found:
+                self._cursors[name] = found[name]
+            else:
+                self._cursors.pop(name, None)
+            if (reader := self.reader(name)) and not self.owned(name):
+                peer = found[name].owner.rpartition(" ")[0] if name in found else None
+                self._on_loss(reader, peer, name)
 
     async def on_disk(self, name: str) -> None:
         """Return when all that was done to this name is on disk. Raises StorageFull or StorageFailed.
@@ -114,7 +163,7 @@ class Cursors:
             self._changed, self._gone, self._waiting = set(), set(), []
             self._under_way = changed | gone
             try:
-                await self._engine.save_cursors([self._cursors[name] for name in changed], list(gone))
+                lost = await self._engine.save_cursors([self._cursors[name] for name in changed], list(gone))
             except Exception as caught:
                 error = caught if isinstance(caught, StorageError) else StorageFailed(f"a defect: {caught!r}")
                 self._changed |= changed & self._cursors.keys()
@@ -128,6 +177,11 @@ class Cursors:
                     self._on_failure(error)
                     return
             else:
+                self._under_way = set()
+                if lost:
+                    self._changed -= set(lost)
+                    with contextlib.suppress(StorageError):  # then it is found out a little later
+                        await self.refresh()
                 _tell(waiting, None)
             self._under_way = set()
             await asyncio.sleep(1 / SAVES_PER_S)
@@ -136,13 +190,20 @@ class Cursors:
         """Move the cursors of readers that have acked all that they were sent past what does not match, for ever."""
         while True:
             await asyncio.sleep(FOLLOW_S)
+            if self._readers:
+                with contextlib.suppress(StorageError):
+                    await self.refresh()
             for name, reader in list(self._readers.items()):
                 cursor = self._cursors.get(name)
                 if reader.over or cursor is None:
                     del self._readers[name]
                 elif cursor.acked == reader.sent != reader.position:
                     reader.sent = reader.position
-                    self._set(Cursor(name, cursor.interest, reader.position, cursor.acked_at))
+                    self._set(replace(cursor, acked=reader.position))
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _tell(waiting: Sequence[asyncio.Future[None]], error: StorageError | None) -> None:

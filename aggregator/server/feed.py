@@ -7,6 +7,9 @@ not read leaves the live ones, keeps its position, and reads from the store when
 The hand-over rule: the head moves in the step that publishes a commit, after the commit. A read never goes past the
 head that it saw. A subscriber whose read has brought it to the head joins the live ones in that same step, without an
 await. A commit is written only to those whose position is where the commit begins.
+
+Of an engine that servers share, what is published are not this server's commits: the feed follows the store, and
+publishes what it reads there.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from aggregator.server.pieces import Piece
 from aggregator.server.subscription import Subscription
 from aggregator.storage.engine import AnyEngine, Commit, Position, StorageUnreadable
 from aggregator.wire import Failure, replies
-from aggregator.wire.interest import Interest
+from aggregator.wire.interest import Interest, interest_in
 
 log = logging.getLogger("aggregator")
 
@@ -53,6 +56,8 @@ then, and a reader must gain on the load."""
 TICK_S: Final = 1.0
 """How often heartbeats are looked at."""
 
+EVERYTHING: Final = interest_in(("*",))
+
 RATE_WINDOW_S: Final = 10.0
 """Deliveries a second are a mean over this time."""
 
@@ -71,6 +76,7 @@ class Feed:
         self._parked: dict[Subscription, None] = {}  # at the head, and to read from the store what comes next
         self._something_behind = asyncio.Event()
         self._waiting: dict[asyncio.Event, Interest] = {}
+        self._following = asyncio.Lock()  # the store: one step at a time
         self._published_at = 0.0
         self._worked_s = 0.0  # so long it has made and written lines since its last pause
         self._fell_behind = 0
@@ -85,6 +91,8 @@ class Feed:
     def start(self) -> None:
         """Begin to deliver. Call it once, in the event loop."""
         self._tasks = [asyncio.create_task(self._catch_up()), asyncio.create_task(self._tick())]
+        if self._engine.shared:
+            self._tasks.append(asyncio.create_task(self._follow()))
 
     def stop(self, failure: Failure) -> None:
         """End every subscription, and take no other; ``failure`` says why."""
@@ -188,8 +196,13 @@ class Feed:
 
     # --- live
 
+    def committed(self, parts: Sequence[Events], commit: Commit, after: Position) -> None:
+        """Deliver what this server has committed: events, in the parts in which they came, and the position behind."""
+        if not self._engine.shared:
+            self.publish(parts, commit, after)
+
     def publish(self, parts: Sequence[Events], commit: Commit, after: Position) -> None:
-        """Deliver a commit: its events, in the parts in which they came, and the position behind it."""
+        """Deliver a commit."""
         before, self.head = self.head, after
         self._published_at = time.monotonic()
         if not self._all and not self._waiting:
@@ -202,6 +215,45 @@ class Feed:
             self._live.publish(before, after, commit, parts)
         except Exception:  # a defect of ours
             log.exception("a commit could not be published")
+            self._live.leave_all()
+
+    # --- what other servers store
+
+    async def refresh(self) -> None:
+        """Move the head past all that is stored by now, by whichever server. Raises StorageUnreadable."""
+        if self._engine.shared:
+            async with self._following:
+                await self._engine.look()
+                await self._publish_stored(self._engine.head)
+
+    async def _follow(self) -> None:
+        while True:
+            await self._engine.news()
+            try:
+                await self.refresh()
+            except StorageUnreadable as error:
+                log.debug("cannot follow the store: %s", error)
+            except Exception:  # a defect of ours
+                log.exception("the store could not be followed")
+                await asyncio.sleep(TICK_S)
+
+    async def _publish_stored(self, until: Position) -> None:
+        while self.head != until and (self._all or self._waiting):
+            try:
+                found = await self._engine.read(EVERYTHING, self.head, until, background=True, slices=MAX_SLICES)
+            except StorageUnreadable:  # it is read in smaller slices by those who want it, and they are told
+                break
+            if found.gap is not None:
+                break
+            for stretch in found.stretches:
+                events = Events(topics=list(stretch.topics), json=list(stretch.json))
+                events.size_bytes = sum(map(len, events.json))
+                after = self._engine.advance(self.head, stretch.seqs)
+                self.publish([events], Commit(stretch.seqs, {}, stretch.received_at), after)
+            if self.head != found.position:
+                self.publish([], Commit((), {}, 0), found.position)
+        if self.head != until:
+            self.publish([], Commit((), {}, 0), until)
             self._live.leave_all()
 
     # --- behind

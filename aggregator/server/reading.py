@@ -80,6 +80,7 @@ async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
     wait_s = query.seconds("WAIT", 0, MAX_WAIT_S)
     if "WAIT" in query.options and "AFTER" not in query.options:
         raise BadCommand(replies.bad_option("WAIT needs AFTER", EVENTS_USAGE))
+    await state.feed.refresh()
     after = query.position("AFTER", state)
     if after is None:
         after = await query.moment("SINCE", state)
@@ -204,13 +205,14 @@ async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
     if name is not None and not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
         raise BadCommand(replies.not_now(f"as: expected 1 to {MAX_NAME_CHARS} printable characters"))
     _refuse_too_many(state)
+    await state.feed.refresh()
     after = query.position("AFTER", state)
     if after is None:
         after = await query.moment("SINCE", state)
     until = await query.moment("UNTIL", state)
     start = state.feed.head if after is None else after
     if name is not None:
-        start = await _start_of(name, interest, start, state)
+        start = await _start_of(name, interest, start, state, asker.peer)
     # From here on without an await: others may have come, and the server may be stopping by now.
     _refuse_too_many(state)
     if until is not None and state.engine.distance(start, until) < 0:
@@ -239,18 +241,30 @@ def _refuse_too_many(state: State) -> None:
         raise Refused(replies.too_many_subscribers(limit))
 
 
-async def _start_of(name: str, interest: Interest, start: Position, state: State) -> Position:
+async def _start_of(name: str, interest: Interest, start: Position, state: State, peer: str) -> Position:
     """Where the reader of a name goes on; a new name is stored with its start."""
+    await state.cursors.refresh()
     if (cursor := state.cursors.get(name)) is None:
         if len(state.cursors) >= MAX_CURSORS:
             raise Refused(replies.too_many_cursors(MAX_CURSORS))
-        state.cursors.move(name, interest, start)
+        if not state.engine.shared:
+            state.cursors.move(name, interest, start)
     elif cursor.interest != shown(interest):
-        raise BadCommand(replies.not_now(f"{name[:40]} was made for other patterns or filters: FORGET it first"))
+        raise _other_interest(name)
     await state.cursors.on_disk(name)
+    if state.engine.shared and await state.cursors.claim(name, interest, start, peer) is None:
+        raise _other_interest(name)
     if (cursor := state.cursors.get(name)) is None:
         raise _forgotten(name)
     return cursor.acked
+
+
+def _other_interest(name: str) -> BadCommand:
+    return BadCommand(replies.not_now(f"{name[:40]} was made for other patterns or filters: FORGET it first"))
+
+
+def _taken(name: str) -> BadCommand:
+    return BadCommand(replies.not_now(f"another client has subscribed as {name[:40]}"))
 
 
 def _forgotten(name: str) -> BadCommand:
@@ -273,7 +287,7 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
     if subscription is None or subscription.name is None:
         raise BadCommand(replies.not_now("this connection has no subscription with a name"))
     if state.cursors.reader(subscription.name) not in (None, subscription):
-        raise BadCommand(replies.not_now(f"another client has subscribed as {subscription.name[:40]}"))
+        raise _taken(subscription.name)
     position = state.engine.parse_position(arguments[0])
     if position is None:
         raise BadCommand(replies.bad_number("seq", arguments[0], 0, queries.MAX_NUMBER))
@@ -282,11 +296,15 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
     name = subscription.name
     if (cursor := state.cursors.get(name)) is None:
         raise _forgotten(name)
+    if not state.cursors.owned(name):
+        raise _taken(name)
     if state.engine.distance(cursor.acked, position) > 0:
         state.cursors.move(name, subscription.interest, position)
     else:
         position = cursor.acked
     await state.cursors.on_disk(name)
+    if not state.cursors.owned(name):
+        raise _taken(name)
     return {"name": name, "acked": position}
 
 
@@ -324,6 +342,8 @@ async def cursors(arguments: list[str], state: State, asker: Asker) -> Answer:
     limit = number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_MAX
     if rest:
         raise BadCommand(replies.unexpected_argument(rest[0], CURSORS_USAGE))
+    await state.cursors.refresh()
+    await state.feed.refresh()
     every = state.cursors.listed()
     now = time.time_ns() // 1_000_000
     listed = []
@@ -348,6 +368,7 @@ async def forget(arguments: list[str], state: State, asker: Asker) -> Answer:
     if len(arguments) != 1:
         raise BadCommand(replies.missing_argument("a name is missing", FORGET_USAGE))
     (name,) = arguments
+    await state.cursors.refresh()
     if reader := state.cursors.reader(name):
         state.feed.fail(reader, replies.forgotten(asker.peer, name))
     forgotten = state.cursors.forget(name)

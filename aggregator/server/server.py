@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import importlib.util
 import logging
@@ -59,9 +60,15 @@ class Server:
     ) -> None:
         intake = Intake(config.queue_events, config.queue_bytes)
         feed = Feed(engine, intake)
-        cursors = Cursors(engine, lambda error: self._consumer.fail(error))
+        cursors = Cursors(
+            engine,
+            on_failure=lambda error: self._consumer.fail(error),
+            on_loss=lambda reader, peer, name: feed.fail(
+                reader, replies.forgotten("another server", name) if peer is None else replies.taken_over(peer, name)
+            ),
+        )
         self._state = state = State(config, engine, intake, feed, cursors, forward_key)
-        self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.publish)
+        self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.committed)
         self._listeners = Listeners(state)
         self._supervisor = Supervisor(state.health, os.environ)
         self._bound = bound
@@ -154,13 +161,16 @@ class Server:
         done, _ = await asyncio.wait({consumer}, timeout=max(0.0, deadline - loop.time()))
         if not done or consumer.exception():
             health = self._state.health
-            reason = health.failure or health.trouble or "a commit does not end"
+            troubles = filter(None, self._state.engine.troubles().values())
+            reason = health.failure or health.trouble or next(troubles, "a commit does not end")
             log.error("stopped: not all that was read could be stored, and none of that was acked: %s", reason)
             return False
         # 5. Close the store.
         await self._state.cursors.stop()
         self._state.peer_log.close()
         engine = self._state.engine
+        with contextlib.suppress(StorageError):
+            await engine.count()
         await engine.close()
         log.info("stopped: %d events in %s", engine.stored_total, engine.location)
         return True

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from aggregator.config import Config
-from aggregator.storage.engine import AnyEngine
-from aggregator.storage.sqlite.store import Store
+from aggregator.storage.engine import AnyEngine, StorageUnusable
 
 
 async def open(config: Config) -> AnyEngine:
     """Open the store that ``config`` names, or make it. Raises StorageUnusable."""
-    return await Store.open(config.db, config.wal_limit_bytes)
+    if not isinstance(config.db, str):
+        from aggregator.storage.sqlite.store import Store as SQLite
+
+        return await SQLite.open(config.db, config.wal_limit_bytes)
+    if importlib.util.find_spec("psycopg") is None:
+        raise StorageUnusable("a database of PostgreSQL needs psycopg: pip install 'aggregator[postgres]'")
+    from aggregator.storage.postgres.store import Store as PostgreSQL
+
+    return await PostgreSQL.open(config.db, config.lanes, config.standbys)

@@ -12,7 +12,7 @@ over in batches:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -28,7 +28,10 @@ class StorageError(Exception):
 
 
 class StorageFull(StorageError):
-    """Nothing of the batch was stored, because there is no space. Later batches may succeed."""
+    """The batch was not stored, because there is no space. Later batches may succeed.
+
+    Of an engine with several lanes, those that have space may have stored their part: sent again, it is a duplicate.
+    """
 
 
 class StorageBusy(StorageError):
@@ -92,6 +95,8 @@ class Stretch:
     seqs: Sequence[int]
     json: Sequence[bytes]
     received_at: int
+    topics: Sequence[str] = ()
+    """The topic of each event; a shared engine says it, because its events are delivered as they are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,8 @@ class Cursor:
     acked: Position
     acked_at: int
     """Milliseconds since 1970, UTC."""
+    owner: str = ""
+    """Which reader uses the name, of all servers, if the engine is shared."""
 
 
 class Wanted(Protocol):
@@ -182,12 +189,25 @@ class Engine(Protocol[B]):
         """How many batches may be on their way at a time."""
 
     @property
+    def shared(self) -> bool:
+        """Whether other servers may store here too. What they have stored is known after ``look`` and ``count``."""
+
+    @property
     def stored_total(self) -> int:
-        """Events that are stored."""
+        """Events that are stored, when they were last counted."""
 
     @property
     def topics_total(self) -> int:
-        """Topics that have events."""
+        """Topics that have events, likewise."""
+
+    async def count(self) -> None:
+        """Find out what other servers have stored: how much. Raises StorageUnreadable."""
+
+    async def look(self) -> None:
+        """Find out what other servers have stored: move ``head``. Raises StorageUnreadable."""
+
+    async def news(self) -> None:
+        """Return when another server, or this one, may have stored something: soon after, now and then too early."""
 
     def new_batch(self) -> B:
         """An empty batch."""
@@ -260,8 +280,17 @@ class Engine(Protocol[B]):
     async def cursors(self) -> list[Cursor]:
         """The cursors that are stored. Raises StorageUnreadable."""
 
-    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> None:
-        """Store and remove cursors durably. Raises StorageFull, StorageBusy or StorageFailed."""
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> Collection[str]:
+        """Store and remove cursors durably. Raises StorageFull, StorageBusy or StorageFailed.
+
+        A shared engine does not move a cursor that has another owner by now, or is gone: it returns those names.
+        """
+
+    async def claim_cursor(self, cursor: Cursor) -> Cursor | None:
+        """Make this cursor, or its owner the owner of the one that is there; return it as it is now.
+
+        None if it was made for another interest. Raises as ``save_cursors``. Only of a shared engine.
+        """
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """The topics whose name comes after ``after`` (in order of code points). Raises StorageUnreadable."""
@@ -270,7 +299,7 @@ class Engine(Protocol[B]):
         """The engine's own numbers, for ``STATS``."""
 
     def troubles(self) -> Mapping[str, str | None]:
-        """What the engine checks of itself, for ``HEALTH``: what is wrong with each, or None. None of it stops acks."""
+        """What the engine checks of itself, for ``HEALTH``: what is wrong with each, or None."""
 
     async def close(self) -> None:
         """Give up the store; another process may open it then."""

@@ -12,7 +12,7 @@ import itertools
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
@@ -112,6 +112,17 @@ class DictEngine:
     @property
     def topics_total(self) -> int:
         return len(self._topics)
+
+    shared = False
+
+    async def count(self) -> None:
+        """There are no other servers."""
+
+    async def look(self) -> None:
+        """There are no other servers."""
+
+    async def news(self) -> None:
+        await asyncio.Event().wait()
 
     def new_batch(self) -> DictBatch:
         return DictBatch()
@@ -239,11 +250,15 @@ class DictEngine:
     async def cursors(self) -> list[Cursor]:
         return list(self._cursors.values())
 
-    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> None:
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> Collection[str]:
         self._check_space(DictBatch())
         self._cursors |= {cursor.name: cursor for cursor in changed}
         for name in gone:
             self._cursors.pop(name, None)
+        return ()
+
+    async def claim_cursor(self, cursor: Cursor) -> Cursor | None:
+        raise NotImplementedError
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         names = sorted(name for name in self._topics if name > after)

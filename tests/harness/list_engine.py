@@ -21,6 +21,7 @@ class ListEngine:
     oldest: int = 1
     """What came before is no longer there."""
     unreadable: bool = False
+    shared = False
 
     @property
     def head(self) -> Position:

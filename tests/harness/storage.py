@@ -16,9 +16,9 @@ import aiosqlite
 
 from aggregator import event
 from aggregator.event import Event, Events
+from aggregator.storage import block
 from aggregator.storage.engine import StorageFailed
 from aggregator.storage.sqlite import (
-    block,
     database,
     key_filter,
     ledger,

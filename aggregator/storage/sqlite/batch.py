@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from aggregator.event import Events
+from aggregator.storage import block
 from aggregator.storage.engine import Commit
-from aggregator.storage.sqlite import block
 from aggregator.storage.sqlite.key_filter import KeyFilter
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from aggregator.event import DIGEST_BYTES, KEY_BYTES
+from aggregator.storage.block import BLOCK_EVENTS
 
 VERSION: Final = 7
 """``PRAGMA user_version``. Goes up with each change to a table."""
@@ -20,9 +21,6 @@ KEY_COLUMNS: Final = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID
 
 BLOCK_COLUMNS: Final = "first_seq, received_at, topics, numbers, ends, data, (SELECT min(first_seq) FROM blocks)"
 """Of a block that is read. The last tells what is gone from the beginning, at the moment when the others were read."""
-
-BLOCK_EVENTS: Final = 256
-"""Most events in a block, and so the most that are read to find one."""
 
 MEMTABLES: Final = 2
 

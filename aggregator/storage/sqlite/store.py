@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -37,6 +38,7 @@ class Store:
     version = sqlite3.sqlite_version
     appends_at_once = 1
     """A batch commits while the next one is filled; SQLite has one writer."""
+    shared = False
 
     def __init__(self, database: Database, wal_limit_bytes: int) -> None:
         self.database = database
@@ -80,6 +82,16 @@ class Store:
     def topics_total(self) -> int:
         """Topics that have events."""
         return self._writer.topics_total
+
+    async def count(self) -> None:
+        """As ``Engine.count``: there are no others."""
+
+    async def look(self) -> None:
+        """As ``Engine.look``."""
+
+    async def news(self) -> None:
+        """As ``Engine.news``: never."""
+        await asyncio.Event().wait()
 
     def new_batch(self) -> Batch:
         """An empty batch. Batches must be appended in the order in which they were filled."""
@@ -187,7 +199,7 @@ class Store:
         """As ``Engine.cursors``."""
         return await self._reader.cursors()
 
-    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> None:
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> Collection[str]:
         """As ``Engine.save_cursors``."""
         rows = [(one.name, one.interest, one.acked, one.acked_at) for one in changed]
         try:
@@ -197,6 +209,11 @@ class Store:
                 await self.database.write(schema.FORGET_CURSORS, (orjson.dumps(gone).decode(),))
         except sqlite3.Error as error:
             raise storage_error(error) from error
+        return ()
+
+    async def claim_cursor(self, cursor: Cursor) -> Cursor | None:
+        """As ``Engine.claim_cursor``: nobody else could claim it."""
+        raise NotImplementedError
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """As ``Engine.topics``."""

@@ -1,0 +1,83 @@
+"""Arrays in PostgreSQL's binary format, made and read whole: psycopg's own lists took three times as long.
+
+Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+BYTEA: Final = 17
+INT8: Final = 20
+INT4: Final = 23
+UUID: Final = 2950
+
+ARRAY_OF: Final = {BYTEA: 1001, INT8: 1016, INT4: 1007, UUID: 2951}
+"""The type of an array, by the type of its elements."""
+
+_HEADER: Final = struct.Struct("!iiIii")  # dimensions, has nulls, type of an element, length, first index
+_LENGTH: Final = struct.Struct("!i")
+_UUID_LENGTH: Final = _LENGTH.pack(16)
+
+
+def uuids(values: Sequence[bytes]) -> bytes:
+    """An array of UUIDs, each 16 bytes."""
+    return _array(UUID, len(values), _UUID_LENGTH.join((b"", *values)))
+
+
+def byteas(values: Sequence[bytes]) -> bytes:
+    """An array of byte strings."""
+    parts = [part for value in values for part in (_LENGTH.pack(len(value)), value)]
+    return _array(BYTEA, len(values), b"".join(parts))
+
+
+def int4s(values: Sequence[int]) -> bytes:
+    """An array of integers."""
+    return int4_elements(len(values), map(int4, values))
+
+
+def int4(value: int) -> bytes:
+    """An integer as an element of an array."""
+    return struct.pack("!ii", 4, value)
+
+
+def int4_elements(count: int, elements: Iterable[bytes]) -> bytes:
+    """An array of integers that ``int4`` has made: whoever repeats a few makes each once."""
+    return _array(INT4, count, b"".join(elements))
+
+
+def plain_int4s(values: Sequence[int]) -> bytes:
+    """Integers one after the other, as a byte string of ours has them."""
+    return struct.pack(f"!{len(values)}i", *values)
+
+
+def read_plain_int4s(data: bytes) -> tuple[int, ...]:
+    """The same integers. Raises ValueError."""
+    if len(data) % 4:
+        raise ValueError("its integers are cut")
+    return struct.unpack(f"!{len(data) // 4}i", data)
+
+
+def read_int4s(data: bytes | None) -> tuple[int, ...]:
+    """The elements of an array of integers; none if it is NULL."""
+    return _read(data, "ii")
+
+
+def read_int8s(data: bytes | None) -> tuple[int, ...]:
+    """The same of 64 bits."""
+    return _read(data, "iq")
+
+
+def _array(element: int, count: int, body: bytes) -> bytes:
+    if not count:
+        return struct.pack("!iiI", 0, 0, element)
+    return _HEADER.pack(1, 0, element, count, 1) + body
+
+
+def _read(data: bytes | None, form: str) -> tuple[int, ...]:
+    if data is None or len(data) < _HEADER.size:
+        return ()
+    count = _HEADER.unpack_from(data)[3]
+    return struct.unpack_from(f"!{form * count}", data, _HEADER.size)[1::2]

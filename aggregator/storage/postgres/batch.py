@@ -1,0 +1,106 @@
+"""A batch, and its parts: the events of one lane, as the parameters of that lane's ``append``.
+
+Pure: no database.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, repeat
+from typing import Final
+
+from aggregator.event import KEY_BYTES, Events
+from aggregator.storage import block
+from aggregator.storage.postgres import arrays
+from aggregator.storage.postgres.topics import Topic
+
+TYPES: Final = [
+    *(arrays.ARRAY_OF[one] for one in (arrays.UUID, arrays.INT4, arrays.INT4, arrays.INT4)),
+    *(arrays.ARRAY_OF[arrays.BYTEA],) * 4,
+    arrays.UUID,
+    arrays.INT4,
+]
+"""Of the parameters of ``append``."""
+
+
+@dataclass(slots=True)
+class Part:
+    """The events of a batch that are in one lane, ready to be stored."""
+
+    lane: int
+    places: Sequence[int]
+    """Their positions in the batch."""
+    twins: Mapping[int, int]
+    """Positions in the batch of events whose key comes before them in it: the position of the first."""
+    values: list[bytes | None]
+    """The parameters of ``append``, but for the last."""
+    token: bytes
+    """The same however often the part is sent."""
+    unknown: bool = False
+    """Whether it was sent, and may be stored."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Events in the order in which they came."""
+
+    events: Events = field(default_factory=Events)
+    parts: list[Part] | None = None
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    @property
+    def size_bytes(self) -> int:
+        """The total length of the events' JSON."""
+        return self.events.size_bytes
+
+    def add(self, events: Events) -> None:
+        """Take more events."""
+        self.events += events
+
+    def cut(self, topics: Mapping[str, Topic]) -> list[Part]:
+        """Cut it by lane, once: a part that is sent twice has to be the same."""
+        if self.parts is None:
+            lanes: dict[int, list[int]] = {}
+            if len({topic.lane for topic in topics.values()}) == 1:
+                lanes[next(iter(topics.values())).lane] = list(range(len(self.events)))
+            else:
+                for place, name in enumerate(self.events.topics):
+                    lanes.setdefault(topics[name].lane, []).append(place)
+            self.parts = [_part(self.events, topics, lane, places) for lane, places in sorted(lanes.items())]
+        return self.parts
+
+
+def _part(events: Events, topics: Mapping[str, Topic], lane: int, places: list[int]) -> Part:
+    keys = [events.digests[place][:KEY_BYTES] for place in places]
+    twins: dict[int, int] = {}
+    if len(set(keys)) < len(keys):
+        first: dict[bytes, int] = {}
+        twins = {
+            place: first[key] for place, key in zip(places, keys, strict=True) if first.setdefault(key, place) != place
+        }
+        places = [place for place in places if place not in twins]
+        keys = [events.digests[place][:KEY_BYTES] for place in places]
+    names, json = events.topics, events.json
+    if len(places) < len(events):
+        names, json = [names[place] for place in places], [json[place] for place in places]
+    ids = {name: topic.id for name, topic in topics.items()}
+    elements = {name: arrays.int4(id) for name, id in ids.items()}
+    blocks = list(block.cut(names, json))
+    block_of = chain.from_iterable(repeat(arrays.int4(one.first), len(one.ends)) for one in blocks)
+    token = uuid.uuid4().bytes
+    values: list[bytes | None] = [
+        arrays.uuids(keys),
+        arrays.int4_elements(len(names), map(elements.__getitem__, names)),
+        arrays.int4_elements(len(names), block_of),
+        arrays.int4s([one.first for one in blocks]),
+        arrays.byteas([arrays.plain_int4s([ids[name] for name in one.topics]) for one in blocks]),
+        arrays.byteas([bytes(one.numbers) for one in blocks]),  # type: ignore[arg-type]
+        arrays.byteas([arrays.plain_int4s(one.ends) for one in blocks]),
+        arrays.byteas([b"".join(json[one.first : one.first + len(one.ends)]) for one in blocks]),
+        token,
+    ]
+    return Part(lane, places, twins, values, token)

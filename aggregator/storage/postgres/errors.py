@@ -1,0 +1,51 @@
+"""What PostgreSQL's errors mean to whoever stores or reads events."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+
+from aggregator.storage.engine import StorageBusy, StorageError, StorageFailed, StorageFull
+from aggregator.storage.postgres import schema
+from aggregator.storage.postgres.link import NotConnected, Unknown
+
+TRANSIENT: Final = frozenset(
+    {
+        "40001",  # serialization failure
+        "40P01",  # deadlock
+        "55P03",  # the lane was not free within its timeout
+        "57014",  # cancelled by an administrator, before the commit: afterwards it is a warning
+        "25006",  # a standby by now
+        "53000",
+        "53300",  # too many connections
+        schema.WEAK,
+    }
+)
+"""Not stored, and not for ever."""
+
+FULL: Final = frozenset({"53100", "53200"})
+"""The disk, and memory."""
+
+LinkError = psycopg.Error | NotConnected | Unknown
+LINK_ERRORS: Final = (psycopg.Error, NotConnected, Unknown)
+
+
+def is_unknown(error: LinkError) -> bool:
+    """Whether what was sent may have been carried out. A server that ends a connection may have committed before."""
+    if isinstance(error, psycopg.Error):
+        return error.sqlstate is None or error.sqlstate.startswith(("57P", "08"))
+    return isinstance(error, Unknown)
+
+
+def storage_error(error: LinkError) -> StorageError:
+    """The same in the words of the seam. StorageBusy: send it again, and know then whether it was carried out."""
+    if not isinstance(error, psycopg.Error):
+        return StorageBusy(str(error))
+    state = error.sqlstate
+    text = error.diag.message_primary or " ".join(str(error).split())
+    if is_unknown(error) or state in TRANSIENT:
+        return StorageBusy(text)
+    if state in FULL:
+        return StorageFull(text)
+    return StorageFailed(f"{text} ({state})")

@@ -1,0 +1,95 @@
+"""Positions: how far a reader has come, in a store that numbers its events in lanes.
+
+Within a lane the numbers rise in the order of commits. An event's seq is ``number * stride + lane``, so seqs are unique
+everywhere. With a stride of 1 there is one lane for ever: a position is a number, the seq of the last event. With more
+lanes it is a text such as "17.20.3.8": the last number of each lane.
+
+Pure: no database.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from aggregator.storage.engine import Position
+
+STRIDE: Final = 1024
+"""Of a store with several lanes: it may have as many, some of them added later."""
+
+MAX_DIGITS: Final = 18
+"""Of a number that fits into 64 bits, whatever its digits."""
+
+_SEQ: Final = re.compile(rf"[0-9]{{1,{MAX_DIGITS}}}")
+_VECTOR: Final = re.compile(rf"[0-9]{{1,{MAX_DIGITS}}}(\.[0-9]{{1,{MAX_DIGITS}}}){{1,{STRIDE - 1}}}")
+
+Vector = tuple[int, ...]
+"""The last number of each lane."""
+
+
+class Positions:
+    """The positions of one store. ``lanes`` may grow; a lane that is new was read up to 0."""
+
+    def __init__(self, stride: int, lanes: int) -> None:
+        self.stride = stride
+        self.lanes = lanes
+
+    def shown(self, vector: Iterable[int]) -> Position:
+        """A position for others."""
+        numbers = list(vector)
+        return numbers[0] if self.stride == 1 else ".".join(map(str, numbers))
+
+    def vector(self, position: Position) -> Vector:
+        """A position for us, as long as there are lanes, or longer if another server knows more of them."""
+        numbers = (position,) if isinstance(position, int) and self.stride == 1 else _numbers(position)
+        return numbers + (0,) * (self.lanes - len(numbers))
+
+    def seqs(self, lane: int, first: int, following: int) -> range:
+        """The seqs of numbers that follow each other."""
+        return range(first * self.stride + lane, following * self.stride + lane, self.stride)
+
+    def place(self, seq: int) -> tuple[int, int]:
+        """The lane of an event, and its number there."""
+        number, lane = divmod(seq, self.stride)
+        return lane, number
+
+    def parse(self, text: str) -> Position | None:
+        """As ``Engine.parse_position``. The seq of an event is a position, too: behind it in its own lane, and at the
+        beginning of all others, because what a reader of several lanes has read of the others it does not say.
+        """
+        if _SEQ.fullmatch(text):
+            seq = int(text)
+            if self.stride == 1 or not seq:
+                return seq
+            lane, number = self.place(seq)
+            if lane >= self.lanes:  # of no event
+                return self.shown([number + 1] * self.lanes)
+            return self.shown(number if one == lane else 0 for one in range(self.lanes))
+        if self.stride > 1 and _VECTOR.fullmatch(text):
+            return self.shown(self.vector(text))
+        return None
+
+    def advance(self, position: Position, seqs: Sequence[int]) -> Position:
+        """As ``Engine.advance``."""
+        if not seqs:
+            return position
+        if self.stride == 1:
+            return seqs[-1]
+        numbers = list(self.vector(position))
+        for seq in seqs:
+            lane, number = self.place(seq)
+            numbers[lane] = number
+        return self.shown(numbers)
+
+    def distance(self, earlier: Position, later: Position) -> int:
+        """As ``Engine.distance``."""
+        start, end = self.vector(earlier), self.vector(later)
+        longest = max(len(start), len(end))
+        padded = zip(start + (0,) * (longest - len(start)), end + (0,) * (longest - len(end)), strict=True)
+        each = [after - before for before, after in padded]
+        return min(each) if min(each) < 0 else sum(each)
+
+
+def _numbers(position: Position) -> Vector:
+    return () if position == 0 else tuple(map(int, str(position).split(".")))

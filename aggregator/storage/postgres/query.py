@@ -1,0 +1,57 @@
+"""Statements beside the batches: what reads, and what writes little. Each kind has a connection of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from aggregator.storage.engine import StorageBusy, StorageError, StorageUnreadable
+from aggregator.storage.postgres.errors import LINK_ERRORS, storage_error
+from aggregator.storage.postgres.link import Link
+
+READ_RETRY_S: Final = 10.0
+"""How long a read is tried again before its failure is told: a failover takes a second or a few."""
+
+PAUSE_S: Final = 0.2
+
+
+class Query:
+    """Reads for clients, reads in the background, and small writes never wait for each other.
+
+    ``new_link`` makes a connection. One that reads has to prove first that what it sees has been replicated.
+    """
+
+    def __init__(self, new_link: Callable[[str, bool], Link]) -> None:
+        self._readers = {False: new_link("reader", True), True: new_link("background-reader", True)}
+        self._writer = new_link("small-writes", False)
+
+    async def read(self, statement: str, parameters: Any = None, background: bool = False) -> list[Any]:
+        """Rows. Raises StorageUnreadable."""
+        give_up = time.monotonic() + READ_RETRY_S
+        while True:
+            try:
+                return await self._readers[background].rows(statement, parameters)
+            except LINK_ERRORS as error:
+                why: StorageError = storage_error(error)
+            except StorageError as error:  # of a new connection
+                why = error
+            if not isinstance(why, StorageBusy) or time.monotonic() > give_up:
+                raise StorageUnreadable(f"cannot read: {why}") from why
+            await asyncio.sleep(PAUSE_S)
+
+    async def renew(self, background: bool) -> None:
+        """Read through a new connection from now on."""
+        await self._readers[background].drop()
+
+    async def write(self, statement: str, parameters: Any = None) -> list[Any]:
+        """Rows of a statement that may be carried out twice. Raises StorageFull, StorageBusy or StorageFailed."""
+        try:
+            return await self._writer.rows(statement, parameters)
+        except LINK_ERRORS as error:
+            raise storage_error(error) from error
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await asyncio.gather(*(link.close() for link in (*self._readers.values(), self._writer)))

@@ -1,0 +1,235 @@
+"""Everything that reads stored events: by key, in the order of each lane, by time.
+
+An answer is read a slice at a time, and other answers have their slices in between. Between lanes there is no order:
+what is read together is put in the order in which it was received.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from itertools import starmap
+from typing import Any, Final
+
+from aggregator.event import KEY_BYTES, digest
+from aggregator.storage.engine import Position, Slice, StorageUnreadable, StoredEvent, Stretch, Wanted
+from aggregator.storage.postgres import rows
+from aggregator.storage.postgres.positions import Positions
+from aggregator.storage.postgres.query import PAUSE_S, READ_RETRY_S, Query
+from aggregator.storage.postgres.rows import Row
+from aggregator.storage.postgres.schema import lane_name
+from aggregator.storage.postgres.topics import Topic, Topics
+
+SLICE_BLOCKS: Final = 4
+"""Blocks in a slice: about 1,000 events, or 256 KiB."""
+
+HEADS: Final = 64
+"""Blocks of which only the topics are looked at, to find those that are wanted."""
+
+Found = tuple[list[Row], int]
+"""Rows of one lane, and how far was looked there."""
+
+
+class Reader:
+    """Reads one database. All raise StorageUnreadable."""
+
+    def __init__(self, query: Query, topics: Topics, positions: Positions) -> None:
+        self._query = query
+        self._topics = topics
+        self._positions = positions
+        self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}  # first come, first served; True: in the background
+
+    async def heads(self) -> list[int]:
+        """The last number of each lane. Numbers of a lane that are below are all visible."""
+        each = (
+            f"coalesce((SELECT b.following FROM {lane_name(lane)}.blocks b ORDER BY b.first DESC LIMIT 1), 1) - 1"
+            for lane in range(self._positions.lanes)
+        )
+        (numbers,) = await self._query.read(f"SELECT {', '.join(each)}")
+        return list(numbers)
+
+    async def event(self, topic: str, event_id: str) -> StoredEvent | None:
+        """The event with this key."""
+        for known in await self._topics.find([topic]):
+            key = digest(topic, event_id)[:KEY_BYTES]
+            for number, *columns in await self._read(rows.EVENT, known.lane, (key.hex(),)):
+                row = Row(*columns)
+                found = rows.stretch(
+                    self._positions, known.lane, row, await self._topics.names(row.ids), None, number - 1, number
+                )
+                if not found.seqs:
+                    raise StorageUnreadable(f"cannot read: event {number} is missing")
+                return StoredEvent(found.seqs[0], found.received_at, found.json[0])
+        return None
+
+    async def read(self, wanted: Wanted, after: Position, until: Position, background: bool, slices: int) -> Slice:
+        """As ``Engine.read``."""
+        start, end = self._positions.vector(after), self._positions.vector(until)
+        left = [lane for lane in range(self._positions.lanes) if start[lane] < end[lane]]
+        if not left:
+            return Slice((), after)
+        async with self._turns[background]:
+            topics = await self._topics.listed(wanted)
+            numbers, gaps = list(start), list(start)
+            stretches: list[Stretch] = []
+            limit = max(1, slices * SLICE_BLOCKS // len(left))
+            for lane in left:
+                found, looked, oldest = await self._next(
+                    wanted, topics, lane, start[lane], end[lane], background, limit
+                )
+                if oldest is None or oldest > start[lane] + 1:  # the beginning is gone
+                    gaps[lane] = end[lane] if oldest is None else min(end[lane], oldest - 1)
+                part, numbers[lane] = await self._stretches(wanted, lane, found, gaps[lane], end[lane], looked)
+                stretches += part
+        if len(left) > 1:
+            stretches.sort(key=lambda one: one.received_at)
+        gap = self._positions.shown(gaps) if tuple(gaps) != start else None
+        return Slice(stretches, self._positions.shown(map(max, numbers, gaps)), gap)
+
+    async def _next(
+        self,
+        wanted: Wanted,
+        topics: Sequence[Topic] | None,
+        lane: int,
+        after: int,
+        until: int,
+        background: bool,
+        limit: int,
+    ) -> tuple[list[Row], int, int | None]:
+        """The next blocks of a lane, how far was looked, and the oldest number that is there.
+
+        A connection may lead to a server that was the primary once, and lacks what was stored since.
+        """
+        give_up = time.monotonic() + READ_RETRY_S
+        while True:
+            found, looked = await self._forwards(wanted, topics, lane, after, until, background, limit)
+            ends = found[-1][-2:] if found else (await self._read(f"SELECT {rows.ENDS}", lane, None, background))[0]
+            oldest, newest = ends
+            if looked < until or (newest or 0) >= until:
+                return found, looked, oldest
+            if time.monotonic() > give_up:
+                raise StorageUnreadable(f"cannot read: lane {lane} ends at {newest} here, and {until} was stored")
+            await self._query.renew(background)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _forwards(
+        self,
+        wanted: Wanted,
+        topics: Sequence[Topic] | None,
+        lane: int,
+        after: int,
+        until: int,
+        background: bool,
+        limit: int,
+    ) -> Found:
+        parameters: dict[str, Any] = {"after": after, "until": until, "limit": limit, "heads": HEADS}
+        if topics is not None:
+            parameters["topics"] = [topic.id for topic in topics if topic.lane == lane]
+            if not parameters["topics"]:
+                return [], until
+            statement = rows.OF_TOPICS_FORWARDS
+        elif wanted.all_topics:
+            statement = rows.FORWARDS
+        else:
+            return await self._scan(wanted, lane, parameters, background)
+        found = list(starmap(Row, await self._read(statement, lane, parameters, background)))
+        return found, until if len(found) < limit else min(until, found[-1].following - 1)
+
+    async def _scan(self, wanted: Wanted, lane: int, parameters: dict[str, Any], background: bool) -> Found:
+        """The next blocks that have topics that are wanted."""
+        heads = await self._read(rows.HEADS_FORWARDS, lane, parameters, background)
+        looked = parameters["until"]
+        if len(heads) == HEADS:
+            looked = heads.pop()[0] - 1  # where its block ends is not known
+        these: list[int] = []
+        for first in await self._with_wanted(wanted, heads):
+            if len(these) == parameters["limit"]:
+                looked = first - 1
+                break
+            these.append(first)
+        return await self._these(lane, these, background), looked
+
+    async def read_back(self, wanted: Wanted, before: Position) -> Slice:
+        """As ``Engine.read_back``: of all lanes the blocks that were received last."""
+        numbers = list(self._positions.vector(before))
+        async with self._turns[False]:
+            topics = await self._topics.listed(wanted)
+            each: list[tuple[Row, int]] = []
+            looked = [0] * len(numbers)
+            for lane in range(self._positions.lanes):
+                if numbers[lane]:
+                    found, looked[lane] = await self._backwards(wanted, topics, lane, numbers[lane])
+                    each += [(row, lane) for row in found]
+            each.sort(key=lambda one: (one[0].received_at, one[0].first), reverse=True)
+            stretches: list[Stretch] = []
+            for row, lane in each[:SLICE_BLOCKS]:
+                part, _ = await self._stretches(wanted, lane, [row], 0, numbers[lane], 0)
+                stretches += part
+        kept = each[SLICE_BLOCKS:]
+        for lane, number in enumerate(looked):
+            left = [row for row, its_lane in kept if its_lane == lane]
+            numbers[lane] = left[0].following - 1 if left else number
+        return Slice(stretches, self._positions.shown(numbers) if any(numbers) else 0)
+
+    async def _backwards(self, wanted: Wanted, topics: Sequence[Topic] | None, lane: int, before: int) -> Found:
+        parameters: dict[str, Any] = {"before": before, "limit": SLICE_BLOCKS, "heads": HEADS}
+        if topics is not None:
+            parameters["topics"] = [topic.id for topic in topics if topic.lane == lane]
+            if not parameters["topics"]:
+                return [], 0
+            statement = rows.OF_TOPICS_BACKWARDS
+        elif wanted.all_topics:
+            statement = rows.BACKWARDS
+        else:
+            return await self._scan_back(wanted, lane, parameters)
+        found = list(starmap(Row, await self._read(statement, lane, parameters)))
+        return found, 0 if len(found) < SLICE_BLOCKS else found[-1].first - 1
+
+    async def _scan_back(self, wanted: Wanted, lane: int, parameters: dict[str, Any]) -> Found:
+        heads = await self._read(rows.HEADS_BACKWARDS, lane, parameters)
+        looked = heads[-1][0] - 1 if len(heads) == HEADS else 0
+        these = await self._with_wanted(wanted, heads)
+        if len(these) >= SLICE_BLOCKS:
+            these = these[:SLICE_BLOCKS]
+            looked = these[-1] - 1
+        return (await self._these(lane, these))[::-1], looked
+
+    async def seek(self, received_at: int) -> Position:
+        """As ``Engine.seek``."""
+        each = ", ".join(f"(SELECT low FROM {lane_name(lane)}.seek(%(at)s))" for lane in range(self._positions.lanes))
+        ((*numbers,),) = await self._query.read(f"SELECT {each}", {"at": received_at})
+        return self._positions.shown(numbers)
+
+    # --- rows
+
+    async def _with_wanted(self, wanted: Wanted, heads: Sequence[tuple[int, bytes]]) -> list[int]:
+        """Which blocks have a topic that is wanted."""
+        each = [(first, rows.ids_in(first, topics)) for first, topics in heads]
+        names = await self._topics.names(id for _, ids in each for id in ids)
+        return [first for first, ids in each if any(wanted.wants_topic(names.get(id, "")) for id in ids)]
+
+    async def _stretches(
+        self, wanted: Wanted, lane: int, found: Sequence[Row], after: int, until: int, looked: int
+    ) -> tuple[list[Stretch], int]:
+        """The events of rows, and how far was looked: what comes before a damaged block is read."""
+        stretches: list[Stretch] = []
+        for row in found:
+            try:
+                names = await self._topics.names(row.ids)
+                stretch = rows.stretch(self._positions, lane, row, names, wanted, after, until)
+            except StorageUnreadable:
+                if not stretches:
+                    raise
+                return stretches, row.first - 1
+            if stretch.seqs:
+                stretches.append(stretch)
+        return stretches, looked
+
+    async def _these(self, lane: int, these: Sequence[int], background: bool = False) -> list[Row]:
+        if not these:
+            return []
+        return list(starmap(Row, await self._read(rows.THESE, lane, {"these": list(these)}, background)))
+
+    async def _read(self, statement: str, lane: int, parameters: Any = None, background: bool = False) -> list[Any]:
+        return await self._query.read(statement.format(lane=lane_name(lane)), parameters, background)

@@ -1,0 +1,270 @@
+"""All tables and functions. They are made, or checked, at each start: many servers may start at once.
+
+A *lane* is a schema with keys, blocks, postings, and a row that every batch locks first. The lock makes the commits of
+a lane a chain: whoever sees a number sees all before it. A topic lives in one lane for ever, so its dedup, its order
+and its reads stay within one lane. On Citus each lane is on one node, and no statement is distributed.
+
+Two rules for whoever changes a statement here. No plan may depend on statistics: with a join the function kept a plan
+made for an empty table, and took twice the time; so keys are looked up by a scalar subquery. No commit may change a row
+that other commits change: with a snapshot held open somewhere, each of its dead versions has to be walked over.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+
+from aggregator.storage.engine import StorageUnusable
+from aggregator.storage.postgres.positions import STRIDE
+
+VERSION: Final = 1
+"""Goes up with each change to a table or a function."""
+
+LOCK_TIMEOUT_S: Final = 5
+"""How long a batch waits for its lane. It fails then before anything is stored."""
+
+WEAK: Final = "AGG01"
+"""The SQLSTATE of an append that was refused, because its commit would not be durable."""
+
+LOCK: Final = 0x41475245
+"""The advisory lock of whoever makes tables or topics ("AGRE")."""
+
+_COMMON: Final = """
+CREATE SCHEMA aggregator;
+CREATE TABLE aggregator.store (
+    version int NOT NULL,
+    name text NOT NULL,                          -- random: positions are of one store only
+    stride int NOT NULL,                         -- positions.py
+    lanes int NOT NULL
+);
+CREATE TABLE aggregator.topics (
+    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text COLLATE "C" NOT NULL UNIQUE,
+    lane int NOT NULL                            -- given once: lanes that are added get new topics only
+);
+CREATE TABLE aggregator.cursors (                -- readers that have a name
+    name text COLLATE "C" PRIMARY KEY,
+    interest text NOT NULL,                      -- what it was made for, in the words of the server
+    acked text NOT NULL,                         -- a position
+    acked_at bigint NOT NULL,                    -- milliseconds since 1970, UTC
+    owner text NOT NULL                          -- who reads under the name: only that reader's acks count
+);
+"""
+
+_LANE: Final = """
+CREATE SCHEMA {lane};
+CREATE TABLE {lane}.lane (                       -- one row: locked by each batch, changed by none
+    floor bigint NOT NULL                        -- the first number
+);
+INSERT INTO {lane}.lane VALUES (1);
+CREATE TABLE {lane}.keys (
+    key uuid PRIMARY KEY,                        -- the first 16 bytes of the key's digest
+    number bigint NOT NULL                       -- of its event
+);
+CREATE TABLE {lane}.blocks (                     -- storage/block.py
+    first bigint PRIMARY KEY,
+    following bigint NOT NULL,                   -- the first of the next block
+    received_at bigint NOT NULL,                 -- milliseconds since 1970, UTC; never falls
+    token uuid NOT NULL,                         -- of the batch: one that was sent twice knows its own events by it
+    topics bytea NOT NULL,                       -- ids of topics, int4
+    numbers bytea NOT NULL,                      -- for each event a byte: index in topics
+    ends bytea NOT NULL,                         -- for each event an int4: where in data it ends
+    skip int[],                                  -- places of duplicates: sent, kept, never shown
+    data bytea {compression} NOT NULL            -- the events as they were sent, end to end
+);
+CREATE TABLE {lane}.postings (                   -- which blocks have events of a topic
+    topic int,
+    block bigint,
+    events int NOT NULL,
+    last bigint NOT NULL,                        -- number of the last of them
+    PRIMARY KEY (topic, block)
+);
+CREATE INDEX postings_block ON {lane}.postings (block);
+CREATE TABLE {lane}.counts (                     -- of the postings up to ``counted``
+    topic int PRIMARY KEY,
+    stored bigint NOT NULL,
+    last bigint NOT NULL
+);
+CREATE TABLE {lane}.counted (
+    block bigint NOT NULL,
+    stored bigint NOT NULL,
+    topics bigint NOT NULL
+);
+INSERT INTO {lane}.counted VALUES (0, 0, 0);
+
+-- Take the lane until the commit is on the standbys. The lock alone makes the commit wait for them.
+CREATE FUNCTION {lane}.hold(p_standbys int, OUT floor bigint) LANGUAGE plpgsql
+SET search_path = {lane} SET lock_timeout = '{lock_timeout_s}s' AS $$
+DECLARE names text := current_setting('synchronous_standby_names'); standbys int;
+BEGIN
+    standbys := CASE WHEN names = '' THEN 0
+                ELSE coalesce(substring(names FROM '(?i)^\\s*(?:first|any)?\\s*(\\d+)\\s*\\(')::int, 1) END;
+    IF current_setting('transaction_isolation') <> 'read committed'
+        OR current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')
+        OR current_setting('fsync') <> 'on' OR current_setting('full_page_writes') <> 'on' OR standbys < p_standbys
+    THEN
+        RAISE EXCEPTION USING ERRCODE = '{weak}', MESSAGE = format(
+            'not durable: transaction_isolation=%s synchronous_commit=%s fsync=%s full_page_writes=%s '
+            'synchronous_standby_names=%L with --standbys %s', current_setting('transaction_isolation'),
+            current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
+            names, p_standbys);
+    END IF;
+    SELECT l.floor INTO STRICT floor FROM lane l FOR UPDATE;
+END $$;
+
+CREATE FUNCTION {lane}.append(
+    p_keys uuid[], p_topics int[], p_block int[],                            -- for each event; the block by its first
+    p_firsts int[], p_tops bytea[], p_numbers bytea[], p_ends bytea[], p_data bytea[],           -- for each block
+    p_token uuid, p_standbys int,
+    OUT start bigint, OUT received_at bigint,
+    OUT again int[], OUT stored bigint[]                                     -- duplicates: places from 1 on, numbers
+) LANGUAGE plpgsql SET search_path = {lane} SET lock_timeout = '{lock_timeout_s}s' AS $$
+DECLARE known bigint[];
+BEGIN
+    start := hold(p_standbys);
+    -- Each statement from here on has a new snapshot, and sees all that was committed before us.
+    SELECT greatest(start, b.following), b.received_at INTO start, received_at
+        FROM blocks b ORDER BY b.first DESC LIMIT 1;
+    start := coalesce(start, (SELECT l.floor FROM lane l));
+    -- The clock of the database, because the servers have many.
+    received_at := greatest(received_at, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
+    SELECT array_agg((SELECT k.number FROM keys k WHERE k.key = i.key) ORDER BY i.pos) INTO known
+        FROM unnest(p_keys) WITH ORDINALITY AS i(key, pos);
+    INSERT INTO keys SELECT i.key, start + i.pos - 1
+        FROM unnest(p_keys, known) WITH ORDINALITY AS i(key, old, pos) WHERE i.old IS NULL ORDER BY i.key;
+    SELECT array_agg(i.pos::int ORDER BY i.pos), array_agg(i.old ORDER BY i.pos) INTO again, stored
+        FROM unnest(known) WITH ORDINALITY AS i(old, pos) WHERE i.old IS NOT NULL;
+    IF cardinality(again) = cardinality(p_keys) THEN
+        RETURN;
+    END IF;
+    INSERT INTO blocks SELECT start + b.f, start + b.f + length(b.numbers), append.received_at, p_token, b.tops,
+            b.numbers, b.ends,
+            (SELECT array_agg(a - 1 - b.f) FROM unnest(again) a WHERE a > b.f AND a <= b.f + length(b.numbers)), b.data
+        FROM unnest(p_firsts, p_tops, p_numbers, p_ends, p_data) AS b(f, tops, numbers, ends, data);
+    INSERT INTO postings SELECT i.topic, start + i.block, count(*), start + max(i.pos) - 1
+        FROM unnest(p_topics, p_block, known) WITH ORDINALITY AS i(topic, block, old, pos)
+        WHERE i.old IS NULL GROUP BY 1, 2;
+END $$;
+
+-- The number before the first event that was received then or later: by halves, because received_at never falls.
+CREATE FUNCTION {lane}.seek(p_received_at bigint, OUT low bigint) LANGUAGE plpgsql SET search_path = {lane} AS $$
+DECLARE high bigint; middle bigint; found record;
+BEGIN
+    low := 0;
+    high := coalesce((SELECT b.following FROM blocks b ORDER BY b.first DESC LIMIT 1), 1) - 1;
+    WHILE low < high LOOP
+        middle := (low + high + 1) / 2;
+        SELECT b.first, b.received_at INTO found FROM blocks b WHERE b.first <= middle ORDER BY b.first DESC LIMIT 1;
+        IF found.first IS NOT NULL AND found.received_at >= p_received_at THEN
+            high := found.first - 1;
+        ELSE
+            low := middle;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Whoever gets the turn counts the postings that are new. Without it the planner may think all of them are.
+CREATE FUNCTION {lane}.count_up() RETURNS void LANGUAGE plpgsql
+SET search_path = {lane} SET enable_seqscan = off AS $$
+DECLARE done bigint; upto bigint; added bigint; made bigint;
+BEGIN
+    SELECT c.block INTO done FROM counted c FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    SELECT b.first INTO upto FROM blocks b ORDER BY b.first DESC LIMIT 1;
+    IF upto IS NULL OR upto <= done THEN
+        RETURN;
+    END IF;
+    WITH new AS (SELECT p.topic, sum(p.events) AS events, max(p.last) AS last FROM postings p
+                 WHERE p.block > done AND p.block <= upto GROUP BY p.topic),
+    changed AS (INSERT INTO counts AS c SELECT n.topic, n.events, n.last FROM new n
+                ON CONFLICT (topic) DO UPDATE SET stored = c.stored + excluded.stored, last = excluded.last
+                RETURNING (xmax = 0) AS made)
+    SELECT (SELECT sum(events) FROM new), (SELECT count(*) FROM changed c WHERE c.made) INTO added, made;
+    UPDATE counted c SET block = upto, stored = c.stored + added, topics = c.topics + made;
+END $$;
+
+-- Events and topics of this lane, those that are not counted yet among them.
+CREATE FUNCTION {lane}.totals(OUT stored bigint, OUT topics bigint) LANGUAGE plpgsql
+SET search_path = {lane} SET enable_seqscan = off AS $$
+BEGIN
+    WITH counted AS MATERIALIZED (SELECT c.block, c.stored, c.topics FROM counted c),
+    new AS MATERIALIZED (SELECT p.topic, sum(p.events) AS events FROM postings p
+                         WHERE p.block > (SELECT block FROM counted) GROUP BY p.topic)
+    SELECT c.stored + coalesce((SELECT sum(n.events) FROM new n), 0),
+           c.topics + (SELECT count(*) FROM new n WHERE (SELECT o.topic FROM counts o WHERE o.topic = n.topic) IS NULL)
+    INTO stored, topics FROM counted c;
+END $$;
+"""
+
+
+def lane_name(lane: int) -> str:
+    """The schema of a lane."""
+    return f"lane_{lane}"
+
+
+class Store:
+    """What ``prepare`` has found, or made."""
+
+    def __init__(self, version: int, name: str, stride: int, lanes: int) -> None:
+        self.version = version
+        self.name = name
+        self.stride = stride
+        self.lanes = lanes
+
+
+def read(connection: psycopg.Connection[Any]) -> Store | None:
+    """What is there, if anything is."""
+    ((there,),) = connection.execute("SELECT to_regclass('aggregator.store') IS NOT NULL").fetchall()
+    if not there:
+        return None
+    row = connection.execute("SELECT version, name, stride, lanes FROM aggregator.store").fetchone()
+    if row is None:
+        raise StorageUnusable("the row of aggregator.store is missing")
+    if row[0] != VERSION:
+        raise StorageUnusable(f"the schema has version {row[0]}, and this aggregator knows {VERSION}")
+    return Store(*row)
+
+
+def prepare(connection: psycopg.Connection[Any], lanes: int | None) -> Store:
+    """Make what is missing, or add lanes. Raises StorageUnusable and psycopg.Error.
+
+    Without ``lanes`` there are as many as before, and one at first. The connection commits each statement.
+    """
+    found = read(connection)
+    if found is None or (lanes or 0) > found.lanes:
+        with connection.transaction():
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            found = read(connection)  # another server may have made it
+            if found is None:
+                stride = 1 if (lanes or 1) == 1 else STRIDE
+                connection.execute(_COMMON)
+                connection.execute(
+                    "INSERT INTO aggregator.store VALUES (%s, encode(substring(uuid_send(gen_random_uuid()) FOR 8),"
+                    " 'hex'), %s, 0)",
+                    (VERSION, stride),
+                )
+            elif found.stride == 1 and (lanes or 0) > 1:
+                raise StorageUnusable("this store was made with one lane, and its seqs leave no room for others")
+            before = found.lanes if found else 0
+            compression = _compression(connection)
+            for lane in range(before, max(before, lanes or 1)):
+                connection.execute(
+                    _LANE.format(
+                        lane=lane_name(lane), compression=compression, lock_timeout_s=LOCK_TIMEOUT_S, weak=WEAK
+                    )
+                )
+            connection.execute("UPDATE aggregator.store SET lanes = %s", (max(before, lanes or 1),))
+        found = read(connection)
+        assert found
+    return found
+
+
+def _compression(connection: psycopg.Connection[Any]) -> str:
+    """lz4 takes a third of the time of pglz, and is not in every build."""
+    ((methods,),) = connection.execute(
+        "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"
+    ).fetchall()
+    return "COMPRESSION lz4" if "lz4" in methods else ""

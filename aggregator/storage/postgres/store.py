@@ -1,0 +1,338 @@
+"""PostgreSQL as an Engine: many servers on one database, which keep nothing themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final, Self
+
+from aggregator.metric import Kind, Metric
+from aggregator.storage.engine import (
+    Commit,
+    Cursor,
+    Position,
+    Slice,
+    StorageBusy,
+    StorageError,
+    StorageFailed,
+    StorageUnreadable,
+    StorageUnusable,
+    StoredEvent,
+    Topic,
+    Wanted,
+)
+from aggregator.storage.postgres import schema
+from aggregator.storage.postgres.batch import Batch, Part
+from aggregator.storage.postgres.census import Census
+from aggregator.storage.postgres.cursors import CursorTable
+from aggregator.storage.postgres.errors import LINK_ERRORS
+from aggregator.storage.postgres.lane import RETRY_S, Lane, Stored
+from aggregator.storage.postgres.link import Connection, Link
+from aggregator.storage.postgres.news import News, listen
+from aggregator.storage.postgres.positions import Positions
+from aggregator.storage.postgres.query import Query
+from aggregator.storage.postgres.reader import Reader
+from aggregator.storage.postgres.target import Target
+from aggregator.storage.postgres.topics import Topic as KnownTopic
+from aggregator.storage.postgres.topics import Topics
+
+log = logging.getLogger("aggregator")
+
+MIN_VERSION: Final = 150_000
+"""PostgreSQL 15: older ones were not tried."""
+
+_LANES: Final = "SELECT lanes FROM aggregator.store"
+
+# A role without pg_monitor sees that there are standbys, and not which of them are synchronous.
+_STANDBYS: Final = """
+SELECT count(*) FILTER (WHERE coalesce(sync_state IN ('sync', 'quorum'), true)) FROM pg_stat_replication
+"""
+
+
+class Store:
+    """One database. Made by ``open``; must be closed."""
+
+    name = "postgresql"
+    appends_at_once = 2
+    """A batch is made ready, or waits in the lanes, while another is on its way."""
+    shared = True
+    upkeep_due = False
+    upkeep_left = False
+
+    def __init__(self, target: Target, found: schema.Store, version: str, standbys: int) -> None:
+        self.location = target.location
+        self.version = version
+        self.store_id = found.name
+        self._target = target
+        self._standbys = standbys
+        self._positions = Positions(found.stride, 0)
+        self._query = Query(self._new_link)
+        self._topics = Topics(self._query, 0)
+        self._reader = Reader(self._query, self._topics, self._positions)
+        self._census = Census(self._query, self._positions)
+        self._cursors = CursorTable(self._query, self._positions)
+        self._news = News(self._query, lambda: Link("news", target, listen))
+        self._lanes: list[Lane] = []
+        self._heads: list[int] = []
+        self._order = asyncio.Lock()  # in which batches come to their lanes
+        self._standbys_seen: int | None = None
+        self._unreachable: str | None = None
+        self._topics_unknown: str | None = None
+        self._use_lanes(found.lanes)
+
+    @classmethod
+    async def open(cls, url: str, lanes: int | None, standbys: int) -> Self:
+        """Open or create the store. Raises StorageUnusable."""
+        target = Target(url)
+        link = Link("start", target, lambda connection: None)
+        try:
+            found, version = await link.run(lambda connection: _prepare(connection, lanes))
+        except LINK_ERRORS as error:
+            raise StorageUnusable(f"cannot use {target.location}: {error}") from error
+        finally:
+            await link.close()
+        store = cls(target, found, version, standbys)
+        try:
+            await store.look()
+            await store.count()
+            await store._see_standbys()
+        except BaseException as error:
+            await store.close()
+            if isinstance(error, StorageError):
+                raise StorageUnusable(f"cannot use {target.location}: {error}") from error
+            raise
+        return store
+
+    def _new_link(self, name: str, proves: bool) -> Link:
+        return Link(name, self._target, lambda connection: self._check(connection, proves))
+
+    def _check(self, connection: Connection, proves: bool) -> None:
+        """In a link's thread: whether a new connection leads to our store, and what it sees has been replicated."""
+        row = connection.execute("SELECT name FROM aggregator.store").fetchone()
+        if row != (self.store_id,):
+            raise StorageFailed("the database is another store by now")
+        if proves:
+            for lane in range(len(self._lanes)):
+                connection.execute(f"SELECT {schema.lane_name(lane)}.hold(%s)", (self._standbys,))
+
+    def _use_lanes(self, count: int) -> None:
+        for number in range(len(self._lanes), count):
+            link = self._new_link(schema.lane_name(number), False)
+            self._lanes.append(Lane(number, link, self._standbys))
+            self._heads.append(0)
+        self._positions.lanes = self._topics.lanes = len(self._lanes)
+
+    async def close(self) -> None:
+        """As ``Engine.close``."""
+        await self._news.close()
+        await asyncio.gather(self._query.close(), *(lane.close() for lane in self._lanes))
+
+    # --- storing
+
+    def new_batch(self) -> Batch:
+        """An empty batch."""
+        return Batch()
+
+    async def prepare(self, batch: Batch) -> None:
+        """Cut a full batch by lane, and make its arrays. If topics cannot be found now, ``append`` does it."""
+        try:
+            batch.cut(await self._topics.made(list(dict.fromkeys(batch.events.topics))))
+        except StorageError:
+            return
+
+    async def append(self, batch: Batch) -> Commit:
+        """As ``Engine.append``: it waits until it is known what has become of every part. Raises no StorageBusy."""
+        async with self._order:
+            parts = batch.parts if batch.parts is not None else batch.cut(await self._topics_of(batch))
+            appending = [asyncio.create_task(self._lanes[part.lane].append(part)) for part in parts]
+        results = await asyncio.gather(*appending, return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        for kind in (StorageFailed, BaseException):
+            for failure in failures:
+                if isinstance(failure, kind):
+                    raise failure
+        stored = [result for result in results if isinstance(result, Stored)]
+        for part in parts:
+            self._heads[part.lane] = max(self._heads[part.lane], self._lanes[part.lane].last)
+        self._news.tell()
+        return self._commit(len(batch), parts, stored)
+
+    async def _topics_of(self, batch: Batch) -> dict[str, KnownTopic]:
+        """The topics of a batch, which are made where they are missing."""
+        names = list(dict.fromkeys(batch.events.topics))
+        if (known := self._topics.known(names)) is not None:
+            return known
+        while True:
+            try:
+                made = await self._topics.made(names)
+                if any(topic.lane >= len(self._lanes) for topic in made.values()):
+                    await self._look_at_lanes()
+            except (StorageBusy, StorageUnreadable) as error:
+                if self._topics_unknown is None:
+                    log.error("events are not being stored: %s", error)
+                self._topics_unknown = str(error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                self._topics_unknown = None
+                return made
+
+    def _commit(self, count: int, parts: Sequence[Part], stored: Sequence[Stored]) -> Commit:
+        seqs = [0] * count
+        duplicates: dict[int, int] = {}
+        stride = self._positions.stride
+        for part, result in zip(parts, stored, strict=True):
+            for place, number in zip(part.places, result.numbers, strict=True):
+                seqs[place] = number * stride + part.lane
+            for place in result.duplicates:
+                duplicates[part.places[place]] = seqs[part.places[place]]
+            for place, first in part.twins.items():
+                seqs[place] = duplicates[place] = seqs[first]
+        return Commit(seqs, duplicates, max((result.received_at for result in stored), default=0))
+
+    async def probe(self) -> None:
+        """As ``Engine.probe``."""
+        await asyncio.gather(*(lane.probe() for lane in self._lanes))
+
+    async def verify(self) -> None:
+        """As ``Engine.verify``. Raises StorageFailed if the database is another store."""
+        try:
+            await self._look_at_lanes()
+            await self._see_standbys()
+            await self._census.count()
+        except StorageFailed:
+            raise
+        except StorageError as error:
+            self._unreachable = str(error)
+        else:
+            self._unreachable = None
+
+    async def _look_at_lanes(self) -> None:
+        """Use lanes that were added."""
+        ((lanes,),) = await self._query.write(_LANES)
+        self._use_lanes(lanes)
+
+    async def _see_standbys(self) -> None:
+        if self._standbys:
+            ((self._standbys_seen,),) = await self._query.write(_STANDBYS)
+
+    async def upkeep(self, quiet: bool) -> bool:
+        """The database keeps itself in order."""
+        return False
+
+    # --- what others have stored
+
+    async def news(self) -> None:
+        """As ``Engine.news``."""
+        await self._news.wait()
+
+    async def look(self) -> None:
+        """As ``Engine.look``."""
+        heads = await self._reader.heads()
+        for lane, number in enumerate(heads):
+            self._heads[lane] = max(self._heads[lane], number)
+
+    async def count(self) -> None:
+        """As ``Engine.count``."""
+        await self._census.look()
+
+    @property
+    def stored_total(self) -> int:
+        """As ``Engine.stored_total``."""
+        return self._census.stored_total
+
+    @property
+    def topics_total(self) -> int:
+        """As ``Engine.topics_total``."""
+        return self._census.topics_total
+
+    # --- reading
+
+    @property
+    def head(self) -> Position:
+        """As ``Engine.head``: as far as this server knows; ``look`` finds out."""
+        return self._positions.shown(self._heads)
+
+    def parse_position(self, text: str) -> Position | None:
+        """As ``Engine.parse_position``."""
+        return self._positions.parse(text)
+
+    def advance(self, position: Position, seqs: Sequence[int]) -> Position:
+        """As ``Engine.advance``."""
+        return self._positions.advance(position, seqs)
+
+    def distance(self, earlier: Position, later: Position) -> int:
+        """As ``Engine.distance``."""
+        return self._positions.distance(earlier, later)
+
+    async def event(self, topic: str, event_id: str) -> StoredEvent | None:
+        """As ``Engine.event``."""
+        return await self._reader.event(topic, event_id)
+
+    async def read(
+        self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1
+    ) -> Slice:
+        """As ``Engine.read``."""
+        return await self._reader.read(wanted, after, until, background, slices)
+
+    async def read_back(self, wanted: Wanted, before: Position) -> Slice:
+        """As ``Engine.read_back``."""
+        return await self._reader.read_back(wanted, before)
+
+    async def seek(self, received_at: int) -> Position:
+        """As ``Engine.seek``."""
+        return await self._reader.seek(received_at)
+
+    async def topics(self, limit: int, after: str) -> list[Topic]:
+        """As ``Engine.topics``."""
+        return await self._census.topics(limit, after)
+
+    # --- cursors
+
+    async def cursors(self) -> list[Cursor]:
+        """As ``Engine.cursors``."""
+        return await self._cursors.all()
+
+    async def claim_cursor(self, cursor: Cursor) -> Cursor | None:
+        """As ``Engine.claim_cursor``."""
+        return await self._cursors.claim(cursor)
+
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> Collection[str]:
+        """As ``Engine.save_cursors``."""
+        return await self._cursors.save(changed, gone)
+
+    # --- what it says of itself
+
+    def gauges(self) -> Iterator[Metric]:
+        """As ``Engine.gauges``."""
+        yield Metric("stored_total", self.stored_total, "events in the database")
+        yield Metric("topics", self.topics_total, "topics in the database")
+        yield Metric("lanes", len(self._lanes), "lanes of the database")
+        blocked = sum(lane.blocked is not None for lane in self._lanes)
+        yield Metric("lanes_blocked", blocked, "lanes in which nothing is stored at the moment", in_health=True)
+        unknown = sum(lane.unknown_appends for lane in self._lanes)
+        yield Metric(
+            "unknown_appends", unknown, "batches sent again, because of their outcome no word came", Kind.COUNTER
+        )
+        if self._standbys:
+            yield Metric("standbys", self._standbys_seen, "standbys that are connected", in_health=True)
+
+    def troubles(self) -> dict[str, str | None]:
+        """As ``Engine.troubles``."""
+        blocked = [f"lane {lane.number}: {lane.blocked}" for lane in self._lanes if lane.blocked is not None]
+        missing = None
+        if self._standbys_seen is not None and self._standbys_seen < self._standbys:
+            missing = f"{self._standbys_seen} of {self._standbys} standbys are connected"
+        return {
+            "lanes": "; ".join(blocked) or self._topics_unknown,
+            "database": self._unreachable,
+            "standbys": missing,
+        }
+
+
+def _prepare(connection: Connection, lanes: int | None) -> tuple[schema.Store, str]:
+    """In a link's thread."""
+    version = connection.info.server_version
+    if version < MIN_VERSION:
+        raise StorageUnusable(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
+    return schema.prepare(connection, lanes), connection.info.parameter_status("server_version") or str(version)

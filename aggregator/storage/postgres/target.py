@@ -1,0 +1,60 @@
+"""The URL of ``--db``: its hosts in turn, and how it is shown. The password is never shown.
+
+Pure: nothing is connected.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+from psycopg import conninfo
+
+from aggregator.storage.engine import StorageUnusable
+
+DEFAULTS: Final[dict[str, Any]] = {
+    # Of several hosts, the primary.
+    "target_session_attrs": "read-write",
+    "connect_timeout": 2,
+    # A host that has vanished is noticed after so long, also while a batch is on its way there.
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "application_name": "aggregator",
+}
+"""What the URL may say otherwise."""
+
+_LISTS: Final = ("host", "hostaddr", "port")
+
+
+class Target:
+    """Where to connect. Raises StorageUnusable if the URL is none."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            given = conninfo.conninfo_to_dict(url)
+        except psycopg.Error:
+            # libpq's text quotes the URL, and with it the password.
+            raise StorageUnusable("the URL of --db is none that PostgreSQL's client library understands") from None
+        self._parameters = DEFAULTS | given
+        self._hosts = max((len(str(given[name]).split(",")) for name in _LISTS if name in given), default=1)
+        self.database = str(given.get("dbname", given.get("user", "")))
+
+    def parameters(self, turn: int) -> dict[str, Any]:
+        """Parameters of a connection, beginning with another host at each turn."""
+        first = turn % self._hosts
+        turned = {}
+        for name in _LISTS:
+            if len(values := str(self._parameters.get(name, "")).split(",")) > 1:
+                turned[name] = ",".join(values[first:] + values[:first])
+        return self._parameters | turned
+
+    @property
+    def location(self) -> str:
+        """The store as the log may show it: without user, password and options."""
+        hosts = str(self._parameters.get("host") or self._parameters.get("hostaddr") or "").split(",")
+        ports = str(self._parameters.get("port", "")).split(",")
+        ports = ports if len(ports) == len(hosts) else ports * len(hosts)
+        where = ",".join(f"{host}:{port}" if port else host for host, port in zip(hosts, ports, strict=True))
+        return f"postgresql://{where}/{self.database}"
