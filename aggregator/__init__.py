@@ -49,6 +49,7 @@ Storage: the promise on disk.
 
 - ``storage``                    opens the engine that the configuration names
 - ``storage.engine``             the seam: Engine, Batch, Commit, and the errors
+- ``storage.block``              events that were committed together, as one row of either engine
 - ``storage.sqlite``             SQLite as an engine; its DESIGN.md says why
 - ``storage.sqlite.store``       the engine itself, put together from the parts below
 - ``storage.sqlite.schema``      all tables, views and triggers
@@ -56,7 +57,7 @@ Storage: the promise on disk.
 - ``storage.sqlite.database``    the open database: its connections, its errors
 - ``storage.sqlite.batch``       a batch that is filled, then packed
 - ``storage.sqlite.writer``      a batch as one statement
-- ``storage.sqlite.block``       events that were committed together, as one row
+- ``storage.sqlite.block``       blocks as SQLite has them: in JSON
 - ``storage.sqlite.postings``    which blocks have events of a topic
 - ``storage.sqlite.ledger``      under which seq each key was first stored, for ever
 - ``storage.sqlite.memtable``    the newest keys
@@ -65,6 +66,23 @@ Storage: the promise on disk.
 - ``storage.sqlite.upkeep``      what is done beside the batches and in quiet times
 - ``storage.sqlite.plans``       how the events of an interest are found
 - ``storage.sqlite.reader``      everything that reads stored events
+- ``storage.postgres``           PostgreSQL as an engine: many servers on one database, in lanes
+- ``storage.postgres.store``     the engine itself, put together from the parts below
+- ``storage.postgres.schema``    all tables and functions
+- ``storage.postgres.target``    the URL: its hosts in turn, and what of it may be shown
+- ``storage.postgres.link``      one connection, in a thread of its own
+- ``storage.postgres.errors``    what PostgreSQL's errors mean
+- ``storage.postgres.query``     statements beside the batches
+- ``storage.postgres.topics``    names to ids and lanes
+- ``storage.postgres.positions`` how far a reader has come, in lanes
+- ``storage.postgres.arrays``    arrays in PostgreSQL's binary format
+- ``storage.postgres.batch``     a batch, and its parts by lane
+- ``storage.postgres.lane``      one lane: sent again until it is known what has become of it
+- ``storage.postgres.rows``      statements that find blocks, and rows of blocks as events
+- ``storage.postgres.reader``    everything that reads stored events
+- ``storage.postgres.census``    how many events and topics there are
+- ``storage.postgres.cursors``   the cursors of all servers, each with an owner
+- ``storage.postgres.news``      hints that another server has stored something
 
 Server: one process.
 

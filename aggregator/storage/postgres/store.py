@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from typing import Final, Self
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from typing import Final, Self, TypeVar
 
 from aggregator.metric import Kind, Metric
 from aggregator.storage.engine import (
@@ -26,7 +26,7 @@ from aggregator.storage.postgres import schema
 from aggregator.storage.postgres.batch import Batch, Part
 from aggregator.storage.postgres.census import Census
 from aggregator.storage.postgres.cursors import CursorTable
-from aggregator.storage.postgres.errors import LINK_ERRORS
+from aggregator.storage.postgres.errors import LINK_ERRORS, storage_error
 from aggregator.storage.postgres.lane import RETRY_S, Lane, Stored
 from aggregator.storage.postgres.link import Connection, Link
 from aggregator.storage.postgres.news import News, listen
@@ -38,6 +38,8 @@ from aggregator.storage.postgres.topics import Topic as KnownTopic
 from aggregator.storage.postgres.topics import Topics
 
 log = logging.getLogger("aggregator")
+
+T = TypeVar("T")
 
 MIN_VERSION: Final = 150_000
 """PostgreSQL 15: older ones were not tried."""
@@ -78,7 +80,7 @@ class Store:
         self._order = asyncio.Lock()  # in which batches come to their lanes
         self._standbys_seen: int | None = None
         self._unreachable: str | None = None
-        self._topics_unknown: str | None = None
+        self._held_up: str | None = None  # why a batch cannot be sent
         self._use_lanes(found.lanes)
 
     @classmethod
@@ -87,9 +89,9 @@ class Store:
         target = Target(url)
         link = Link("start", target, lambda connection: None)
         try:
-            found, version = await link.run(lambda connection: _prepare(connection, lanes))
+            found, version = await link.run(lambda connection: _prepare(connection, lanes, standbys))
         except LINK_ERRORS as error:
-            raise StorageUnusable(f"cannot use {target.location}: {error}") from error
+            raise StorageUnusable(f"cannot use {target.location}: {storage_error(error)}") from error
         finally:
             await link.close()
         store = cls(target, found, version, standbys)
@@ -145,6 +147,8 @@ class Store:
         """As ``Engine.append``: it waits until it is known what has become of every part. Raises no StorageBusy."""
         async with self._order:
             parts = batch.parts if batch.parts is not None else batch.cut(await self._topics_of(batch))
+            if max(part.lane for part in parts) >= len(self._lanes):
+                await self._until_done(self._look_at_lanes)
             appending = [asyncio.create_task(self._lanes[part.lane].append(part)) for part in parts]
         results = await asyncio.gather(*appending, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
@@ -163,19 +167,21 @@ class Store:
         names = list(dict.fromkeys(batch.events.topics))
         if (known := self._topics.known(names)) is not None:
             return known
+        return await self._until_done(lambda: self._topics.made(names))
+
+    async def _until_done(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do what a batch needs before it is sent, for as long as it takes. Raises StorageFull or StorageFailed."""
         while True:
             try:
-                made = await self._topics.made(names)
-                if any(topic.lane >= len(self._lanes) for topic in made.values()):
-                    await self._look_at_lanes()
+                done = await work()
             except (StorageBusy, StorageUnreadable) as error:
-                if self._topics_unknown is None:
+                if self._held_up != str(error):
                     log.error("events are not being stored: %s", error)
-                self._topics_unknown = str(error)
+                self._held_up = str(error)
                 await asyncio.sleep(RETRY_S)
             else:
-                self._topics_unknown = None
-                return made
+                self._held_up = None
+                return done
 
     def _commit(self, count: int, parts: Sequence[Part], stored: Sequence[Stored]) -> Commit:
         seqs = [0] * count
@@ -324,15 +330,17 @@ class Store:
         if self._standbys_seen is not None and self._standbys_seen < self._standbys:
             missing = f"{self._standbys_seen} of {self._standbys} standbys are connected"
         return {
-            "lanes": "; ".join(blocked) or self._topics_unknown,
+            "lanes": "; ".join(blocked) or self._held_up,
             "database": self._unreachable,
             "standbys": missing,
         }
 
 
-def _prepare(connection: Connection, lanes: int | None) -> tuple[schema.Store, str]:
-    """In a link's thread."""
+def _prepare(connection: Connection, lanes: int | None, standbys: int) -> tuple[schema.Store, str]:
+    """In a link's thread: make the tables, and commit once, which fails if commits are not durable here."""
     version = connection.info.server_version
     if version < MIN_VERSION:
         raise StorageUnusable(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
-    return schema.prepare(connection, lanes), connection.info.parameter_status("server_version") or str(version)
+    found = schema.prepare(connection, lanes)
+    connection.execute(f"SELECT {schema.lane_name(0)}.hold(%s)", (standbys,))
+    return found, connection.info.parameter_status("server_version") or str(version)
