@@ -59,6 +59,7 @@ def test_no_plan_depends_on_statistics(start_cluster: StartCluster, start_server
     cluster = start_cluster(autovacuum="off")
     name = cluster.new_database()
     server = start_server("--lanes", "1", "--standbys", "0", url=cluster.url(name))
+    ((_, made, _),) = cluster.primary.rows(SCANS, name)  # to make an index its table is read
     account = Account()
     for number in range(20):
         account.send(server.port, f"r{number}", 300)
@@ -67,7 +68,7 @@ def test_no_plan_depends_on_statistics(start_cluster: StartCluster, start_server
     assert server.stop() == 0
     wait_until(lambda: cluster.primary.rows(SCANS, name)[0][2] >= 6_000)  # statistics come a little later
     scans = cluster.primary.rows(SCANS, name)
-    assert [(table, scanned) for table, scanned, _ in scans] == [("lane_0.keys", 0)]
+    assert [(table, scanned) for table, scanned, _ in scans] == [("lane_0.keys", made)]
 
 
 def test_a_snapshot_that_is_held_costs_nothing(
