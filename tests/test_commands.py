@@ -67,6 +67,7 @@ def test_stats_count_what_happened(any_server: ServerProcess) -> None:
     assert stats["events_per_s"] >= 0
 
 
+@pytest.mark.engines("sqlite")
 def test_what_sqlite_says_of_itself(server: ServerProcess) -> None:
     exchange(server.port, event("a") + event("b", topic="u"))
     stats = server.ask("STATS")

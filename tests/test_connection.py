@@ -196,6 +196,7 @@ def waiting_events(server: ServerProcess) -> Iterator[None]:
         yield
 
 
+@pytest.mark.engines("sqlite")
 def test_who_sends_few_lines_is_not_read_on_at_once_while_many_events_wait(start_server: StartServer) -> None:
     server = start_server(changes=[gathering_for_a_minute])
     with Peer(server.port) as few, Peer(server.port) as many:
@@ -222,6 +223,7 @@ def test_who_sends_few_lines_is_not_read_on_at_once_while_many_events_wait(start
     assert "later" not in stored, "it was never acked, and nobody has read it"
 
 
+@pytest.mark.engines("sqlite")
 def test_what_such_a_client_sends_is_read_soon_whatever_it_does_then(server: ServerProcess) -> None:
     with Peer(server.port) as few, Peer(server.port) as gone, Peer(server.port) as ended:
         with waiting_events(server):

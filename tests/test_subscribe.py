@@ -445,6 +445,7 @@ def test_who_is_taken_over_while_stalled_may_go_on_later(start_server: StartServ
 # --- topics
 
 
+@pytest.mark.engines("sqlite")
 def test_topics_of_all_kinds(server: ServerProcess) -> None:
     """R14: patterns find what SQLite's GLOB finds, in what is stored and in what comes."""
     choices = random.Random(5)
@@ -528,6 +529,7 @@ def test_every_position_is_a_place_to_resume_from(server: ServerProcess) -> None
         one.close()
 
 
+@pytest.mark.engines("sqlite")
 def test_what_is_gone_is_told(server: ServerProcess) -> None:
     """R20: exactly which range; then it goes on."""
     for number in range(10):

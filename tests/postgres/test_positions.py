@@ -1,0 +1,108 @@
+"""Positions of a store in lanes: what is shown comes back, and every event moves its own lane."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator.storage.postgres.positions import MAX_DIGITS, STRIDE, Positions
+
+vectors = st.integers(2, 9).flatmap(lambda lanes: st.lists(st.integers(0, 10**12), min_size=lanes, max_size=lanes))
+
+
+@given(vectors)
+def test_a_position_that_is_sent_back_is_the_same(numbers: list[int]) -> None:
+    positions = Positions(STRIDE, len(numbers))
+    shown = positions.shown(numbers)
+
+    assert positions.parse(str(shown)) == shown
+    assert positions.vector(shown) == tuple(numbers)
+    assert positions.distance(shown, shown) == 0
+
+
+@given(st.integers(0, 10**15), st.integers(0, STRIDE - 1))
+def test_an_event_is_found_by_its_seq(number: int, lane: int) -> None:
+    positions = Positions(STRIDE, STRIDE)
+    (seq,) = positions.seqs(lane, number, number + 1)
+
+    assert positions.place(seq) == (lane, number)
+
+
+@given(vectors, st.data())
+def test_a_reader_advances_in_the_lanes_of_its_events_alone(numbers: list[int], data: st.DataObject) -> None:
+    positions = Positions(STRIDE, len(numbers))
+    expected = list(numbers)
+    seqs = []
+    for lane in data.draw(st.lists(st.integers(0, len(numbers) - 1), max_size=20)):
+        expected[lane] += data.draw(st.integers(1, 5))
+        seqs.append(expected[lane] * STRIDE + lane)
+    advanced = positions.advance(positions.shown(numbers), seqs)
+
+    assert positions.vector(advanced) == tuple(expected)
+    assert positions.distance(positions.shown(numbers), advanced) == sum(expected) - sum(numbers)
+
+
+@given(vectors, st.integers(0, 8))
+def test_one_lane_that_is_ahead_makes_a_distance_negative(numbers: list[int], which: int) -> None:
+    positions = Positions(STRIDE, len(numbers))
+    ahead = list(numbers)
+    ahead[which % len(numbers)] += 7
+    behind = [number + 100 for number in numbers]
+    behind[which % len(numbers)] = numbers[which % len(numbers)]
+
+    assert positions.distance(positions.shown(ahead), positions.shown(behind)) == -7
+
+
+@given(vectors, st.integers(1, 5))
+def test_lanes_that_are_added_are_read_from_their_beginning(numbers: list[int], more: int) -> None:
+    few, many = Positions(STRIDE, len(numbers)), Positions(STRIDE, len(numbers) + more)
+    old = few.shown(numbers)
+    new = many.shown([*numbers, *[3] * more])
+
+    assert many.vector(old) == (*numbers, *[0] * more)
+    assert many.distance(old, new) == 3 * more
+    assert few.distance(new, old) == -3, "another server may know of more lanes"
+
+
+@given(st.integers(0, 10**MAX_DIGITS - 1))
+def test_with_one_lane_a_position_is_the_seq(seq: int) -> None:
+    positions = Positions(1, 1)
+
+    assert positions.parse(str(seq)) == seq
+    assert positions.advance(seq, [seq + 1, seq + 5]) == seq + 5
+    assert positions.distance(seq, seq + 5) == 5
+    assert positions.vector(seq) == (seq,)
+    assert list(positions.seqs(0, seq, seq + 2)) == [seq, seq + 1]
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.", ".1", "1..2", "1e3", "9" * 30, "1.-1", "1.2 ", "١"])
+def test_what_is_no_position_is_none(text: str) -> None:
+    for positions in (Positions(1, 1), Positions(STRIDE, 4)):
+        assert positions.parse(text) is None
+
+
+def test_a_vector_is_no_position_of_one_lane() -> None:
+    assert Positions(1, 1).parse("1.2") is None
+
+
+def test_the_seq_of_an_event_is_a_position_behind_it_in_its_lane_alone() -> None:
+    positions = Positions(STRIDE, 3)
+
+    assert positions.parse(str(17 * STRIDE + 1)) == "0.17.0"
+    assert positions.parse("0") == 0
+    assert positions.vector(0) == (0, 0, 0)
+
+
+def test_seqs_of_many_events_rise_in_each_lane() -> None:
+    positions = Positions(STRIDE, 4)
+    chosen = random.Random(1)
+    position = positions.shown([0] * 4)
+    last = [0] * 4
+    for _ in range(100):
+        lane = chosen.randrange(4)
+        last[lane] += 1
+        position = positions.advance(position, list(positions.seqs(lane, last[lane], last[lane] + 1)))
+    assert positions.vector(position) == tuple(last)

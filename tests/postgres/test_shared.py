@@ -1,0 +1,221 @@
+"""Several servers on one database: each hears of what the others store, and their readers share names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from aggregator.event import Event, Events
+from aggregator.storage.engine import AnyEngine, Cursor
+from aggregator.storage.postgres.store import Store
+from aggregator.wire.interest import interest_in
+from tests.harness.account import Account
+from tests.harness.load_client import Load
+from tests.harness.reading import Reading, verify
+from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.wire import Json, Peer, event, events, exchange
+
+Two = tuple[AnyEngine, AnyEngine]
+Servers = tuple[ServerProcess, ServerProcess]
+
+
+@pytest.fixture(params=[1, 4], ids=["one lane", "four lanes"])
+def lanes(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+async def engines(database: str, lanes: int) -> AsyncIterator[Two]:
+    """Two engines on one database."""
+    one, other = await Store.open(database, lanes, 0), await Store.open(database, None, 0)
+    yield one, other
+    await one.close()
+    await other.close()
+
+
+@pytest.fixture
+def servers(database: str, lanes: int, start_server: StartServer) -> Servers:
+    """Two servers on one database."""
+    return start_server("--lanes", str(lanes), url=database), start_server(url=database)
+
+
+async def store(engine: AnyEngine, *ids: str, topic: str = "t") -> None:
+    batch = engine.new_batch()
+    batch.add(Events.of(Event.of(topic, one, b'{"event_id":"%s"}' % one.encode()) for one in ids))
+    await engine.append(batch)
+
+
+# --- engines
+
+
+async def test_what_one_stores_the_other_finds(engines: Two) -> None:
+    one, other = engines
+    for number in range(8):
+        await store(one, f"e{number}", topic=f"topic {number}")
+    assert other.head != one.head
+    await other.look()
+    await other.count()
+    found = await other.read(interest_in(("*",)), 0, other.head)
+
+    assert other.head == one.head
+    assert {json for stretch in found.stretches for json in stretch.json} == {
+        b'{"event_id":"e%d"}' % number for number in range(8)
+    }
+    assert {topic for stretch in found.stretches for topic in stretch.topics} == {f"topic {n}" for n in range(8)}
+    assert (other.stored_total, other.topics_total) == (8, 8)
+    assert other.store_id == one.store_id
+
+
+async def test_counts_are_the_same_before_and_after_they_are_rolled_up(engines: Two) -> None:
+    one, other = engines
+    for number in range(6):
+        await store(one, f"a{number}", f"b{number}", topic=f"topic {number % 3}")
+    before = await other.topics(10, "")
+    for engine in engines:  # whoever is the first counts, the other finds nothing to do
+        engine._census._counted_at = 0  # type: ignore[attr-defined]
+        await engine.verify()
+    await store(other, "c", topic="topic 1")
+    after = await one.topics(10, "")
+    await one.count()
+
+    assert [topic.stored for topic in before] == [4, 4, 4]
+    assert [topic.stored for topic in after] == [4, 5, 4]
+    assert [topic.name for topic in after] == ["topic 0", "topic 1", "topic 2"]
+    assert (one.stored_total, one.topics_total) == (13, 3)
+
+
+async def test_only_the_owner_moves_a_cursor(engines: Two) -> None:
+    one, other = engines
+    first = await one.claim_cursor(Cursor("name", "{}", one.head, 1, "ada"))
+    assert first
+    await store(one, "a")
+    second = await other.claim_cursor(Cursor("name", "{}", other.head, 2, "eve"))
+    assert second
+    moved = Cursor("name", "{}", one.head, 3, "ada")
+
+    assert (second.acked, second.owner) == (first.acked, "eve")
+    assert set(await one.save_cursors([moved], [])) == {"name"}
+    assert await one.cursors() == [second]
+    assert not await other.save_cursors([Cursor("name", "{}", one.head, 4, "eve")], [])
+    assert (await one.cursors())[0].acked == one.head
+    assert await one.claim_cursor(Cursor("name", '{"other":1}', one.head, 5, "ada")) is None
+    assert not await one.save_cursors([], ["name"])
+    assert await other.cursors() == []
+
+
+# --- servers
+
+
+def hear(reader: Peer, event_id: str) -> Json:
+    """Read on to an event."""
+    while (line := reader.reply())["status"] != "event" or line["event"]["event_id"] != event_id:
+        assert line["status"] in ("event", "caught_up", "heartbeat"), line
+    return line
+
+
+def test_readers_of_each_hear_of_both(servers: Servers) -> None:
+    accounts = [Account(f"t{number}") for number in range(5)]
+    readers = [Reading(server.port, "* AFTER 0", accounts) for server in servers]
+    loads = [Load(account, servers[number % 2].port, 1, f"s{number}") for number, account in enumerate(accounts)]
+    for load in loads:
+        load.wait_for_acks(500)
+        load.stop()
+        load.finish()
+    for account in accounts:
+        account.verify(servers[0])
+    for reader in readers:
+        reader.wait_for(max(seq for account in accounts for seq in account.acked.values()))
+        reader.close()
+        verify(reader, accounts)
+
+
+def test_a_position_of_one_is_good_on_the_other_at_once(servers: Servers) -> None:
+    one, other = servers
+    for number in range(20):
+        exchange(one.port, event(f"e{number}", f"topic {number % 4}"))
+        position = one.ask("EVENTS * 1")["seq"]
+        assert other.ask(f"EVENTS * 10 AFTER {position}")["events"] == []
+        assert other.ask(f"EVENTS * 10 AFTER {position}")["seq"] == position
+        assert other.ask(f"EVENT 'topic {number % 4}' e{number}")["event"]["event_id"] == f"e{number}"
+        with Peer(other.port) as reader:
+            assert reader.ask(f"SUBSCRIBE * AFTER {position}\n".encode())["head"] == position
+
+
+def test_an_ack_is_read_on_every_server(servers: Servers) -> None:
+    one, other = servers
+    for number in range(30):
+        exchange(one.port, event(f"e{number}"))
+        (newest,) = other.ask("EVENTS t 1")["events"]
+        assert newest["event_id"] == f"e{number}"
+    assert other.ask("STATS")["stored_total"] == 30
+    assert other.ask("TOPICS")["topics"][0]["stored"] == 30
+
+
+def test_who_waits_is_woken_by_the_other(servers: Servers) -> None:
+    one, other = servers
+    exchange(one.port, event("old"))
+    position = other.ask("EVENTS t 1")["seq"]
+    with Peer(other.port) as waiting:
+        waiting.send(f"EVENTS t 5 AFTER {position} WAIT 60\n".encode())
+        exchange(one.port, event("elsewhere", "u") + event("new"))
+        assert [found["event_id"] for found in waiting.reply()["events"]] == ["new"]
+
+
+def test_the_newest_reader_of_a_name_wins_on_whichever_server(servers: Servers) -> None:
+    one, other = servers
+    exchange(one.port, b"".join(events("e", 4)))
+    with Peer(one.port) as first, Peer(other.port) as second:
+        first.ask(b"SUBSCRIBE t AFTER 0 AS name\n")
+        seen = [hear(first, f"e{number}")["event"]["seq"] for number in range(4)]
+        assert first.ask(b"ACK %d\n" % seen[1])["acked"]
+        second.send(b"SUBSCRIBE t AS name\n")
+        assert second.reply()["status"] == "ok"
+        assert hear(second, "e2")["event"]["seq"] == seen[2]
+        while (line := first.reply())["status"] in ("caught_up", "heartbeat"):
+            pass
+        assert (line["status"], line["code"]) == ("error", "taken_over")
+        assert line["detail"].startswith("127.0.0.1:")
+        late = first.ask(b"ACK %d\n" % seen[3])
+        assert (late["status"], late["code"]) == ("rejected", "bad_command")
+    (cursor,) = one.ask("CURSORS")["cursors"]
+    assert cursor["lag"] == 2
+
+
+def test_a_late_ack_of_who_has_lost_the_name_moves_nothing(servers: Servers) -> None:
+    """It comes before the loser's server knows of the loss."""
+    one, other = servers
+    exchange(one.port, b"".join(events("e", 4)))
+    with Peer(one.port) as first, Peer(other.port) as second:
+        first.ask(b"SUBSCRIBE t AFTER 0 AS name\n")
+        last = hear(first, "e3")["event"]["seq"]
+        start = second.ask(b"SUBSCRIBE t AS name\n")["after"]
+        first.send(b"ACK %d\n" % last)
+        while (line := first.reply())["status"] in ("caught_up", "heartbeat"):
+            pass
+        if line["status"] == "error":
+            assert line["code"] == "taken_over"
+            line = first.reply()
+        assert (line["status"], line["code"]) == ("rejected", "bad_command")
+    (cursor,) = other.ask("CURSORS")["cursors"]
+    assert cursor["acked"] == start
+
+
+def test_a_name_is_forgotten_on_every_server(servers: Servers) -> None:
+    one, other = servers
+    with Peer(one.port) as reader:
+        reader.ask(b"SUBSCRIBE t AS name\n")
+        assert [cursor["name"] for cursor in other.ask("CURSORS")["cursors"]] == ["name"]
+        assert other.ask("FORGET name")["forgotten"]
+        while (line := reader.reply())["status"] in ("caught_up", "heartbeat"):
+            pass
+        assert (line["status"], line["code"]) == ("error", "forgotten")
+    assert one.ask("CURSORS")["cursors"] == []
+
+
+def test_other_patterns_for_a_name_are_refused_on_every_server(servers: Servers) -> None:
+    one, other = servers
+    with Peer(one.port) as first, Peer(other.port) as second:
+        first.ask(b"SUBSCRIBE t AS name\n")
+        refused = second.ask(b"SUBSCRIBE u AS name\n")
+        assert (refused["status"], refused["code"]) == ("rejected", "bad_command")
