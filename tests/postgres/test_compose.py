@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import pytest
 
 from tests.harness import ROOT, postgres
 from tests.harness.polling import wait_until
-from tests.harness.postgres import free_port, kill_all, new_folder, program_path, user
+from tests.harness.postgres import free_port, new_folder, program_path, user
 from tests.harness.server_process import StartServer
 from tests.harness.wire import event, exchange
 
@@ -65,11 +66,12 @@ def service(one: Any, folder: Path, name: str, port: int, **hosts: str) -> Itera
     try:
         yield
     finally:
-        kill_all(process.pid)
-        process.wait()
+        process.send_signal(signal.SIGINT)  # as the image says that it is to be stopped
+        process.wait(60)
 
 
 @pytest.mark.postgres
+@pytest.mark.timeout(300)
 def test_two_servers_over_what_the_file_starts(
     services: Any, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,8 +92,9 @@ def test_two_servers_over_what_the_file_starts(
             ):
                 wait_until(lambda: b"streaming" in (folder / "standby.log").read_bytes(), 60)
                 servers = [start_server("--standbys", settings["AGGREGATOR_STANDBYS"], url=hosts) for _ in range(2)]
-                told = [exchange(server.port, event("e"))[0]["status"] for server in servers]
-                assert told == [status, "duplicate"]
+                replies = [exchange(server.port, event("e"))[0] for server in servers]
+                told = [reply["status"] for reply in replies]
+                assert told == [status, "duplicate"], replies
                 for server in servers:
                     assert server.stop() == 0
             (folder / "standby.log").write_bytes(b"")

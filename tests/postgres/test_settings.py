@@ -46,6 +46,13 @@ def test_standbys_that_nobody_waits_for_are_refused(shared_cluster: Cluster, new
     assert "synchronous_standby_names" in refusal(new_server, url, "--standbys", "1")
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_another_encoding_is_refused(shared_cluster: Cluster, new_server: StartServer, encoding: str) -> None:
+    name = f"in_{encoding.lower()}"
+    shared_cluster.primary.ask(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+    assert encoding in refusal(new_server, shared_cluster.url(name), "--standbys", "0")
+
+
 def test_another_isolation_by_default_harms_nothing(shared_cluster: Cluster, new_server: StartServer) -> None:
     """A batch needs READ COMMITTED, because it looks again after it has locked the lane."""
     name = shared_cluster.new_database()
