@@ -340,6 +340,10 @@ async def _prepare(connection: Connection, lanes: int | None, standbys: int) -> 
     version = connection.info.server_version
     if version < MIN_VERSION:
         raise StorageUnusable(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        raise StorageUnusable(
+            f"the database has the encoding {encoding}: UTF8 is needed, because topics may be any text"
+        )
     found = await schema.prepare(connection, lanes)
     await connection.execute(f"SELECT {schema.lane_name(0)}.hold(%s)", (standbys,))
     return found, connection.info.parameter_status("server_version") or str(version)
