@@ -4,7 +4,7 @@ Rules that hold here:
 
 - A statement is never cancelled. To cancel the wait for a standby is to be told of success, although no standby has the
   commit. A deadline shuts the socket down instead: the server goes on, and the statement's outcome is unknown. Each
-  statement runs in a task of its own, because psycopg would cancel it with the task that waits.
+  statement runs in a task of its own, because psycopg would cancel it with the task that waits for it.
 - A success with a warning is no success: an administrator who cancels that wait causes one.
 - After an error of the connection the next one begins with the next host: a primary that has lost its standbys, and the
   others of us, still calls itself one.
@@ -59,6 +59,7 @@ class Link:
         self._socket: socket.socket | None = None
         self._attempt = 0
         self._turn = asyncio.Lock()
+        self._deadline: asyncio.TimerHandle | None = None
         self._closed = False
         self._warnings: list[str] = []
 
@@ -89,17 +90,26 @@ class Link:
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do something with the connection. Raises as ``execute`` does."""
-        async with self._turn:
-            running = asyncio.ensure_future(self._work(work))
-            running.add_done_callback(_see)  # nobody may be there to see what it has raised
-            try:
-                while not (await asyncio.wait({running}, timeout=DEADLINE_S))[0]:
-                    self.shut_down()
-            except asyncio.CancelledError:
-                self.shut_down()
-                await asyncio.wait({running}, timeout=CLOSE_S)
-                raise
-            return running.result()
+        await self._turn.acquire()
+        running = asyncio.ensure_future(self._work(work))
+        self._await_end()
+        running.add_done_callback(self._end)
+        return await asyncio.shield(running)
+
+    def _await_end(self) -> None:
+        """Whatever is on its way has so long, and as long again if it has no socket yet."""
+        self._deadline = asyncio.get_running_loop().call_later(DEADLINE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._shut_down()
+        self._await_end()
+
+    def _end(self, running: asyncio.Future[Any]) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._turn.release()
+        if not running.cancelled():
+            running.exception()  # whoever waited may be gone
 
     async def _work(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         connection = await self._connected()
@@ -159,7 +169,7 @@ class Link:
         if connection is not None:
             await connection.close()
 
-    def shut_down(self) -> None:
+    def _shut_down(self) -> None:
         """End whatever is on its way, as if the network had: its outcome is unknown."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
@@ -175,13 +185,8 @@ class Link:
         self._closed = True
         dropping = asyncio.ensure_future(self.drop())
         if not (await asyncio.wait({dropping}, timeout=CLOSE_S))[0]:
-            self.shut_down()
+            self._shut_down()
             await asyncio.wait({dropping}, timeout=CLOSE_S)
-
-
-def _see(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def _text(error: Exception) -> str:

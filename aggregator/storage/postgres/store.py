@@ -111,6 +111,7 @@ class Store:
 
     async def _check(self, connection: Connection, proves: bool) -> None:
         """Whether a new connection leads to our store, and, by a commit, that what it sees has been replicated."""
+        self._topics.forget()  # of what another primary has shown, an administrator may have ended the replication
         row = await (await connection.execute("SELECT name FROM aggregator.store")).fetchone()
         if row != (self.store_id,):
             raise StorageFailed("the database is another store by now")
