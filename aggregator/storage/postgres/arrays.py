@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from typing import Final
 
 BYTEA: Final = 17
@@ -35,7 +36,8 @@ def byteas(values: Sequence[bytes]) -> bytes:
 
 def int4s(values: Sequence[int]) -> bytes:
     """An array of integers."""
-    return int4_elements(len(values), map(int4, values))
+    lengths_between = chain.from_iterable(zip(repeat(4), values))
+    return _array(INT4, len(values), struct.pack(f"!{2 * len(values)}i", *lengths_between))
 
 
 def int4(value: int) -> bytes:

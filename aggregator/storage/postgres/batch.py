@@ -17,7 +17,7 @@ from aggregator.storage.postgres import arrays
 from aggregator.storage.postgres.topics import Topic
 
 TYPES: Final = [
-    *(arrays.ARRAY_OF[one] for one in (arrays.UUID, arrays.INT4, arrays.INT4, arrays.INT4)),
+    *(arrays.ARRAY_OF[one] for one in (arrays.UUID, *(arrays.INT4,) * 4)),
     *(arrays.ARRAY_OF[arrays.BYTEA],) * 4,
     arrays.UUID,
     arrays.INT4,
@@ -92,8 +92,10 @@ def _part(events: Events, topics: Mapping[str, Topic], lane: int, places: list[i
     blocks = list(block.cut(names, json))
     block_of = chain.from_iterable(repeat(arrays.int4(one.first), len(one.ends)) for one in blocks)
     token = uuid.uuid4().bytes
+    by_key = sorted(range(len(keys)), key=keys.__getitem__)
     values: list[bytes | None] = [
-        arrays.uuids(keys),
+        arrays.uuids([keys[place] for place in by_key]),
+        arrays.int4s(by_key),
         arrays.int4_elements(len(names), map(elements.__getitem__, names)),
         arrays.int4_elements(len(names), block_of),
         arrays.int4s([one.first for one in blocks]),

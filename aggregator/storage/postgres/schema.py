@@ -21,6 +21,8 @@ from aggregator.storage.postgres.positions import STRIDE
 VERSION: Final = 1
 """Goes up with each change to a table or a function."""
 
+Connection = psycopg.AsyncConnection[Any]
+
 LOCK_TIMEOUT_S: Final = 5
 """How long a batch waits for its lane. It fails then before anything is stored."""
 
@@ -114,13 +116,14 @@ BEGIN
 END $$;
 
 CREATE FUNCTION {lane}.append(
-    p_keys uuid[], p_topics int[], p_block int[],                            -- for each event; the block by its first
+    p_keys uuid[], p_places int[],                                           -- sorted by key: half the time at 300,000
+    p_topics int[], p_block int[],                                           -- for each event; the block by its first
     p_firsts int[], p_tops bytea[], p_numbers bytea[], p_ends bytea[], p_data bytea[],           -- for each block
     p_token uuid, p_standbys int,
     OUT start bigint, OUT received_at bigint,
     OUT again int[], OUT stored bigint[]                                     -- duplicates: places from 1 on, numbers
 ) LANGUAGE plpgsql SET search_path = {lane} SET lock_timeout = '{lock_timeout_s}s' AS $$
-DECLARE known bigint[];
+DECLARE by_key bigint[]; known bigint[];
 BEGIN
     start := hold(p_standbys);
     -- Each statement from here on has a new snapshot, and sees all that was committed before us.
@@ -129,10 +132,10 @@ BEGIN
     start := coalesce(start, (SELECT l.floor FROM lane l));
     -- The clock of the database, because the servers have many.
     received_at := greatest(received_at, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
-    SELECT array_agg((SELECT k.number FROM keys k WHERE k.key = i.key) ORDER BY i.pos) INTO known
-        FROM unnest(p_keys) WITH ORDINALITY AS i(key, pos);
-    INSERT INTO keys SELECT i.key, start + i.pos - 1
-        FROM unnest(p_keys, known) WITH ORDINALITY AS i(key, old, pos) WHERE i.old IS NULL ORDER BY i.key;
+    SELECT array_agg((SELECT k.number FROM keys k WHERE k.key = i.key)) INTO by_key FROM unnest(p_keys) AS i(key);
+    INSERT INTO keys SELECT i.key, start + i.place
+        FROM unnest(p_keys, p_places, by_key) AS i(key, place, old) WHERE i.old IS NULL;
+    SELECT array_agg(i.old ORDER BY i.place) INTO known FROM unnest(p_places, by_key) AS i(place, old);
     SELECT array_agg(i.pos::int ORDER BY i.pos), array_agg(i.old ORDER BY i.pos) INTO again, stored
         FROM unnest(known) WITH ORDINALITY AS i(old, pos) WHERE i.old IS NOT NULL;
     IF cardinality(again) = cardinality(p_keys) THEN
@@ -215,33 +218,34 @@ class Store:
         self.lanes = lanes
 
 
-def read(connection: psycopg.Connection[Any]) -> Store | None:
+async def read(connection: Connection) -> Store | None:
     """What is there, if anything is."""
-    ((there,),) = connection.execute("SELECT to_regclass('aggregator.store') IS NOT NULL").fetchall()
+    ((there,),) = await _rows(connection, "SELECT to_regclass('aggregator.store') IS NOT NULL")
     if not there:
         return None
-    row = connection.execute("SELECT version, name, stride, lanes FROM aggregator.store").fetchone()
-    if row is None:
+    rows = await _rows(connection, "SELECT version, name, stride, lanes FROM aggregator.store")
+    if not rows:
         raise StorageUnusable("the row of aggregator.store is missing")
+    (row,) = rows
     if row[0] != VERSION:
         raise StorageUnusable(f"the schema has version {row[0]}, and this aggregator knows {VERSION}")
     return Store(*row)
 
 
-def prepare(connection: psycopg.Connection[Any], lanes: int | None) -> Store:
+async def prepare(connection: Connection, lanes: int | None) -> Store:
     """Make what is missing, or add lanes. Raises StorageUnusable and psycopg.Error.
 
     Without ``lanes`` there are as many as before, and one at first. The connection commits each statement.
     """
-    found = read(connection)
+    found = await read(connection)
     if found is None or (lanes or 0) > found.lanes:
-        with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-            found = read(connection)  # another server may have made it
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            found = await read(connection)  # another server may have made it
             if found is None:
                 stride = 1 if (lanes or 1) == 1 else STRIDE
-                connection.execute(_COMMON)
-                connection.execute(
+                await connection.execute(_COMMON)
+                await connection.execute(
                     "INSERT INTO aggregator.store VALUES (%s, encode(substring(uuid_send(gen_random_uuid()) FOR 8),"
                     " 'hex'), %s, 0)",
                     (VERSION, stride),
@@ -249,22 +253,24 @@ def prepare(connection: psycopg.Connection[Any], lanes: int | None) -> Store:
             elif found.stride == 1 and (lanes or 0) > 1:
                 raise StorageUnusable("this store was made with one lane, and its seqs leave no room for others")
             before = found.lanes if found else 0
-            compression = _compression(connection)
+            compression = await _compression(connection)
             for lane in range(before, max(before, lanes or 1)):
-                connection.execute(
+                await connection.execute(
                     _LANE.format(
                         lane=lane_name(lane), compression=compression, lock_timeout_s=LOCK_TIMEOUT_S, weak=WEAK
                     )
                 )
-            connection.execute("UPDATE aggregator.store SET lanes = %s", (max(before, lanes or 1),))
-        found = read(connection)
+            await connection.execute("UPDATE aggregator.store SET lanes = %s", (max(before, lanes or 1),))
+        found = await read(connection)
         assert found
     return found
 
 
-def _compression(connection: psycopg.Connection[Any]) -> str:
+async def _compression(connection: Connection) -> str:
     """lz4 takes a third of the time of pglz, and is not in every build."""
-    ((methods,),) = connection.execute(
-        "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"
-    ).fetchall()
+    ((methods,),) = await _rows(connection, "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
     return "COMPRESSION lz4" if "lz4" in methods else ""
+
+
+async def _rows(connection: Connection, statement: str) -> list[Any]:
+    return await (await connection.execute(statement)).fetchall()
