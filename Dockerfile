@@ -7,9 +7,12 @@ WORKDIR /src
 # A virtual environment that the base's pip fills from outside: no pip goes into the final image with it.
 RUN python -m venv --without-pip /opt/venv
 # The dependencies, in a layer of their own: it stays as it is until setup.cfg changes.
+# EXTRAS: the extras of setup.cfg; without `postgres` the image is smaller, and knows SQLite only.
+ARG EXTRAS=forward,postgres
 COPY setup.cfg .
 RUN python -c "import configparser; c = configparser.RawConfigParser(); c.read('setup.cfg'); \
-        print(c['options']['install_requires'], c['options.extras_require']['forward'])" > requirements.txt \
+        print(c['options']['install_requires'], *map(c['options.extras_require'].get, '${EXTRAS}'.split(',')))" \
+        > requirements.txt \
     && python -m pip --python /opt/venv/bin/python install --no-cache-dir --only-binary :all: -r requirements.txt
 COPY pyproject.toml .
 COPY aggregator aggregator

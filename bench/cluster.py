@@ -11,12 +11,13 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench.peers.daemon import free_port, libraries, running, unpacked
+from bench.peers.daemon import START_S, free_port, installed, libraries, running, unpacked
 from bench.peers.peer import NotRun
 
 USERS: Final = ("postgres", "nobody")
@@ -52,6 +53,21 @@ class Cluster:
 
         return psycopg.connect(self.url(database), autocommit=True)
 
+    def wait(self) -> None:
+        """Until it lets us in: it listens a little before that."""
+        import psycopg
+
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                self.connect().close()
+            except psycopg.OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise NotRun(str(error)) from error
+                time.sleep(0.02)
+            else:
+                return
+
     def ask(self, statement: str, database: str = "postgres") -> Any:
         """The first value of the first row."""
         with self.connect(database) as connection:
@@ -62,8 +78,9 @@ class Cluster:
 @contextmanager
 def cluster(folder: Path, standby: bool = False) -> Iterator[Cluster]:
     """A new one in this folder, which is empty afterwards. Raises NotRun."""
+    installed("psycopg")
     folder.mkdir()
-    folder.parent.chmod(0o755)
+    folder.parent.chmod(0o755)  # PostgreSQL runs as somebody else
     try:
         primary, second = folder / "primary", folder / "standby"
         _initdb(primary)
@@ -72,6 +89,7 @@ def cluster(folder: Path, standby: bool = False) -> Iterator[Cluster]:
         with contextlib.ExitStack() as stack:
             port = stack.enter_context(_serving(primary, SETTINGS))
             made = Cluster(port, int(standby))
+            made.wait()
             if standby:
                 (second / "standby.signal").touch()
                 follows = f"host=127.0.0.1 port={port} user=postgres application_name=standby"

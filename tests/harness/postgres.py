@@ -273,10 +273,15 @@ class Server:
         streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
         wait_until(lambda: self.ask(streaming) >= count)
 
-    def waiting(self) -> list[int]:
-        """The pids of the sessions whose commit waits for a standby."""
-        waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    def waiting(self, what: str = "") -> list[int]:
+        """The pids of the sessions whose commit waits for a standby, and whose statement has this word."""
+        waits = f"SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%{what}%'"
         return [pid for (pid,) in self.rows(waits)]
+
+    def wait_for_waiting(self, what: str = "", but: int = 0) -> int:
+        """Until there is such a session, another one than ``but``; return its pid."""
+        wait_until(lambda: set(self.waiting(what)) - {but})
+        return (set(self.waiting(what)) - {but}).pop()
 
 
 class Cluster:

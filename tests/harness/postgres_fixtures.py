@@ -12,7 +12,7 @@ from tests.harness.postgres import Cluster, StartCluster
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """A test that runs PostgreSQL is marked so, by the fixtures that it uses."""
-    if not {"start_cluster", "shared_cluster"}.isdisjoint(getattr(item, "fixturenames", ())):
+    if not {"start_cluster", "shared_cluster", "shared_pair"}.isdisjoint(getattr(item, "fixturenames", ())):
         item.add_marker(pytest.mark.postgres)
 
 
@@ -41,6 +41,13 @@ def start_cluster(postgres_installed: None) -> Iterator[StartCluster]:
 def shared_cluster(postgres_installed: None) -> Iterator[Cluster]:
     """A primary alone, for all tests of a process that do it no harm. Each takes a database of its own."""
     with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def shared_pair(postgres_installed: None) -> Iterator[Cluster]:
+    """The same with a standby that the primary waits for."""
+    with Cluster(1) as cluster:
         yield cluster
 
 

@@ -149,10 +149,11 @@ class ServerProcess:
     def listed(self, topic: str) -> list[wire.Json]:
         """Every stored event of a topic in order of seq, read page by page."""
         events: list[wire.Json] = []
-        answer = self.ask(f"EVENTS {topic} 1000 AFTER 0")
-        while answer["events"] or answer.get("truncated"):
-            events += answer["events"]
+        answer = {"seq": 0, "truncated": True}
+        while answer.get("events") or answer.get("truncated"):
             answer = self.ask(f"EVENTS {topic} 1000 AFTER {answer['seq']}")
+            assert answer["status"] == "ok", answer
+            events += answer["events"]
         return events
 
     def stored(self, topic: str) -> dict[str, wire.Json]:

@@ -42,6 +42,7 @@ POLITE_S: Final = _size(2, 10)  # T30, T31, T37, T38: how long latencies are mea
 CHURN: Final = _size(4_000, 20_000)  # T39
 SOAK_S: Final = _size(45, 1_800)  # T41: 45 s show a leak of 5 bytes an event, and CI has 4 minutes for all of this
 HELD_COMMITS: Final = _size(1_000, 18_000)
+MOVED: Final = _size(2_000, 1_000_000)
 FAILOVERS: Final = _size(2, 20)
 CUT_STEP: Final = _size(60, 1)  # one in so many bytes of a connection to PostgreSQL
 FUZZ_S: Final = _size(30, 600)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.harness.account import Account
 from tests.harness.polling import wait_until
-from tests.harness.postgres import Cluster, StartCluster
+from tests.harness.postgres import Cluster
 from tests.harness.record import RecordFigures
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.sizes import CUT_STEP
@@ -18,9 +18,9 @@ MARKER = b".append("
 
 
 @pytest.fixture
-def cluster(start_cluster: StartCluster) -> Cluster:
+def cluster(shared_cluster: Cluster) -> Cluster:
     """A primary alone."""
-    return start_cluster()
+    return shared_cluster
 
 
 def proxied(cluster: Cluster, proxy: TcpProxy) -> str:
@@ -32,7 +32,7 @@ def sizes_of_a_batch(server: ServerProcess, proxy: TcpProxy, account: Account) -
     """How many bytes a batch of two events sends, and how many its answer has."""
     exchange(server.port, account.line("old"))
     proxy.arm(MARKER)
-    send_two(server, account, "sizes")
+    send_two(server, account, "e-sizes")
     return dict(proxy.passed)
 
 
@@ -59,7 +59,7 @@ def test_the_connection_is_cut_at_any_byte(
         positions = sorted({*range(0, size, CUT_STEP), size - 1, size})
         for position in positions:
             proxy.arm(MARKER, Cut(**{direction: position}, how=how))
-            send_two(server, account, f"{position}")
+            send_two(server, account, f"e-{position:05}")
             assert proxy.happened.is_set()
         verdict = account.verify(server)
         assert server.stop() == 0

@@ -84,6 +84,9 @@ def test_a_failover_without_synchronous_standbys_loses(
     standby.start()
     cluster.fail_over()
     exchange(server.port, account.lines(["after"]))
+    assert server.ask("EVENTS t 10 AFTER 0")["code"] == "storage", "it misses what it has stored, and says so"
+    server.kill()
+    server.restart()
     verdict = account.judge(server)
     assert len(verdict.lost) == 1_000
     record_figures("failover, asynchronous (control)", **verdict.figures)

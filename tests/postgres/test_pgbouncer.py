@@ -7,7 +7,7 @@ import pytest
 from tests.harness.account import Account
 from tests.harness.load_client import Load
 from tests.harness.pgbouncer import PROGRAM, PgBouncer
-from tests.harness.postgres import StartCluster
+from tests.harness.postgres import Cluster
 from tests.harness.reading import Reading, verify
 from tests.harness.record import RecordFigures
 from tests.harness.server_process import StartServer
@@ -18,12 +18,11 @@ needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not i
 @needs_pgbouncer
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_writing_and_reading_through_pgbouncer(
-    start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures, lanes: int
+    shared_cluster: Cluster, start_server: StartServer, record_figures: RecordFigures, lanes: int
 ) -> None:
     """Two servers, writers at each, readers at each: everything is exact. A hint that is lost only costs time."""
-    cluster = start_cluster()
-    with PgBouncer(cluster.primary) as bouncer:
-        url = bouncer.url(cluster.new_database())
+    with PgBouncer(shared_cluster.primary) as bouncer:
+        url = bouncer.url(shared_cluster.new_database())
         servers = [start_server("--lanes", str(lanes), "--standbys", "0", url=url) for _ in range(2)]
         account = Account()
         readers = [Reading(server.port, "t AFTER 0", [account]) for server in servers]

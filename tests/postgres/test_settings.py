@@ -26,29 +26,38 @@ def test_a_primary_that_does_not_sync_is_refused(
 
 
 @pytest.mark.parametrize("value", ["off", "local", "remote_write"])
-@pytest.mark.parametrize("whose", ["ROLE postgres", "DATABASE {}"])
-def test_a_commit_that_does_not_wait_is_refused(
-    start_cluster: StartCluster, new_server: StartServer, whose: str, value: str
-) -> None:
-    """Set for a role or a database, where nobody looks."""
-    cluster = start_cluster(1)
-    name = cluster.new_database()
-    cluster.primary.ask(f"ALTER {whose.format(name)} SET synchronous_commit = {value}")
-    assert "synchronous_commit" in refusal(new_server, cluster.url(name), "--standbys", "1")
+def test_a_commit_that_does_not_wait_is_refused(shared_pair: Cluster, new_server: StartServer, value: str) -> None:
+    """Set for a database, where nobody looks."""
+    name = shared_pair.new_database()
+    shared_pair.primary.ask(f"ALTER DATABASE {name} SET synchronous_commit = {value}")
+    assert "synchronous_commit" in refusal(new_server, shared_pair.url(name), "--standbys", "1")
 
 
-def test_standbys_that_nobody_waits_for_are_refused(start_cluster: StartCluster, new_server: StartServer) -> None:
-    cluster = start_cluster(1, synchronous="")
-    name = cluster.new_database()
-    assert "synchronous_standby_names" in refusal(new_server, cluster.url(name), "--standbys", "1")
+def test_a_role_whose_commits_do_not_wait_is_refused(shared_pair: Cluster, new_server: StartServer) -> None:
+    primary, name = shared_pair.primary, shared_pair.new_database()
+    primary.ask("CREATE ROLE hasty SUPERUSER LOGIN")
+    primary.ask("ALTER ROLE hasty SET synchronous_commit = off")
+    url = shared_pair.url(name).replace("postgres@", "hasty@")
+    assert "synchronous_commit" in refusal(new_server, url, "--standbys", "1")
 
 
-def test_another_isolation_by_default_harms_nothing(start_cluster: StartCluster, new_server: StartServer) -> None:
+def test_standbys_that_nobody_waits_for_are_refused(shared_cluster: Cluster, new_server: StartServer) -> None:
+    url = shared_cluster.url(shared_cluster.new_database())
+    assert "synchronous_standby_names" in refusal(new_server, url, "--standbys", "1")
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_another_encoding_is_refused(shared_cluster: Cluster, new_server: StartServer, encoding: str) -> None:
+    name = f"in_{encoding.lower()}"
+    shared_cluster.primary.ask(f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0")
+    assert encoding in refusal(new_server, shared_cluster.url(name), "--standbys", "0")
+
+
+def test_another_isolation_by_default_harms_nothing(shared_cluster: Cluster, new_server: StartServer) -> None:
     """A batch needs READ COMMITTED, because it looks again after it has locked the lane."""
-    cluster: Cluster = start_cluster()
-    name = cluster.new_database()
-    cluster.primary.ask(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
-    server = new_server("--lanes", "1", "--standbys", "0", url=cluster.url(name))
+    name = shared_cluster.new_database()
+    shared_cluster.primary.ask(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
+    server = new_server("--lanes", "1", "--standbys", "0", url=shared_cluster.url(name))
     if server.try_to_start():
         assert server.ask("HEALTH")["health"] == "healthy"
     else:

@@ -16,6 +16,7 @@ from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Peer
 
 KEYS = "CREATE TABLE plain (key text PRIMARY KEY)"
+APPEND = ".append("
 INSERT = "INSERT INTO plain VALUES ('one') ON CONFLICT DO NOTHING"
 
 
@@ -44,9 +45,9 @@ def freeze(cluster: Cluster) -> Server:
     return standby
 
 
-def wait_for_another(primary: Server, pid: int) -> None:
-    """Wait until another session than this one waits for the standby."""
-    wait_until(lambda: primary.waiting() not in ([], [pid]))
+def wait_for_unknown(server: ServerProcess, count: int) -> None:
+    """Wait until the server knows so often not what has become of a batch."""
+    wait_until(lambda: server.ask("STATS")["unknown_appends"] >= count)
 
 
 def said_nothing(peer: Peer) -> bool:
@@ -64,12 +65,12 @@ def test_a_wait_that_somebody_cancels_is_no_ack(
     standby = freeze(cluster)
     with Peer(server.port) as peer:
         peer.send(account.line("one"))
-        for _ in range(3):
-            wait_until(primary.waiting)
-            (waiting,) = primary.waiting()
+        for number in range(3):
+            waiting = primary.wait_for_waiting(APPEND)
             primary.ask(f"SELECT pg_cancel_backend({waiting})")
-            wait_for_another(primary, waiting)
+            wait_for_unknown(server, number + 1)
             assert said_nothing(peer)
+        primary.wait_for_waiting(APPEND)
         assert server.ask("HEALTH")["health"] == "degraded"
 
         # The control: a client that takes success for success has what no standby has.
@@ -77,7 +78,7 @@ def test_a_wait_that_somebody_cancels_is_no_ack(
         with primary.connect(name) as bare:
             bare.add_notice_handler(lambda notice: notices.append(notice.severity_nonlocalized or ""))
             inserting = in_background(lambda: bare.execute(INSERT))
-            wait_until(lambda: bare.info.backend_pid in primary.waiting())
+            primary.wait_for_waiting("INTO plain")
             primary.ask(f"SELECT pg_cancel_backend({bare.info.backend_pid})")
             inserting.finish()
         assert notices == ["WARNING"]
@@ -107,10 +108,10 @@ def test_duplicates_wait_for_the_standby_too(
     with Peer(server.port) as peer, Peer(server.port) as other:
         names = [f"new-{number}" for number in range(100)]
         peer.send(account.lines(names))
-        wait_until(old.waiting)
+        old.wait_for_waiting(APPEND)
         with psycopg.connect(old.url(name), autocommit=True) as bare:
             inserting = in_background(lambda: bare.execute(INSERT))
-            wait_until(lambda: bare.info.backend_pid in old.waiting())
+            old.wait_for_waiting("INTO plain")
             old.kill()
             with pytest.raises(psycopg.OperationalError):
                 inserting.finish()
@@ -120,7 +121,7 @@ def test_duplicates_wait_for_the_standby_too(
         with old.connect(name) as bare:
             assert bare.execute(INSERT).rowcount == 0
         other.send(account.lines(names))
-        wait_until(old.waiting)
+        old.wait_for_waiting("lane_0.")  # the batch, or before it the commit of a new connection that reads
         assert said_nothing(peer)
         assert said_nothing(other)
 
@@ -190,7 +191,7 @@ def test_the_server_stops_while_a_batch_waits(
     standby = freeze(cluster)
     with Peer(server.port) as peer:
         peer.send(account.line("one"))
-        wait_until(cluster.primary.waiting)
+        cluster.primary.wait_for_waiting(APPEND)
         server.stop()
         assert all(reply["status"] not in ("stored", "duplicate") for reply in peer.rest())
     standby.thaw("walreceiver")

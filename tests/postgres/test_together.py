@@ -12,7 +12,7 @@ from tests.harness.account import Account
 from tests.harness.background import Background, in_background
 from tests.harness.load_client import Load
 from tests.harness.polling import wait_until
-from tests.harness.postgres import Cluster, Server, StartCluster
+from tests.harness.postgres import Cluster, Server
 from tests.harness.reading import Reading
 from tests.harness.record import RecordFigures
 from tests.harness.server_process import ServerProcess, StartServer
@@ -23,9 +23,9 @@ EVENTS = 1_500
 
 
 @pytest.fixture
-def cluster(start_cluster: StartCluster) -> Cluster:
+def cluster(shared_pair: Cluster) -> Cluster:
     """A primary, and a standby that reads."""
-    return start_cluster(1)
+    return shared_pair
 
 
 class Poller:

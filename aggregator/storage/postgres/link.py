@@ -1,12 +1,15 @@
-"""One connection, in a thread of its own: while the server works, libpq waits outside of Python.
+"""One connection, which is made anew when it is needed.
 
 Rules that hold here:
 
 - A statement is never cancelled. To cancel the wait for a standby is to be told of success, although no standby has the
-  commit. A deadline shuts the socket down instead: the server goes on, and the statement's outcome is unknown.
+  commit. A deadline shuts the socket down instead: the server goes on, and the statement's outcome is unknown. Each
+  statement runs in a task of its own, because psycopg would cancel it with the task that waits for it.
 - A success with a warning is no success: an administrator who cancels that wait causes one.
-- A link connects when it is used, and again after an error of the connection, each time with the next host first: a
-  primary that has lost its standbys, and the others of us, still calls itself one.
+- After an error of the connection the next one begins with the next host: a primary that has lost its standbys, and the
+  others of us, still calls itself one.
+
+A thread for each connection was tried: a small statement took twice the processor time, and longer.
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import psycopg
+from psycopg import generators
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format
 
@@ -30,9 +33,12 @@ DEADLINE_S: Final = 10.0
 """How long a statement may take before its connection is given up. As long as a host that has vanished is waited for,
 and twice as long as a batch waits for its lane."""
 
+CLOSE_S: Final = 1.0
+"""How long a statement that is on its way may take when the store is closed."""
+
 T = TypeVar("T")
 
-Connection = psycopg.Connection[Any]
+Connection = psycopg.AsyncConnection[Any]
 
 
 class NotConnected(Exception):
@@ -44,83 +50,94 @@ class Unknown(Exception):
 
 
 class Link:
-    """A connection that is made anew when it is needed. One statement at a time, first come, first served.
+    """One statement at a time, first come, first served. ``on_connect`` is called with each new connection."""
 
-    ``on_connect`` is called in the thread, with each new connection; what it raises is raised by the statement.
-    """
-
-    def __init__(self, name: str, target: Target, on_connect: Callable[[Connection], None]) -> None:
+    def __init__(self, target: Target, on_connect: Callable[[Connection], Awaitable[object]]) -> None:
         self._target = target
         self._on_connect = on_connect
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._connection: Connection | None = None
         self._socket: socket.socket | None = None
-        self._turn = 0
+        self._attempt = 0
+        self._turn = asyncio.Lock()
+        self._deadline: asyncio.TimerHandle | None = None
         self._closed = False
         self._warnings: list[str] = []
 
-    async def execute(
-        self, statement: bytes, values: list[bytes | None], types: list[int], deadline_s: float = DEADLINE_S
-    ) -> list[bytes | None]:
+    async def execute(self, statement: bytes, values: list[bytes | None], types: list[int]) -> list[bytes | None]:
         """Carry out a statement that commits by itself; return its only row. All is binary.
 
         Raises NotConnected, Unknown, and psycopg.Error for what the server has refused.
         """
 
-        def work(connection: Connection) -> list[bytes | None]:
-            self._warnings.clear()
-            result = connection.pgconn.exec_params(
-                statement, values, types, [Format.BINARY] * len(values), Format.BINARY
-            )
+        async def work(connection: Connection) -> list[bytes | None]:
+            formats = [Format.BINARY] * len(values)
+            connection.pgconn.send_query_params(statement, values, types, formats, Format.BINARY)
+            result = (await connection.wait(generators.execute(connection.pgconn)))[-1]
             if result.status != ExecStatus.TUPLES_OK:
                 raise error_from_result(result)
-            if self._warnings:
-                raise Unknown(self._warnings[0])
             return [result.get_value(0, column) for column in range(result.nfields)]
 
-        return await self.run(work, deadline_s)
+        return await self.run(work)
 
-    async def rows(self, statement: str, parameters: Any = None, deadline_s: float = DEADLINE_S) -> list[Any]:
+    async def rows(self, statement: str, parameters: Any = None) -> list[Any]:
         """The rows of a statement, in Python's types. Raises as ``execute`` does."""
 
-        def work(connection: Connection) -> list[Any]:
-            self._warnings.clear()
-            cursor = connection.execute(statement, parameters, binary=True)
-            found = cursor.fetchall() if cursor.description else []
-            if self._warnings:
-                raise Unknown(self._warnings[0])
-            return found
+        async def work(connection: Connection) -> list[Any]:
+            cursor = await connection.execute(statement, parameters, binary=True)
+            return await cursor.fetchall() if cursor.description else []
 
-        return await self.run(work, deadline_s)
+        return await self.run(work)
 
-    async def run(self, work: Callable[[Connection], T], deadline_s: float = DEADLINE_S) -> T:
+    async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do something with the connection. Raises as ``execute`` does."""
-        running = asyncio.get_running_loop().run_in_executor(self._thread, self._work, work)
-        while not (await asyncio.wait({running}, timeout=deadline_s))[0]:
-            self.shut_down()
-        return running.result()
+        await self._turn.acquire()
+        running = asyncio.ensure_future(self._work(work))
+        self._await_end()
+        running.add_done_callback(self._end)
+        return await asyncio.shield(running)
 
-    def _work(self, work: Callable[[Connection], T]) -> T:
-        connection = self._connected()
+    def _await_end(self) -> None:
+        """Whatever is on its way has so long, and as long again if it has no socket yet."""
+        self._deadline = asyncio.get_running_loop().call_later(DEADLINE_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._shut_down()
+        self._await_end()
+
+    def _end(self, running: asyncio.Future[Any]) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._turn.release()
+        if not running.cancelled():
+            running.exception()  # whoever waited may be gone
+
+    async def _work(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        connection = await self._connected()
+        self._warnings.clear()
         try:
-            return work(connection)
+            done = await work(connection)
         except psycopg.Error as error:
             if error.sqlstate is not None and not connection.closed:
                 raise
-            self._drop()
+            await self._drop()
             if error.sqlstate is not None:  # the server's last word on this connection
                 raise
             raise Unknown(_text(error)) from error
+        if self._warnings:
+            raise Unknown(self._warnings[0])
+        return done
 
-    def _connected(self) -> Connection:
+    async def _connected(self) -> Connection:
         if self._closed:
             raise NotConnected("the store is closed")
         if self._connection is not None:
             return self._connection
         try:
-            connection = psycopg.connect(**self._target.parameters(self._turn), autocommit=True)
+            connection = await psycopg.AsyncConnection.connect(
+                **self._target.parameters(self._attempt), autocommit=True
+            )
         except psycopg.Error as error:
-            self._turn += 1
+            self._attempt += 1
             raise NotConnected(_text(error)) from error
         connection.prepare_threshold = None  # a pool between us and the server may change its connections
         connection.add_notice_handler(self._note)
@@ -128,14 +145,14 @@ class Link:
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         try:
             self._warnings.clear()
-            self._on_connect(connection)
+            await self._on_connect(connection)
             if self._warnings:
                 raise NotConnected(self._warnings[0])
         except psycopg.Error as error:
-            self._drop()
+            await self._drop()
             raise NotConnected(_text(error)) from error
         except (StorageError, NotConnected):
-            self._drop()
+            await self._drop()
             raise
         return connection
 
@@ -143,35 +160,33 @@ class Link:
         if diagnostic.severity_nonlocalized == "WARNING":
             self._warnings.append(f"the server warned: {diagnostic.message_primary}")
 
-    def _drop(self) -> None:
-        self._turn += 1
+    async def _drop(self) -> None:
+        self._attempt += 1
         connection, self._connection = self._connection, None
         shut, self._socket = self._socket, None
         if shut is not None:
             shut.close()
         if connection is not None:
-            connection.close()
+            await connection.close()
 
-    def shut_down(self) -> None:
+    def _shut_down(self) -> None:
         """End whatever is on its way, as if the network had: its outcome is unknown."""
-        shut = self._socket
-        if shut is not None:
+        if self._socket is not None:
             with contextlib.suppress(OSError):
-                shut.shutdown(socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     async def drop(self) -> None:
         """Connect anew for the next statement."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._drop)
+        async with self._turn:
+            await self._drop()
 
     async def close(self) -> None:
         """Let go of the connection, whatever it is doing."""
         self._closed = True
-        loop = asyncio.get_running_loop()
-        closing = loop.run_in_executor(self._thread, self._drop)
-        done, _ = await asyncio.wait({closing}, timeout=1.0)
-        if not done:
-            self.shut_down()
-        self._thread.shutdown(wait=False)
+        dropping = asyncio.ensure_future(self.drop())
+        if not (await asyncio.wait({dropping}, timeout=CLOSE_S))[0]:
+            self._shut_down()
+            await asyncio.wait({dropping}, timeout=CLOSE_S)
 
 
 def _text(error: Exception) -> str:

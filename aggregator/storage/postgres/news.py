@@ -20,15 +20,18 @@ from aggregator.storage.postgres.query import PAUSE_S, Query
 LOOK_S: Final = 0.2
 """A look without a hint. An event is to be delivered within 250 ms of its ack on any server."""
 
+LISTEN_S: Final = 5.0
+"""The listening connection is found to be dead by its keepalives, which something has to ask for."""
+
 NOTIFY_S: Final = 0.02
 """A server notifies the others at most so often."""
 
 CHANNEL: Final = "aggregator"
 
 
-def listen(connection: Connection) -> None:
+async def listen(connection: Connection) -> None:
     """Prepare a connection to wait for hints."""
-    connection.execute(f"LISTEN {CHANNEL}")
+    await connection.execute(f"LISTEN {CHANNEL}")
 
 
 class News:
@@ -77,5 +80,5 @@ class News:
         await self._link.close()
 
 
-def _notified(connection: Connection) -> bool:
-    return any(True for _ in connection.notifies(timeout=LOOK_S, stop_after=1))
+async def _notified(connection: Connection) -> bool:
+    return bool([hint async for hint in connection.notifies(timeout=LISTEN_S, stop_after=1)])

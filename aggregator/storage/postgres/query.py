@@ -23,9 +23,9 @@ class Query:
     ``new_link`` makes a connection. One that reads has to prove first that what it sees has been replicated.
     """
 
-    def __init__(self, new_link: Callable[[str, bool], Link]) -> None:
-        self._readers = {False: new_link("reader", True), True: new_link("background-reader", True)}
-        self._writer = new_link("small-writes", False)
+    def __init__(self, new_link: Callable[[bool], Link]) -> None:
+        self._readers = {False: new_link(True), True: new_link(True)}
+        self._writer = new_link(False)
 
     async def read(self, statement: str, parameters: Any = None, background: bool = False) -> list[Any]:
         """Rows. Raises StorageUnreadable."""

@@ -68,6 +68,7 @@ class Reader:
         start, end = self._positions.vector(after), self._positions.vector(until)
         left = [lane for lane in range(self._positions.lanes) if start[lane] < end[lane]]
         if not left:
+            # The same words for the same position: 0 and "0.0", or one that is older than a lane.
             return Slice((), until if start == end else after)
         async with self._turns[background]:
             topics = await self._topics.listed(wanted)
@@ -85,8 +86,8 @@ class Reader:
         if len(left) > 1:
             stretches.sort(key=lambda one: one.received_at)
         gap = self._positions.shown(gaps) if tuple(gaps) != start else None
-        behind = tuple(map(max, numbers, gaps))
-        return Slice(stretches, until if behind == end else self._positions.shown(behind), gap)
+        reached = tuple(map(max, numbers, gaps))
+        return Slice(stretches, until if reached == end else self._positions.shown(reached), gap)
 
     async def _next(
         self,

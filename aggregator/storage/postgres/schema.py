@@ -21,6 +21,8 @@ from aggregator.storage.postgres.positions import STRIDE
 VERSION: Final = 1
 """Goes up with each change to a table or a function."""
 
+Connection = psycopg.AsyncConnection[Any]
+
 LOCK_TIMEOUT_S: Final = 5
 """How long a batch waits for its lane. It fails then before anything is stored."""
 
@@ -201,6 +203,13 @@ END $$;
 """
 
 
+# Not by to_regclass: it may remember that there was no such table before we waited for the lock.
+_THERE: Final = """
+SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'aggregator' AND c.relname = 'store'
+"""
+
+
 def lane_name(lane: int) -> str:
     """The schema of a lane."""
     return f"lane_{lane}"
@@ -216,33 +225,33 @@ class Store:
         self.lanes = lanes
 
 
-def read(connection: psycopg.Connection[Any]) -> Store | None:
+async def read(connection: Connection) -> Store | None:
     """What is there, if anything is."""
-    ((there,),) = connection.execute("SELECT to_regclass('aggregator.store') IS NOT NULL").fetchall()
-    if not there:
+    if not await _rows(connection, _THERE):
         return None
-    row = connection.execute("SELECT version, name, stride, lanes FROM aggregator.store").fetchone()
-    if row is None:
+    rows = await _rows(connection, "SELECT version, name, stride, lanes FROM aggregator.store")
+    if not rows:
         raise StorageUnusable("the row of aggregator.store is missing")
+    (row,) = rows
     if row[0] != VERSION:
         raise StorageUnusable(f"the schema has version {row[0]}, and this aggregator knows {VERSION}")
     return Store(*row)
 
 
-def prepare(connection: psycopg.Connection[Any], lanes: int | None) -> Store:
+async def prepare(connection: Connection, lanes: int | None) -> Store:
     """Make what is missing, or add lanes. Raises StorageUnusable and psycopg.Error.
 
     Without ``lanes`` there are as many as before, and one at first. The connection commits each statement.
     """
-    found = read(connection)
+    found = await read(connection)
     if found is None or (lanes or 0) > found.lanes:
-        with connection.transaction():
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-            found = read(connection)  # another server may have made it
+        async with connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+            found = await read(connection)  # another server may have made it
             if found is None:
                 stride = 1 if (lanes or 1) == 1 else STRIDE
-                connection.execute(_COMMON)
-                connection.execute(
+                await connection.execute(_COMMON)
+                await connection.execute(
                     "INSERT INTO aggregator.store VALUES (%s, encode(substring(uuid_send(gen_random_uuid()) FOR 8),"
                     " 'hex'), %s, 0)",
                     (VERSION, stride),
@@ -250,22 +259,24 @@ def prepare(connection: psycopg.Connection[Any], lanes: int | None) -> Store:
             elif found.stride == 1 and (lanes or 0) > 1:
                 raise StorageUnusable("this store was made with one lane, and its seqs leave no room for others")
             before = found.lanes if found else 0
-            compression = _compression(connection)
+            compression = await _compression(connection)
             for lane in range(before, max(before, lanes or 1)):
-                connection.execute(
+                await connection.execute(
                     _LANE.format(
                         lane=lane_name(lane), compression=compression, lock_timeout_s=LOCK_TIMEOUT_S, weak=WEAK
                     )
                 )
-            connection.execute("UPDATE aggregator.store SET lanes = %s", (max(before, lanes or 1),))
-        found = read(connection)
+            await connection.execute("UPDATE aggregator.store SET lanes = %s", (max(before, lanes or 1),))
+        found = await read(connection)
         assert found
     return found
 
 
-def _compression(connection: psycopg.Connection[Any]) -> str:
+async def _compression(connection: Connection) -> str:
     """lz4 takes a third of the time of pglz, and is not in every build."""
-    ((methods,),) = connection.execute(
-        "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"
-    ).fetchall()
+    ((methods,),) = await _rows(connection, "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
     return "COMPRESSION lz4" if "lz4" in methods else ""
+
+
+async def _rows(connection: Connection, statement: str) -> list[Any]:
+    return await (await connection.execute(statement)).fetchall()

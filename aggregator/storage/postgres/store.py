@@ -74,7 +74,7 @@ class Store:
         self._reader = Reader(self._query, self._topics, self._positions)
         self._census = Census(self._query, self._positions)
         self._cursors = CursorTable(self._query, self._positions)
-        self._news = News(self._query, lambda: Link("news", target, listen))
+        self._news = News(self._query, lambda: Link(target, listen))
         self._lanes: list[Lane] = []
         self._heads: list[int] = []
         self._order = asyncio.Lock()  # in which batches come to their lanes
@@ -87,7 +87,7 @@ class Store:
     async def open(cls, url: str, lanes: int | None, standbys: int) -> Self:
         """Open or create the store. Raises StorageUnusable."""
         target = Target(url)
-        link = Link("start", target, lambda connection: None)
+        link = Link(target, lambda connection: connection.set_autocommit(True))
         try:
             found, version = await link.run(lambda connection: _prepare(connection, lanes, standbys))
         except LINK_ERRORS as error:
@@ -106,22 +106,22 @@ class Store:
             raise
         return store
 
-    def _new_link(self, name: str, proves: bool) -> Link:
-        return Link(name, self._target, lambda connection: self._check(connection, proves))
+    def _new_link(self, proves: bool) -> Link:
+        return Link(self._target, lambda connection: self._check(connection, proves))
 
-    def _check(self, connection: Connection, proves: bool) -> None:
-        """In a link's thread: whether a new connection leads to our store, and what it sees has been replicated."""
-        row = connection.execute("SELECT name FROM aggregator.store").fetchone()
+    async def _check(self, connection: Connection, proves: bool) -> None:
+        """Whether a new connection leads to our store, and, by a commit, that what it sees has been replicated."""
+        self._topics.forget()  # of what another primary has shown, an administrator may have ended the replication
+        row = await (await connection.execute("SELECT name FROM aggregator.store")).fetchone()
         if row != (self.store_id,):
             raise StorageFailed("the database is another store by now")
         if proves:
             for lane in range(len(self._lanes)):
-                connection.execute(f"SELECT {schema.lane_name(lane)}.hold(%s)", (self._standbys,))
+                await connection.execute(f"SELECT {schema.lane_name(lane)}.hold(%s)", (self._standbys,))
 
     def _use_lanes(self, count: int) -> None:
         for number in range(len(self._lanes), count):
-            link = self._new_link(schema.lane_name(number), False)
-            self._lanes.append(Lane(number, link, self._standbys))
+            self._lanes.append(Lane(number, self._new_link(False), self._standbys))
             self._heads.append(0)
         self._positions.lanes = self._topics.lanes = len(self._lanes)
 
@@ -318,7 +318,7 @@ class Store:
         yield Metric("lanes_blocked", blocked, "lanes in which nothing is stored at the moment", in_health=True)
         unknown = sum(lane.unknown_appends for lane in self._lanes)
         yield Metric(
-            "unknown_appends", unknown, "batches sent again, because of their outcome no word came", Kind.COUNTER
+            "unknown_appends", unknown, "batches that were sent again, because their outcome was unknown", Kind.COUNTER
         )
         if self._standbys:
             yield Metric("standbys", self._standbys_seen, "standbys that are connected", in_health=True)
@@ -336,11 +336,15 @@ class Store:
         }
 
 
-def _prepare(connection: Connection, lanes: int | None, standbys: int) -> tuple[schema.Store, str]:
-    """In a link's thread: make the tables, and commit once, which fails if commits are not durable here."""
+async def _prepare(connection: Connection, lanes: int | None, standbys: int) -> tuple[schema.Store, str]:
+    """Make the tables, and commit once, which fails if commits are not durable here."""
     version = connection.info.server_version
     if version < MIN_VERSION:
         raise StorageUnusable(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
-    found = schema.prepare(connection, lanes)
-    connection.execute(f"SELECT {schema.lane_name(0)}.hold(%s)", (standbys,))
+    if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+        raise StorageUnusable(
+            f"the database has the encoding {encoding}: UTF8 is needed, because topics may be any text"
+        )
+    found = await schema.prepare(connection, lanes)
+    await connection.execute(f"SELECT {schema.lane_name(0)}.hold(%s)", (standbys,))
     return found, connection.info.parameter_status("server_version") or str(version)
