@@ -61,8 +61,8 @@ Reader = tuple[Subscription, ListReceiver, int]
 class Scene:
     """A feed, its engine, its readers, and a test that decides about each step."""
 
-    def __init__(self) -> None:
-        self.engine = ListEngine()
+    def __init__(self, shared: bool = False) -> None:
+        self.engine = ListEngine(shared=shared)
         self.feed = Feed(self.engine, Intake(1000, 1 << 20))  # type: ignore[arg-type]
         self.readers: list[Reader] = []
         self.receivers: list[ListReceiver] = []
@@ -84,7 +84,8 @@ class Scene:
     def publish(self) -> None:
         if self.unpublished:
             parts, commit, head = self.unpublished.pop(0)
-            self.feed.publish(parts, commit, head)
+            self.feed.committed(parts, commit, head)
+            self.engine.told.set()
 
     def subscribe(
         self, patterns: tuple[str, ...] = ("*",), after: int | None = None, *, until: int | None = None,
@@ -185,9 +186,9 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pieces, "PIECE_BYTES", 300)
 
 
-def play(scenario: Callable[[Scene], Awaitable[None]]) -> None:
+def play(scenario: Callable[[Scene], Awaitable[None]], shared: bool = False) -> None:
     async def run() -> None:
-        scene = Scene()
+        scene = Scene(shared)
         scene.feed.start()
         try:
             await scenario(scene)
@@ -309,6 +310,34 @@ async def some_turns(scene: Scene, choices: Choices) -> None:
 def test_any_order_of_events_gives_each_reader_all_of_them_once(data: bytes) -> None:
     """R1: commits that are stored before they are published, slices that end late, readers without room."""
     play(lambda scene: take_steps(scene, Choices(data)))
+
+
+@given(data=st.binary(min_size=100, max_size=500))
+@settings(max_examples=FEED_EXAMPLES)
+def test_so_does_a_store_that_is_followed(data: bytes) -> None:
+    """The same where the commits are those of other servers: the feed reads them, and publishes what it has read."""
+    play(lambda scene: take_steps(scene, Choices(data)), shared=True)
+
+
+def test_what_cannot_be_followed_is_skipped_by_nobody() -> None:
+    async def scenario(scene: Scene) -> None:
+        _, receiver = scene.subscribe()
+        await scene.catch_up()
+        waiting = asyncio.create_task(scene.feed.wait(interest_in(("b",)), 60))
+        await turns(2)
+        scene.engine.unreadable = True
+        scene.commit(["a"])
+        scene.publish()
+        await turns(5)
+        assert scene.engine.answer()
+        await turns(5)
+        scene.engine.unreadable = False
+        await scene.settle()
+        await waiting
+        assert seqs(receiver) == [1]
+        scene.check()
+
+    play(scenario, shared=True)
 
 
 # --- single steps

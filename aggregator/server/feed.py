@@ -57,6 +57,7 @@ TICK_S: Final = 1.0
 """How often heartbeats are looked at."""
 
 EVERYTHING: Final = interest_in(("*",))
+NOTHING: Final = Commit((), {}, 0)
 
 RATE_WINDOW_S: Final = 10.0
 """Deliveries a second are a mean over this time."""
@@ -238,23 +239,25 @@ class Feed:
                 await asyncio.sleep(TICK_S)
 
     async def _publish_stored(self, until: Position) -> None:
-        while self.head != until and (self._all or self._waiting):
+        """Publish what is stored up to there, if there is somebody to hear of it."""
+        while self.head != until and (len(self._live) or self._waiting):
             try:
                 found = await self._engine.read(EVERYTHING, self.head, until, background=True, slices=MAX_SLICES)
-            except StorageUnreadable:  # it is read in smaller slices by those who want it, and they are told
-                break
-            if found.gap is not None:
+            except StorageUnreadable:
+                found = None
+            if found is None or found.gap is not None:  # each reader finds out what that means to it
+                self._live.leave_all()
+                for woken in self._waiting:
+                    woken.set()
                 break
             for stretch in found.stretches:
-                events = Events(topics=list(stretch.topics), json=list(stretch.json))
-                events.size_bytes = sum(map(len, events.json))
+                events = Events(list(stretch.topics), json=list(stretch.json), size_bytes=sum(map(len, stretch.json)))
                 after = self._engine.advance(self.head, stretch.seqs)
                 self.publish([events], Commit(stretch.seqs, {}, stretch.received_at), after)
             if self.head != found.position:
-                self.publish([], Commit((), {}, 0), found.position)
+                self.publish([], NOTHING, found.position)
         if self.head != until:
-            self.publish([], Commit((), {}, 0), until)
-            self._live.leave_all()
+            self.publish([], NOTHING, until)
 
     # --- behind
 

@@ -21,7 +21,16 @@ class ListEngine:
     oldest: int = 1
     """What came before is no longer there."""
     unreadable: bool = False
-    shared = False
+    shared: bool = False
+    """Whether the feed is to follow it: it looks when it was told to."""
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def look(self) -> None:
+        """The head is always known."""
+
+    async def news(self) -> None:
+        await self.told.wait()
+        self.told.clear()
 
     @property
     def head(self) -> Position:
@@ -68,7 +77,7 @@ class ListEngine:
         found = [one for one in self.stored() if int(after) < one[0] <= int(until)]
         position = until if len(found) <= self.slice_events else found[self.slice_events - 1][0]
         stretches = [
-            Stretch([seq], [event.json], received_at)
+            Stretch([seq], [event.json], received_at, [event.topic])
             for seq, event, received_at in found[: self.slice_events]
             if wanted.wants_topic(event.topic)
         ]

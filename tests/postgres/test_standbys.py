@@ -121,7 +121,7 @@ def test_duplicates_wait_for_the_standby_too(
         with old.connect(name) as bare:
             assert bare.execute(INSERT).rowcount == 0
         other.send(account.lines(names))
-        old.wait_for_waiting("lane_0.")  # with the batch, or with the proof that a new connection has to give
+        old.wait_for_waiting("lane_0.")  # the batch, or before it the commit of a new connection that reads
         assert said_nothing(peer)
         assert said_nothing(other)
 

@@ -203,6 +203,13 @@ END $$;
 """
 
 
+# Not by to_regclass: it may remember that there was no such table before we waited for the lock.
+_THERE: Final = """
+SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = 'aggregator' AND c.relname = 'store'
+"""
+
+
 def lane_name(lane: int) -> str:
     """The schema of a lane."""
     return f"lane_{lane}"
@@ -220,8 +227,7 @@ class Store:
 
 async def read(connection: Connection) -> Store | None:
     """What is there, if anything is."""
-    ((there,),) = await _rows(connection, "SELECT to_regclass('aggregator.store') IS NOT NULL")
-    if not there:
+    if not await _rows(connection, _THERE):
         return None
     rows = await _rows(connection, "SELECT version, name, stride, lanes FROM aggregator.store")
     if not rows:

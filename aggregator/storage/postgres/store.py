@@ -318,7 +318,7 @@ class Store:
         yield Metric("lanes_blocked", blocked, "lanes in which nothing is stored at the moment", in_health=True)
         unknown = sum(lane.unknown_appends for lane in self._lanes)
         yield Metric(
-            "unknown_appends", unknown, "batches sent again, because of their outcome no word came", Kind.COUNTER
+            "unknown_appends", unknown, "batches that were sent again, because their outcome was unknown", Kind.COUNTER
         )
         if self._standbys:
             yield Metric("standbys", self._standbys_seen, "standbys that are connected", in_health=True)
