@@ -41,6 +41,9 @@ SETTINGS: Final = {
 }
 """Of every server. fsync stays on: the engine refuses anything else."""
 
+START_S: Final = 90.0
+"""After a crash PostgreSQL syncs each of its thousand files before it takes connections."""
+
 _databases = itertools.count()
 
 
@@ -133,7 +136,7 @@ class Server:
     def start(self) -> Server:
         """Start it and wait until it takes connections."""
         self.start_only()
-        wait_until(lambda: self.accepts or self._process.poll() is not None)  # type: ignore[union-attr]
+        wait_until(lambda: self.accepts or self._process.poll() is not None, START_S)  # type: ignore[union-attr]
         assert self.accepts, f"{self.name} did not start: {self.log[-2000:]}"
         return self
 
@@ -266,12 +269,12 @@ class Server:
 
     def wait_until_received(self, position: int) -> None:
         """Until a standby has so many bytes of WAL on disk."""
-        wait_until(lambda: self.received >= position)
+        wait_until(lambda: self.received >= position, START_S)
 
     def wait_for_standbys(self, count: int) -> None:
         """Until so many are streaming."""
         streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-        wait_until(lambda: self.ask(streaming) >= count)
+        wait_until(lambda: self.ask(streaming) >= count, START_S)
 
     def waiting(self, what: str = "") -> list[int]:
         """The pids of the sessions whose commit waits for a standby, and whose statement has this word."""
