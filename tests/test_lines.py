@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from aggregator.wire import replies
 from aggregator.wire.lines import BOM, Foreign, Framing, LineSplitter
+from tests.harness.sizes import SPLIT_EXAMPLES
 
 LIMIT = 10
 
@@ -65,7 +66,7 @@ alphabet = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=5000)
+@settings(max_examples=SPLIT_EXAMPLES)
 @given(st.lists(alphabet, max_size=12).map(b"".join), st.lists(st.integers(0, 60), max_size=8))
 @example(BOM + b"0123456789\r\n", [1, 2, 13, 14])
 @example(b"GET \r\n\x16\x03", [6])

@@ -9,6 +9,7 @@ A keeper, which is a fork too, stands between: it waits for the server, and pass
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -139,6 +140,9 @@ def _run(words: list[str], changes: list[str], environment: dict[str, str], fold
 
 
 if __name__ == "__main__":
+    with contextlib.suppress(ImportError):  # an extra
+        import psycopg  # noqa: F401
+
     import tests.harness.changes  # noqa: F401 (imported once, for all)
 
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -31,8 +31,10 @@ GAP_ROUNDS: Final = _size(8, 40)  # T12
 DRAIN_KILL_ROUNDS: Final = _size(10, 50)  # T44
 
 ACCOUNTED_LINES: Final = _size(2_000, 10_000)  # T22: of each of 8 clients
-STREAM_EXAMPLES: Final = _size(500, 5_000)  # T23: over a socket; 5,000 always without one, in test_lines.py
-MUTATED_LINES: Final = 200_000  # T28
+STREAM_EXAMPLES: Final = _size(500, 5_000)  # T23: over a socket
+INTERLEAVINGS: Final = _size(4, 8)  # of rotations, copies and restarts, each another seed
+SPLIT_EXAMPLES: Final = _size(1_500, 5_000)  # without one
+MUTATED_LINES: Final = _size(60_000, 200_000)  # T28
 NEMESIS_ROUNDS: Final = _size(2, 20)  # T29
 STOPPED_S: Final = _size(2, 10)  # T29
 UNREAD_EVENTS: Final = _size(60_000, 200_000)  # T30: enough to fill its buffer and the kernel's

@@ -19,7 +19,8 @@ def digests(heads: list[int]) -> bytes:
 def split(keys: KeyFilter, heads: list[int], position: int = 0) -> tuple[list[int], list[int]]:
     maybe = keys.maybe(digests(heads), position)
     assert maybe == sorted(set(maybe) & set(range(position, position + len(heads))))
-    return [number for number in range(position, position + len(heads)) if number not in set(maybe)], maybe
+    old = set(maybe)
+    return [number for number in range(position, position + len(heads)) if number not in old], maybe
 
 
 some_heads = st.lists(st.integers(0, ALL - 1) | st.sampled_from([0, 1, 7, 8, ALL // 2, ALL - 8, ALL - 1]), max_size=20)

@@ -17,6 +17,7 @@ import pytest
 from tests.harness.polling import wait_until
 from tests.harness.sending import Running, Start, messages
 from tests.harness.server_process import ServerProcess
+from tests.harness.sizes import INTERLEAVINGS
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -110,7 +111,7 @@ class Follower:
         return any((one["inode"], one["offset"]) == (status.st_ino, status.st_size) for one in self._files())
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(INTERLEAVINGS))
 def test_no_line_is_lost_and_none_doubled(server: ServerProcess, tmp_path: Path, start: Start, seed: int) -> None:
     chance = random.Random(seed)
     log = Log(tmp_path / "app.log", chance)
