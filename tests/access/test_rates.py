@@ -234,6 +234,7 @@ def test_another_connection_does_not_get_round_a_rate(start_server: StartServer,
         one.ask(limited.slow)
         one.send(event("e") * 100)
         wait_until(limited.is_slowed)
+        wait_until(lambda: limited.stats()["unique_processed"] == 1)
         other.ask(limited.slow)  # who it is, is told at once
         other.send(event("f"))
         wait_until(lambda: limited.slowed() == 2)
