@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench.tables import engine, faults, growth, latency, load, peers, producers, stages, subscribe, tls
+from bench.tables import engine, failover, faults, growth, latency, load, peers, producers, stages, subscribe, tls
 
 TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "load": load.table,
@@ -13,6 +13,7 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "peers": peers.table,
     "subscribe": subscribe.table,
     "engine": engine.table,
+    "failover": failover.table,
     "faults": faults.table,
     "found": faults.found_table,
     "readers": faults.found_table,

@@ -1,0 +1,28 @@
+"""What failovers of PostgreSQL, cuts of its connection and the move from SQLite have left, as the long run counted it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from bench.tables import markdown
+from bench.tables.markdown import whole
+
+_WRONG: Final = ("phantom", "duplicate", "corrupt")
+
+
+def table(record: dict[str, Any]) -> str:
+    counted = [test["measured"] for test in record["figures"]["tests"].values() if "lost" in test.get("measured", {})]
+    return markdown.rows(
+        ["what is broken", "rounds", "events sent", "lost", "phantom, duplicate or corrupt", "back after (median)"],
+        *(
+            [
+                one["name"],
+                whole(one["rounds"]),
+                whole(one["sent"]),
+                whole(one["lost"]),
+                whole(sum(one.get(name, 0) for name in _WRONG)),
+                f"{one['recovery_median_s']:.2f} s" if "recovery_median_s" in one else "",
+            ]
+            for one in counted
+        ),
+    )
