@@ -1,4 +1,4 @@
-"""What failovers of PostgreSQL, cuts of its connection and the move from SQLite have left, as the long run counted it."""
+"""What failovers of PostgreSQL, cuts of its connection and the move from SQLite have left, as a long run counted."""
 
 from __future__ import annotations
 
