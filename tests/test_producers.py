@@ -213,7 +213,7 @@ def _log(folder: Path, word: str, count: int) -> None:
 def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
     library: str, ended: signal.Signals, server: ServerProcess
 ) -> None:
-    """With a line at a time on its way: what the kernel has taken, no client keeps. SIGKILL may cost such a line, and so
+    """With a line at a time on its way: what the kernel has taken, no client keeps. SIGKILL may cost such a line; so
     may a machine so busy that a client says nothing for a second while the server stops.
     """
     count = 60
