@@ -22,7 +22,7 @@ READER = Identity("web", read=Topics([*(f"x{number}*y" for number in range(63)),
 
 def crowded() -> Any:
     """A server with many names, each made for several patterns, and as many subscribers."""
-    engine = SimpleNamespace(head=0, distance=lambda earlier, later: later - earlier)
+    engine = SimpleNamespace(head=0, shared=False, distance=lambda earlier, later: later - earlier)
     cursors = Cursors(engine, lambda _: None, lambda *_: None)
     readers = []
     for number in range(NAMES):
