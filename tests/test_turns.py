@@ -34,7 +34,11 @@ def crowded() -> Any:
                 interest=interest, receiver=receiver, name=None, position=0, delivered=0, stalled_since=None
             )
         )
-    feed = SimpleNamespace(head=0, subscriptions=readers, state=lambda _: "live")
+
+    async def refresh() -> None:
+        """No other server stores here."""
+
+    feed = SimpleNamespace(head=0, subscriptions=readers, state=lambda _: "live", refresh=refresh)
     return SimpleNamespace(cursors=cursors, engine=engine, feed=feed)
 
 
