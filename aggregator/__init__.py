@@ -8,6 +8,7 @@ The floors, and the modules on each in reading order:
 Ground: what everything else speaks of.
 
 - ``event``                      what an event is, and the digest of its key
+- ``position``                   how far a reader has come in a store with several lanes
 - ``json_text``                  JSON as text: decode it, where its values end, how deep it is
 - ``metric``                     a number that the server shows, and its declaration
 - ``config``                     what an administrator may set

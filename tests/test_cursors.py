@@ -6,19 +6,24 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from aggregator.access.identity import ANONYMOUS
 from aggregator.server import cursors as cursors_module
+from aggregator.server import reading
 from aggregator.server.cursors import Cursors
 from aggregator.server.purpose import to_json
+from aggregator.server.queries import BadCommand
 from aggregator.server.subscription import Subscription
-from aggregator.storage.engine import Cursor, StorageBusy, StorageFailed, StorageFull
+from aggregator.storage.engine import Cursor, StorageBusy, StorageFailed, StorageFull, StorageUnreadable
 from aggregator.wire.interest import interest_in
 from tests.harness import changes
 from tests.harness.account import Account
+from tests.harness.list_engine import ListEngine
 from tests.harness.polling import until, wait_until
 from tests.harness.reading import Reading, verify
 from tests.harness.server_process import ServerProcess, StartServer
@@ -206,6 +211,132 @@ async def test_a_reader_that_has_acked_all_is_moved_along(kept: Kept) -> None:
     await until(lambda: kept.disk.saved["b"] == 30)
     assert kept.disk.saved["a"] == 70
     assert kept.cursors.reader("a") is None
+
+
+# --- a store that servers share
+
+
+class SharedDisk(Disk):
+    """The same, where another server may claim a name."""
+
+    shared = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[str, Cursor] = {}
+        self.unreadable = False
+
+    async def cursors(self) -> list[Cursor]:
+        await asyncio.sleep(0)
+        if self.unreadable:
+            raise StorageUnreadable("away")
+        return list(self.rows.values())
+
+    async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> Sequence[str]:
+        await super().save_cursors(changed, gone)
+        held = [one for one in changed if self.rows[one.name].claim == one.claim]
+        self.rows |= {one.name: one for one in held}
+        return [one.name for one in changed if one not in held]
+
+    async def claim_cursor(self, cursor: Cursor, seen: str | None) -> Cursor:
+        found = self.rows.setdefault(cursor.name, cursor)
+        self.rows[cursor.name] = replace(found, claim=cursor.claim)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return self.rows[cursor.name]
+
+
+class Shared(Kept):
+    """Cursors on such a disk, one of which a client of this server has claimed."""
+
+    disk: SharedDisk
+    claim: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: list[str] = []
+        self.disk = SharedDisk()
+        self.cursors = Cursors(
+            self.disk,  # type: ignore[arg-type]
+            self.failures.append,
+            lambda reader, peer, name: self.lost.append(name),
+        )
+
+    async def claimed(self) -> str:
+        claim = await self.cursors.claim("a", ALL, 0, ANONYMOUS, "somebody")
+        assert claim
+        return claim
+
+    def lose(self) -> None:
+        """A client of another server takes the name."""
+        self.disk.rows["a"] = replace(self.disk.rows["a"], claim="another 1")
+
+
+@pytest.fixture
+async def shared(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shared]:
+    monkeypatch.setattr(cursors_module, "SAVES_PER_S", 1000)
+    shared = Shared()
+    await shared.cursors.load()
+    shared.cursors.start()
+    shared.claim = await shared.claimed()
+    yield shared
+    await shared.cursors.stop()
+
+
+async def test_a_move_that_was_refused_is_known_to_be(shared: Shared) -> None:
+    """Although the store cannot be asked who has the name."""
+    shared.lose()
+    shared.disk.unreadable = True
+    shared.cursors.move("a", ALL, 5, ANONYMOUS, shared.claim)
+    await shared.cursors.on_disk("a")
+    assert not shared.cursors.is_held("a", shared.claim)
+    assert shared.disk.rows["a"].acked == 0
+
+
+async def test_so_is_one_that_was_made_again_meanwhile(shared: Shared) -> None:
+    shared.lose()
+    shared.cursors.move("a", ALL, 5, ANONYMOUS, shared.claim)
+    moving = asyncio.create_task(shared.cursors.on_disk("a"))
+    await until(lambda: shared.disk.savings)
+    shared.cursors.move("a", ALL, 6, ANONYMOUS, shared.claim)
+    await moving
+    assert not shared.cursors.is_held("a", shared.claim)
+
+
+async def test_what_the_next_reader_has_acked_is_stored_although_the_one_before_has_lost(shared: Shared) -> None:
+    shared.cursors.move("a", ALL, 5, ANONYMOUS, shared.claim)
+    moving = asyncio.create_task(shared.cursors.on_disk("a"))
+    claim = await shared.claimed()
+    await until(lambda: shared.disk.savings)
+    shared.cursors.move("a", ALL, 7, ANONYMOUS, claim)
+    await shared.cursors.on_disk("a")
+    await moving
+    assert not shared.cursors.is_held("a", shared.claim)
+    assert shared.cursors.is_held("a", claim)
+    assert (shared.disk.rows["a"].acked, shared.disk.rows["a"].claim) == (7, claim)
+
+
+async def test_an_ack_of_who_is_being_followed_on_the_same_server_is_not_said_to_be_stored(shared: Shared) -> None:
+    reader = Subscription(None, ALL, 0, name="a", claim=shared.claim)  # type: ignore[arg-type]
+    reader.sent = 9
+    shared.cursors.took("a", reader)
+    state: Any = SimpleNamespace(engine=ListEngine(shared=True), cursors=shared.cursors)
+    asker: Any = SimpleNamespace(last_subscription=reader, identity=ANONYMOUS)
+    acking = asyncio.create_task(reading.ack(["5"], state, asker))
+    claim = await shared.claimed()
+    with pytest.raises(BadCommand, match="another client has subscribed as a"):
+        await acking
+    assert (shared.disk.rows["a"].acked, shared.disk.rows["a"].claim) == (0, claim)
+
+
+async def test_a_reader_is_told_that_its_claim_is_lost(shared: Shared) -> None:
+    reader = Subscription(None, ALL, 0, name="a", claim=shared.claim)  # type: ignore[arg-type]
+    shared.cursors.took("a", reader)
+    await shared.cursors.refresh()
+    assert not shared.lost
+    shared.lose()
+    await shared.cursors.refresh()
+    assert shared.lost == ["a"]
 
 
 def test_the_order_of_patterns_does_not_matter() -> None:

@@ -151,7 +151,10 @@ async def test_a_position_is_a_safe_place_to_read_on_from(engine: AnyEngine) -> 
         assert by_topic(rest) == by_topic(order[start:])
         assert engine.parse_position(str(places[start])) is not None
         assert (engine.distance(places[start], engine.head) > 0) == (start < 280)
-        assert engine.distance(engine.head, places[start]) < 0 or start == 280
+        assert engine.distance(engine.head, places[start]) == 0
+        earlier = engine.earlier(engine.head, places[start])
+        assert engine.distance(earlier, places[start]) == engine.distance(places[start], earlier) == 0
+        assert engine.later(places[start], engine.head) == engine.head
 
 
 async def test_reading_backwards_ends_at_0(engine: AnyEngine) -> None:
@@ -166,6 +169,20 @@ async def test_reading_backwards_ends_at_0(engine: AnyEngine) -> None:
         position = part.position
 
     assert found == [b'{"event_id":"%d"}' % number for number in range(149, -1, -1)]
+
+
+async def test_whoever_stops_anywhere_reads_on_backwards(engine: AnyEngine) -> None:
+    everything = interest_in(("*",))
+    for number in range(60):
+        await append(engine, made(f"{number}", topic=f"topic {number % 5}"))
+    found: list[bytes] = []
+    position = engine.head
+    while position != 0 and (part := await engine.read_back(everything, position)).stretches:
+        newest = part.stretches[0]
+        found.append(newest.json[-1])
+        position = engine.retreat(position, [newest.seqs[-1]])
+
+    assert sorted(found) == sorted(b'{"event_id":"%d"}' % number for number in range(60))
 
 
 async def test_a_moment_has_a_position_before_its_events(engine: AnyEngine) -> None:
@@ -185,7 +202,7 @@ async def test_what_is_no_position_is_none(engine: AnyEngine) -> None:
         assert engine.parse_position(text) is None
     too_far = engine.parse_position("1000000")
     assert too_far is not None
-    assert engine.distance(too_far, engine.head) < 0
+    assert engine.distance(engine.head, too_far) > 0
 
 
 async def test_cursors_come_back_as_they_were_saved(engine: AnyEngine) -> None:

@@ -19,6 +19,7 @@ from aggregator.server import live, pieces
 from aggregator.server.feed import Feed
 from aggregator.server.intake import Intake
 from aggregator.server.subscription import Subscription
+from aggregator.storage.engine import Slice, StorageUnreadable
 from aggregator.wire import replies
 from aggregator.wire.interest import interest_in
 from tests.harness.list_engine import ListEngine
@@ -510,6 +511,67 @@ def test_what_is_gone_is_told() -> None:
         assert partly.lines == [{"status": "gap", "after": 0, "seq": 3}, {"status": "end", "seq": 3}]
 
     play(scenario)
+
+
+def test_a_reader_that_is_ahead_waits_for_the_head() -> None:
+    """Another server has seen more. That is looked at once, because nothing else happens while it is looked at."""
+
+    async def scenario(scene: Scene) -> None:
+        commit_and_publish(scene, "a", "b")
+        looks: list[Any] = []
+        read = scene.engine.read
+
+        async def read_at_once(wanted: Any, after: Any, until: Any, **options: Any) -> Slice:
+            looks.append((after, until))
+            assert len(looks) < 9
+            return Slice((), after) if after >= until else await read(wanted, after, until, **options)
+
+        scene.engine.read = read_at_once  # type: ignore[method-assign,assignment]
+        receiver = ListReceiver()
+        subscription = Subscription(receiver, interest_in(("*",)), 3)
+        scene.feed.admit(subscription)
+        scene.feed.begin(subscription)
+        await scene.catch_up()
+        await turns(20)
+        assert looks == [(3, 2)]
+        scene.commit(["a"])
+        scene.publish()
+        await turns(20)
+        assert looks == [(3, 2), (3, 3)]
+        assert said(receiver) == [{"status": "caught_up", "seq": 3}]
+        commit_and_publish(scene, "b")
+        await turns(20)
+        assert seqs(receiver) == [4]
+
+    play(scenario)
+
+
+async def test_who_comes_during_a_look_shares_the_next() -> None:
+    """And what it raises. Whoever goes away takes it from nobody."""
+    engine = ListEngine(shared=True)
+    feed = Feed(engine, Intake(1000, 1 << 20))  # type: ignore[arg-type]
+    looks: list[asyncio.Future[None]] = []
+
+    async def look() -> None:
+        looks.append(asyncio.get_running_loop().create_future())
+        await looks[-1]
+
+    engine.look = look  # type: ignore[method-assign]
+    first = asyncio.create_task(feed.refresh())
+    await turns(5)
+    others = [asyncio.create_task(feed.refresh()) for _ in range(5)]
+    await turns(5)
+    others[0].cancel()
+    await turns(5)
+    assert len(looks) == 1
+    looks[0].set_result(None)
+    await first
+    await turns(5)
+    assert len(looks) == 2, "a look that had begun may have missed what they ask for"
+    looks[1].set_exception(StorageUnreadable("the database is away"))
+    results = await asyncio.gather(*others, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError, *[StorageUnreadable] * 4]
+    assert len(looks) == 2
 
 
 def test_a_gap_line_that_fills_the_buffer_is_the_last_for_now() -> None:

@@ -36,7 +36,7 @@ def crowded() -> Any:
         )
 
     async def refresh() -> None:
-        """Nobody else stores here."""
+        """No other server stores here."""
 
     feed = SimpleNamespace(head=0, subscriptions=readers, state=lambda _: "live", refresh=refresh)
     return SimpleNamespace(cursors=cursors, engine=engine, feed=feed)

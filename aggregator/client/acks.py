@@ -38,7 +38,7 @@ class Acks:
         """Ack what is done, unless an ack is in flight."""
         if self._done and subscription.may_ack:
             self._sent, self._done, self._count = self._done, None, 0
-            subscription.ack(self._sent.seq)
+            subscription.ack(self._sent.position)
 
     def answered(self, taken: bool) -> None:
         """One that was not taken is sent again: its events have yet to come again on a new connection."""

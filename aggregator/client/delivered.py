@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from aggregator import json_text
+from aggregator.position import behind
 
 _SEQ: Final = b',"seq":'
 _RECEIVED_AT: Final = b',"received_at":"'
@@ -17,16 +19,22 @@ class DeliveredEvent:
     names themselves, so the last ones count.
     """
 
-    __slots__ = ("_value", "line")
+    __slots__ = ("_position", "_value", "line")
 
     def __init__(self, line: bytes) -> None:
         self.line = line
         """The event with ``seq`` and ``received_at`` at its end, as ``EVENTS`` shows it."""
+        self._position: int | str | None = None
         self._value: Any = None
 
     @property
+    def position(self) -> int | str:
+        """A reader that has handled it, and all that came before it, goes on after this: the seq, or a text."""
+        return self.seq if self._position is None else self._position
+
+    @property
     def seq(self) -> int:
-        """Its number: a reader that has handled it goes on after this one."""
+        """Its number: no other event has it."""
         start = self.line.rindex(_SEQ) + len(_SEQ)
         return int(self.line[start : self.line.index(b",", start)])
 
@@ -56,3 +64,10 @@ class DeliveredEvent:
 
     def __repr__(self) -> str:
         return f"DeliveredEvent({self.line!r})"
+
+
+def follow(after: int | str | None, events: Iterable[DeliveredEvent]) -> None:
+    """Give events their positions: of a reader who was at ``after`` and had these next."""
+    if isinstance(after, str):
+        for event in events:
+            event._position = after = behind(after, (event.seq,))

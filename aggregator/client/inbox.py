@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
+from aggregator.client.delivered import DeliveredEvent
 from aggregator.client.query import Position
 from aggregator.client.subscription import AnotherStore
 from aggregator.wire import Status
@@ -15,11 +16,11 @@ MAX_WAITING_BYTES: Final = 1 << 20
 Aside = tuple[Status, Position, dict[str, Any]]
 """A line between deliveries: its status, how far it says that the reader is, and all of it."""
 
-Item = list[bytes] | Aside | AnotherStore
+Item = list[DeliveredEvent] | Aside | AnotherStore
 
 
 class Inbox:
-    """Lists of lines that were delivered together, and what came between them."""
+    """Lists of events that were delivered together, and what came between them."""
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
@@ -37,13 +38,13 @@ class Inbox:
         """Add what arrives."""
         self._items.append(item)
         if isinstance(item, list):
-            self._bytes += sum(map(len, item))
+            self._bytes += sum(len(event.line) for event in item)
 
     def take(self) -> Item:
         """The oldest."""
         item = self._items.popleft()
         if isinstance(item, list):
-            self._bytes -= sum(map(len, item))
+            self._bytes -= sum(len(event.line) for event in item)
         return item
 
     def drop(self) -> int:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from aggregator.client.acks import Acks
 from aggregator.client.connect import Server, SocketAddress
-from aggregator.client.delivered import DeliveredEvent
+from aggregator.client.delivered import DeliveredEvent, follow
 from aggregator.client.inbox import Aside, Inbox
 from aggregator.client.outage import Outage
 from aggregator.client.query import Position, Request
@@ -127,7 +127,7 @@ class Subscriber:
     @property
     def position(self) -> Position | None:
         """All events up to here are finished: a number or a text, for ``after``. None before reading has begun."""
-        return self._handled.seq if isinstance(self._handled, DeliveredEvent) else self._handled
+        return self._handled.position if isinstance(self._handled, DeliveredEvent) else self._handled
 
     def done(self, event: DeliveredEvent) -> None:
         """With a name: this event and all before it are handled, and shall not come again."""
@@ -170,21 +170,20 @@ class Subscriber:
     async def __anext__(self) -> DeliveredEvent:
         self._handled = self._given
         while (event := next(self._batch, None)) is None:
-            lines = await self._next_lines()
-            if lines is None:
+            events = await self._next_events()
+            if events is None:
                 raise StopAsyncIteration
-            self._batch = map(_event, lines)
+            self._batch = iter(events)
         self._given = event
         return event
 
     async def batches(self) -> AsyncIterator[list[DeliveredEvent]]:
         """The same events, as many at a time as have arrived together. The position moves by a batch."""
-        while (lines := await self._next_lines()) is not None:
-            batch = [_event(line) for line in lines]
+        while (batch := await self._next_events()) is not None:
             yield batch
             self._handled = self._given = batch[-1]
 
-    async def _next_lines(self) -> list[bytes] | None:
+    async def _next_events(self) -> list[DeliveredEvent] | None:
         """Events that have arrived together; None at the end."""
         while True:
             if self._inbox:
@@ -230,8 +229,7 @@ class Subscriber:
 
     def begun(self, fields: dict[str, Any]) -> None:
         self.store = str(fields["store"])
-        if self._arrived is None or self._name is not None:
-            self._arrived = fields["after"]
+        self._arrived = fields["after"]  # of a name, what was acked; else what was asked for, as the store writes it
         if self._handled is None:
             self._handled = self._given = fields["after"]
         if self._began_at is None:
@@ -241,9 +239,11 @@ class Subscriber:
 
     def delivered(self, lines: list[bytes]) -> None:
         self._outage.over()
-        self._inbox.put(lines)
-        self._arrived = _event(lines[-1]).seq
-        self._arrived_events += len(lines)
+        events = [DeliveredEvent(line[_START:-1]) for line in lines]
+        follow(self._arrived, events)
+        self._inbox.put(events)
+        self._arrived = events[-1].position
+        self._arrived_events += len(events)
         self._ended = self._ended or self._arrived_events == self._limit
         if self._inbox.is_full and self._subscription:
             self._paused = True
@@ -342,7 +342,3 @@ class Subscriber:
 
 
 _START: Final = len(EVENT_START)
-
-
-def _event(line: bytes) -> DeliveredEvent:
-    return DeliveredEvent(line[_START:-1])

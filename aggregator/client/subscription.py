@@ -119,10 +119,10 @@ class Subscription:
         self._stage = _Stage.SUBSCRIBING
         self.connection.transport.write(self._command)
 
-    def ack(self, seq: int) -> None:
-        """All events up to this one are handled."""
+    def ack(self, position: Position) -> None:
+        """All events up to there are handled."""
         self._acks += 1
-        self.connection.transport.write(b"ACK %d\n" % seq)
+        self.connection.transport.write(f"ACK {position}\n".encode())
 
     def _take_lines(self, lines: list[bytes | None]) -> None:
         try:

@@ -90,10 +90,11 @@ class Cursors:
         """From now on this subscription reads under the name."""
         self._readers[name] = subscription
 
-    def move(self, name: str, interest: Interest, position: Position, reader: Identity) -> None:
-        """Set a cursor, or make it. It is durable after ``on_disk``."""
-        purpose = self._purpose(name, interest, reader)
-        self._set(Cursor(name, purpose, position, _now(), self._claims.get(name, "")))
+    def move(
+        self, name: str, interest: Interest, position: Position, reader: Identity, claim: str | None = None
+    ) -> None:
+        """Set a cursor, or make it. It is durable after ``on_disk``; of a shared store, if ``claim`` still holds."""
+        self._set(Cursor(name, self._purpose(name, interest, reader), position, _now(), claim or ""))
 
     def forget(self, name: str) -> bool:
         """Remove a cursor; return whether there was one. It is durable after ``on_disk``."""
@@ -103,25 +104,31 @@ class Cursors:
             self._gone.add(name)
         return known
 
-    async def claim(self, name: str, interest: Interest, start: Position, reader: Identity, peer: str) -> bool:
-        """Make a client the reader of a name on a shared store; a new name begins at ``start``.
+    async def claim(self, name: str, interest: Interest, start: Position, reader: Identity, peer: str) -> str | None:
+        """Make a client the reader of a name on a shared store, and return its claim; a new name begins at ``start``.
 
-        Return whether the name was as it is known here; if not, ``refresh`` tells what has become of it. Raises as
+        None if the name was not as it is known here: ``refresh`` tells what has become of it. Raises as
         ``Engine.claim_cursor``.
         """
         claim = f"{peer} {secrets.token_hex(4)}"
         known = self._cursors.get(name)
         wanted = Cursor(name, self._purpose(name, interest, reader), start, _now(), claim)
         cursor = await self._engine.claim_cursor(wanted, known.interest if known else None)
-        if cursor is not None:
-            self._cursors[name] = cursor
-            self._claims[name] = claim
-        return cursor is not None
+        if cursor is None:
+            return None
+        self._cursors[name] = cursor
+        self._claims[name] = claim
+        return claim
 
-    def is_ours(self, name: str) -> bool:
-        """Whether no client of another server reads under the name."""
+    def is_held(self, name: str, claim: str | None) -> bool:
+        """Whether nobody has claimed the name since, as far as it is known here."""
         cursor = self._cursors.get(name)
-        return not self._engine.shared or (cursor is not None and cursor.claim == self._claims.get(name))
+        return not self._engine.shared or (cursor is not None and cursor.claim == claim == self._claims.get(name))
+
+    def holder(self, name: str) -> str:
+        """The peer that has claimed the name last."""
+        cursor = self._cursors.get(name)
+        return _peer(cursor.claim) if cursor else ""
 
     def _purpose(self, name: str, interest: Interest, reader: Identity) -> str:
         """What the name is for from now on.
@@ -148,8 +155,8 @@ class Cursors:
                 self._cursors[name] = found[name]
             else:
                 self._cursors.pop(name, None)
-            if (reader := self.reader(name)) and not self.is_ours(name):
-                peer = found[name].claim.rpartition(" ")[0] if name in found else None
+            if (reader := self.reader(name)) and not self.is_held(name, reader.claim):
+                peer = _peer(found[name].claim) if name in found else None
                 self._on_loss(reader, peer, name)
 
     async def on_disk(self, name: str) -> None:
@@ -178,7 +185,8 @@ class Cursors:
             self._changed, self._gone, self._waiting = set(), set(), []
             self._under_way = changed | gone
             try:
-                lost = await self._engine.save_cursors([self._cursors[name] for name in changed], list(gone))
+                moved = [self._cursors[name] for name in changed]
+                lost = await self._engine.save_cursors(moved, list(gone))
             except Exception as caught:
                 error = caught if isinstance(caught, StorageError) else StorageFailed(f"a defect: {caught!r}")
                 self._changed |= changed & self._cursors.keys()
@@ -194,12 +202,20 @@ class Cursors:
             else:
                 self._under_way = set()
                 if lost:
-                    self._changed -= set(lost)
-                    with contextlib.suppress(StorageError):  # then it is found out a little later
+                    self._lose([cursor for cursor in moved if cursor.name in lost])
+                    with contextlib.suppress(StorageError):  # then it is found out a little later who has it
                         await self.refresh()
                 _tell(waiting, None)
             self._under_way = set()
             await asyncio.sleep(1 / SAVES_PER_S)
+
+    def _lose(self, lost: Sequence[Cursor]) -> None:
+        """Their claims do not hold any more. A newer one of this server may."""
+        for cursor in lost:
+            if self._claims.get(cursor.name) == cursor.claim:
+                del self._claims[cursor.name]
+            if (known := self._cursors.get(cursor.name)) and known.claim == cursor.claim:
+                self._changed.discard(cursor.name)
 
     async def _follow(self) -> None:
         """Move the cursors of readers that have acked all that they were sent past what does not match, for ever."""
@@ -212,9 +228,13 @@ class Cursors:
                 cursor = self._cursors.get(name)
                 if reader.over or cursor is None:
                     del self._readers[name]
-                elif cursor.acked == reader.sent != reader.position:
+                elif cursor.acked == reader.sent != reader.position and self.is_held(name, reader.claim):
                     reader.sent = reader.position
                     self._set(replace(cursor, acked=reader.position))
+
+
+def _peer(claim: str) -> str:
+    return claim.rpartition(" ")[0]
 
 
 def _now() -> int:

@@ -74,10 +74,12 @@ class Feed:
         self._all: dict[Subscription, None] = {}
         self._live = Live(self._deliver, self._fall_behind)
         self._behind: deque[Subscription] = deque()
-        self._parked: dict[Subscription, None] = {}  # at the head, and to read from the store what comes next
+        self._parked: dict[Subscription, None] = {}  # there is nothing to read for them before the head moves
         self._something_behind = asyncio.Event()
         self._waiting: dict[asyncio.Event, Interest] = {}
         self._following = asyncio.Lock()  # the store: one step at a time
+        self._looking: asyncio.Task[None] | None = None
+        self._next_look: asyncio.Task[None] | None = None  # has not begun
         self._published_at = 0.0
         self._worked_s = 0.0  # so long it has made and written lines since its last pause
         self._fell_behind = 0
@@ -190,8 +192,10 @@ class Feed:
         subscription.receiver.subscription_over()
 
     def _deliver(self, subscription: Subscription, piece: Piece) -> None:
+        knows_all = subscription.sent == subscription.position
         subscription.position = self._engine.advance(subscription.position, piece.seqs)
-        subscription.sent = subscription.position
+        # A reader is not told of what did not match in other lanes.
+        subscription.sent = subscription.position if knows_all else self._engine.advance(subscription.sent, piece.seqs)
         subscription.delivered += len(piece.seqs)
         self._push(subscription, piece.data)
 
@@ -221,11 +225,20 @@ class Feed:
     # --- what other servers store
 
     async def refresh(self) -> None:
-        """Move the head past all that is stored by now, by whichever server. Raises StorageUnreadable."""
+        """Move the head past all that is stored by now, by whichever server. Raises StorageUnreadable.
+
+        A look that has begun may have missed what was stored since. All who come meanwhile share the next, and what it
+        raises: while the database is away each look takes its time to find out.
+        """
         if self._engine.shared:
-            async with self._following:
-                await self._engine.look()
-                await self._publish_stored(self._engine.head)
+            self._next_look = self._next_look or asyncio.create_task(self._look())
+            await asyncio.shield(self._next_look)  # others wait for it too
+
+    async def _look(self) -> None:
+        async with self._following:
+            self._looking, self._next_look = self._next_look, None
+            await self._engine.look()
+            await self._publish_stored(self._engine.head)
 
     async def _follow(self) -> None:
         while True:
@@ -282,6 +295,7 @@ class Feed:
         if subscription.over or not subscription.room:
             return
         until = self.head if subscription.until is None else subscription.until
+        start = subscription.position
         slices, subscription.slices = subscription.slices, 1
         try:
             found = await self._engine.read(
@@ -316,7 +330,7 @@ class Feed:
         elif subscription.room:
             subscription.slices = min(2 * slices, MAX_SLICES)
             subscription.position = found.position
-            self._look_at_end(subscription, until)
+            self._look_at_end(subscription, start, until)
 
     async def _rest(self) -> None:
         """Pause beside senders, when enough was done."""
@@ -328,14 +342,16 @@ class Feed:
             self._worked_s = 0.0
             await asyncio.sleep(pause_s)
 
-    def _look_at_end(self, subscription: Subscription, until: Position) -> None:
-        """In one step: whether it has ended, is live now, or has to read on."""
-        if subscription.position != until:
+    def _look_at_end(self, subscription: Subscription, start: Position, until: Position) -> None:
+        """In one step: whether it has ended, is live now, waits, or has to read on."""
+        if subscription.position not in (start, until):
             self._put_behind(subscription)
         elif subscription.until is not None:
             self.end(subscription, replies.end(subscription.position))
-        elif subscription.position != self.head:  # something was published while it read
+        elif until != self.head:  # something was published while it read
             self._put_behind(subscription)
+        elif subscription.position != until:  # it is ahead of the head in a lane: another server has seen more
+            self._parked[subscription] = None
         else:
             if not subscription.caught_up:
                 subscription.caught_up = True

@@ -36,6 +36,14 @@ def number(name: str, text: str, lowest: int, highest: int) -> int:
     raise BadCommand(replies.bad_number(name, text, lowest, highest))
 
 
+def bad_position(name: str, text: str, state: State) -> BadCommand:
+    """For a text that is no position."""
+    head = state.feed.head
+    if isinstance(head, int):
+        return BadCommand(replies.bad_number(name, text, 0, MAX_NUMBER))
+    return BadCommand(replies.not_a_position(name, text, head))
+
+
 @dataclass(slots=True)
 class Query:
     """Patterns and options, as they were typed."""
@@ -66,10 +74,17 @@ class Query:
             return None
         position = state.engine.parse_position(text)
         if position is None:
-            raise BadCommand(replies.bad_number(name.lower(), text, 0, MAX_NUMBER))
-        if state.engine.distance(position, state.feed.head) < 0:
+            raise bad_position(name.lower(), text, state)
+        if state.engine.distance(state.feed.head, position):
             raise BadCommand(replies.past_the_newest(name.lower(), position, state.feed.head))
         return position
+
+    def before(self, state: State) -> Position | None:
+        """The position that BEFORE names, if it is there: before an event, whose seq it is. Raises BadCommand."""
+        position = self.position("BEFORE", state)
+        if position is None or not self.options["BEFORE"].isdecimal():
+            return position
+        return state.engine.retreat(position, [int(self.options["BEFORE"])])
 
     async def moment(self, name: str, state: State) -> Position | None:
         """The position before a moment that an option names, if it is there. Raises BadCommand, StorageUnreadable."""
@@ -81,12 +96,12 @@ class Query:
             raise BadCommand(replies.not_a_moment(name.lower(), text))
         if found == now:
             return state.feed.head
-        position = await state.engine.seek(found)
-        if state.engine.distance(position, state.feed.head) > 0:
-            return position
-        if found > now:  # and past all that is stored, although the clock may have been set back
+        sought = await state.engine.seek(found)
+        # What is committed, and not published yet, is still to be delivered.
+        position = state.engine.earlier(state.feed.head, sought)
+        if position == state.feed.head and found > now:  # past all that is stored, though the clock may be set back
             raise BadCommand(replies.not_now(f"{name.lower()}: {text[:40]} is still to come"))
-        return state.feed.head  # what is committed, and not published yet, is still to be delivered
+        return position
 
     def seconds(self, name: str, default: int, highest: int) -> int:
         """An option that is a number of seconds. Raises BadCommand."""

@@ -82,9 +82,9 @@ class Asker(Receiver, Protocol):
 
 async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
     query = queries.parse(arguments, _EVENTS_OPTIONS, EVENTS_USAGE, ("AFTER", "BEFORE", "SINCE"))
-    limit = EVENTS_DEFAULT
+    most = EVENTS_DEFAULT
     if len(query.patterns) > 1 and query.patterns[-1].isdecimal():
-        limit = number("limit", query.patterns.pop(), 1, EVENTS_MAX)
+        most = number("limit", query.patterns.pop(), 1, EVENTS_MAX)
     interest = query.interest(asker.identity)
     wait_s = query.seconds("WAIT", 0, MAX_WAIT_S)
     if "WAIT" in query.options and "AFTER" not in query.options:
@@ -94,10 +94,15 @@ async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
     if after is None:
         after = await query.moment("SINCE", state)
     until = await query.moment("UNTIL", state)
-    page = _Page(interest, limit, state.config.reply_buffer_bytes)
+    page = _Page(interest, most, state.config.reply_buffer_bytes)
+    further: Answer = {}
     if after is None:
-        before = query.position("BEFORE", state)
-        seq = await _newest(page, state, _earlier(state, until, None if before is None else _one_before(before)))
+        seq = start = state.feed.head
+        for limit in (until, query.before(state)):
+            start = start if limit is None else state.engine.earlier(start, limit)
+        older = await _newest(page, state, start)
+        if isinstance(seq, str):  # else it is the seq of the last event
+            further = {"before": older}
     else:
         seq = await _oldest(page, state, after, until)
         deadline = time.monotonic() + wait_s
@@ -105,26 +110,14 @@ async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 break
-            if state.engine.distance(seq, state.feed.head) <= 0:  # else there is more since it was looked
+            if not state.engine.distance(seq, state.feed.head):  # else there is more since it was looked
                 await state.feed.wait(interest, left_s)
             seq = await _oldest(page, state, seq, None)
     names = (
         {"topic": query.patterns[0]} if interest.names and len(interest.names) == 1 else {"patterns": query.patterns}
     )
     listed = {**names, "events": [orjson.Fragment(one) for one in page.events]}
-    return {**listed, **({"truncated": True} if page.cut else {}), "seq": seq}
-
-
-def _one_before(position: Position) -> Position:
-    """BEFORE leaves its seq out."""
-    return max(0, position - 1) if isinstance(position, int) else position
-
-
-def _earlier(state: State, one: Position | None, other: Position | None) -> Position | None:
-    """The earlier of two positions that may be missing."""
-    if one is None or other is None:
-        return one if other is None else other
-    return one if state.engine.distance(one, other) >= 0 else other
+    return {**listed, **({"truncated": True} if page.cut else {}), "seq": seq, **further}
 
 
 class _Page:
@@ -163,7 +156,7 @@ async def _oldest(page: _Page, state: State, after: Position, until: Position | 
     head = state.feed.head if until is None else until
     position = after
     deadline = time.monotonic() + ANSWER_S
-    while state.engine.distance(position, head) > 0 and not page.full:
+    while state.engine.distance(position, head) and not page.full:
         found = await state.engine.read(page.interest, position, head)
         for stretch in found.stretches:
             if (last := page.take(stretch)) is not None:
@@ -176,19 +169,21 @@ async def _oldest(page: _Page, state: State, after: Position, until: Position | 
     return position
 
 
-async def _newest(page: _Page, state: State, before: Position | None) -> Position:
-    """Fill the page from ``before`` backwards; return the head that was seen."""
-    head = state.feed.head
-    position = head if before is None else before
+async def _newest(page: _Page, state: State, before: Position) -> Position:
+    """Fill the page from ``before`` backwards; return how far was looked."""
+    position = before
     deadline = time.monotonic() + ANSWER_S
     while position != 0 and not page.full:
         found = await state.engine.read_back(page.interest, position)
         for stretch in found.stretches:
-            page.take(stretch, backwards=True)
+            if (last := page.take(stretch, backwards=True)) is not None:
+                position = state.engine.retreat(position, [last])
+            if page.full:
+                return position
         position = found.position
-        if position != 0 and not page.full and time.monotonic() > deadline:
+        if position != 0 and time.monotonic() > deadline:
             page.cut = True
-    return head
+    return position
 
 
 async def event(arguments: list[str], state: State, asker: Asker) -> Answer:
@@ -223,18 +218,22 @@ async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
         after = await query.moment("SINCE", state)
     until = await query.moment("UNTIL", state)
     start = state.feed.head if after is None else after
+    claim = None
     if name is not None:
-        start = await _start_of(name, interest, start, state, asker)
+        start, claim = await _start_of(name, interest, start, state, asker)
     # From here on without an await: others may have come, and the server may be stopping by now.
     _refuse_too_many(state)
-    if until is not None and state.engine.distance(start, until) < 0:
-        until = start
-    subscription = Subscription(asker, interest, start, until, left, beat_s, name)
+    if until is not None:
+        until = state.engine.later(until, start)
+    subscription = Subscription(asker, interest, start, until, left, beat_s, name, claim)
     state.feed.admit(subscription)
     if name is not None:
-        if previous := state.cursors.reader(name):
-            state.feed.fail(previous, replies.taken_over(asker.peer, name))
-        state.cursors.took(name, subscription)
+        if not state.cursors.is_held(name, claim):  # somebody came later, and was quicker
+            state.feed.fail(subscription, replies.taken_over(state.cursors.holder(name), name))
+        else:
+            if previous := state.cursors.reader(name):
+                state.feed.fail(previous, replies.taken_over(asker.peer, name))
+            state.cursors.took(name, subscription)
     asker.subscribe(subscription)
     return {
         "subscribed": query.patterns,
@@ -253,9 +252,12 @@ def _refuse_too_many(state: State) -> None:
         raise Refused(replies.too_many_subscribers(limit))
 
 
-async def _start_of(name: str, interest: Interest, start: Position, state: State, asker: Asker) -> Position:
-    """Where the reader of a name goes on; a new name is stored with its start."""
+async def _start_of(
+    name: str, interest: Interest, start: Position, state: State, asker: Asker
+) -> tuple[Position, str | None]:
+    """Where the reader of a name goes on, and its claim; a new name is stored with its start."""
     cursors, reader = state.cursors, asker.identity
+    claim: str | None = None
     while True:
         await cursors.on_disk(name)
         await cursors.refresh()
@@ -271,11 +273,12 @@ async def _start_of(name: str, interest: Interest, start: Position, state: State
                 cursors.move(name, interest, start, reader)
                 await cursors.on_disk(name)
             break
-        if await cursors.claim(name, interest, start, reader, asker.peer):
+        if claim := await cursors.claim(name, interest, start, reader, asker.peer):
+            await state.feed.refresh()  # the reader before may have come further than this server knew
             break
     if (cursor := cursors.get(name)) is None:
         raise _forgotten(name)
-    return cursor.acked
+    return cursor.acked, claim
 
 
 def _taken(name: str) -> BadCommand:
@@ -301,24 +304,24 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
     subscription = asker.last_subscription
     if subscription is None or subscription.name is None:
         raise BadCommand(replies.not_now("this connection has no subscription with a name"))
-    if state.cursors.reader(subscription.name) not in (None, subscription):
-        raise _taken(subscription.name)
+    name = subscription.name
+    if state.cursors.reader(name) not in (None, subscription):
+        raise _taken(name)
     position = state.engine.parse_position(arguments[0])
     if position is None:
-        raise BadCommand(replies.bad_number("seq", arguments[0], 0, queries.MAX_NUMBER))
-    if state.engine.distance(position, subscription.sent) < 0:
+        raise queries.bad_position("seq", arguments[0], state)
+    if state.engine.distance(subscription.sent, position):
         raise BadCommand(replies.not_now(f"seq: {position} is past {subscription.sent}, the last that was sent"))
-    name = subscription.name
     if (cursor := state.cursors.get(name)) is None:
         raise _forgotten(name)
-    if not state.cursors.is_ours(name):
+    if not state.cursors.is_held(name, subscription.claim):
         raise _taken(name)
-    if state.engine.distance(cursor.acked, position) > 0:
-        state.cursors.move(name, subscription.interest, position, asker.identity)
-    else:
-        position = cursor.acked
+    # Of each lane what was acked last: in it, events are delivered in order.
+    position = state.engine.later(cursor.acked, position)
+    if position != cursor.acked:
+        state.cursors.move(name, subscription.interest, position, asker.identity, subscription.claim)
     await state.cursors.on_disk(name)
-    if not state.cursors.is_ours(name):
+    if not state.cursors.is_held(name, subscription.claim):  # then it may not have been stored
         raise _taken(name)
     return {"name": name, "acked": position}
 

@@ -38,8 +38,10 @@ class Subscription:
     beat_s: float = 15.0
     name: str | None = None
     """Its cursor's."""
+    claim: str | None = None
+    """With which it has claimed that on a shared store."""
     sent: Position = field(init=False)
-    """The last position that the reader was told: of an event, or of another line."""
+    """The last position that the reader was told: of another line, and behind the events since."""
     begun: bool = False
     """Whether the reply to its command has left."""
     over: bool = False

@@ -59,7 +59,7 @@ class Commit:
     duplicates: Mapping[int, int]
     """The older seq of each event that was stored before, by the event's position in the whole batch."""
     received_at: int
-    """When the engine began to store them: milliseconds since 1970, UTC. Never less than that of an earlier commit."""
+    """When the engine began to store them: milliseconds since 1970, UTC. Within a lane it never falls."""
     offset: int = 0
     """The position of the first of these events in the whole batch."""
 
@@ -84,8 +84,9 @@ class StoredEvent:
 
 
 Position = int | str
-"""How far a reader has come, as it stands in replies. Only the engine looks into it: a number where the store has one
-order of events, a text where it has several. All others compare positions for being the same."""
+"""How far a reader has come, as it stands in replies: a number where the store has one order of events, a text where it
+has several (``aggregator.position``). On the server only the engine looks into it. All others compare positions for
+being the same, because of two positions each may be ahead of the other in a lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,13 +255,25 @@ class Engine(Protocol[B]):
         """A random name, made with the store: positions are of one store only."""
 
     def parse_position(self, text: str) -> Position | None:
-        """A position that a client sends back; None if it is none."""
+        """A position that a client sends back; None if it is none.
+
+        The seq of an event is one too: behind the event in its own lane, and at the beginning of all others.
+        """
 
     def advance(self, position: Position, seqs: Sequence[int]) -> Position:
         """The position of a reader who was at ``position`` and had these next, in the order of commits or reading."""
 
+    def retreat(self, position: Position, seqs: Sequence[int]) -> Position:
+        """The position of a reader who was at ``position`` and had these next, backwards: up to before the last."""
+
     def distance(self, earlier: Position, later: Position) -> int:
-        """About how many seqs lie between them: negative if ``earlier`` is past ``later`` anywhere."""
+        """About how many events ``later`` has that ``earlier`` has not: 0 if it has none, in any lane."""
+
+    def earlier(self, one: Position, other: Position) -> Position:
+        """The position behind what both have; one of the two themselves, if that is it."""
+
+    def later(self, one: Position, other: Position) -> Position:
+        """The position behind what either has, likewise."""
 
     async def read(
         self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1

@@ -214,6 +214,13 @@ def bad_number(name: str, text: str, lowest: int, highest: int) -> Rejection:
     )
 
 
+def not_a_position(name: str, text: str, head: str) -> Rejection:
+    return Rejection(
+        Code.BAD_COMMAND,
+        f"{name}: expected a seq of the server's, such as {head}, got {text[:_SHOWN_CHARS]!r}",
+    )
+
+
 def not_a_moment(name: str, text: str) -> Rejection:
     return Rejection(
         Code.BAD_COMMAND,

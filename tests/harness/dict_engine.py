@@ -217,8 +217,20 @@ class DictEngine:
         return _shown(lanes)
 
     def distance(self, earlier: Position, later: Position) -> int:
-        each = [(end - start) // LANES for start, end in zip(_lanes(earlier), _lanes(later), strict=True)]
-        return min(each) if min(each) < 0 else sum(each)
+        pairs = zip(_lanes(earlier), _lanes(later), strict=True)
+        return sum(max(0, (end - start) // LANES) for start, end in pairs)
+
+    def earlier(self, one: Position, other: Position) -> Position:
+        return _shown(map(min, _lanes(one), _lanes(other)))
+
+    def later(self, one: Position, other: Position) -> Position:
+        return _shown(map(max, _lanes(one), _lanes(other)))
+
+    def retreat(self, position: Position, seqs: Sequence[int]) -> Position:
+        lanes = list(_lanes(position))
+        for seq in seqs:
+            lanes[seq % LANES] = max(0, seq - LANES)
+        return _shown(lanes)
 
     # --- reading
 

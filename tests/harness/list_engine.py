@@ -60,8 +60,17 @@ class ListEngine:
     def advance(self, position: Position, seqs: Sequence[int]) -> Position:
         return seqs[-1] if seqs else position
 
+    def retreat(self, position: Position, seqs: Sequence[int]) -> Position:
+        return max(0, seqs[-1] - 1) if seqs else position
+
     def distance(self, earlier: Position, later: Position) -> int:
-        return int(later) - int(earlier)
+        return max(0, int(later) - int(earlier))
+
+    def earlier(self, one: Position, other: Position) -> Position:
+        return min(int(one), int(other))
+
+    def later(self, one: Position, other: Position) -> Position:
+        return max(int(one), int(other))
 
     async def read(
         self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1

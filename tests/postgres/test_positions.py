@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator.storage.postgres.positions import MAX_DIGITS, STRIDE, Positions
+from aggregator.position import STRIDE, behind
+from aggregator.storage.postgres.positions import MAX_DIGITS, Positions
 
 vectors = st.integers(2, 9).flatmap(lambda lanes: st.lists(st.integers(0, 10**12), min_size=lanes, max_size=lanes))
 
@@ -46,14 +47,70 @@ def test_a_reader_advances_in_the_lanes_of_its_events_alone(numbers: list[int], 
 
 
 @given(vectors, st.integers(0, 8))
-def test_one_lane_that_is_ahead_makes_a_distance_negative(numbers: list[int], which: int) -> None:
+def test_of_two_positions_each_may_be_ahead_of_the_other(numbers: list[int], which: int) -> None:
     positions = Positions(STRIDE, len(numbers))
     ahead = list(numbers)
     ahead[which % len(numbers)] += 7
     behind = [number + 100 for number in numbers]
     behind[which % len(numbers)] = numbers[which % len(numbers)]
+    one, other = positions.shown(ahead), positions.shown(behind)
 
-    assert positions.distance(positions.shown(ahead), positions.shown(behind)) == -7
+    assert positions.distance(other, one) == 7
+    assert positions.distance(one, other) == 100 * (len(numbers) - 1)
+    assert positions.earlier(one, other) == positions.shown(numbers)
+    assert positions.vector(positions.later(one, other)) == tuple(map(max, ahead, behind))
+
+
+@given(st.integers(2, 5), st.data())
+def test_what_both_have_and_what_either_has(lanes: int, data: st.DataObject) -> None:
+    """Nothing is left of what both have, and nothing is missing from what either has."""
+    positions = Positions(STRIDE, lanes)
+    numbers = st.lists(st.integers(0, 9), min_size=lanes, max_size=lanes)
+    one, other = positions.shown(data.draw(numbers)), positions.shown(data.draw(numbers))
+    earlier, later = positions.earlier(one, other), positions.later(one, other)
+
+    assert positions.distance(one, earlier) == positions.distance(other, earlier) == 0
+    assert positions.distance(later, one) == positions.distance(later, other) == 0
+    assert positions.distance(earlier, later) == positions.distance(one, other) + positions.distance(other, one)
+    assert (earlier == one) == (positions.distance(other, one) == 0)
+    assert positions.earlier(one, one) == positions.later(one, one) == one
+
+
+def test_a_position_that_is_chosen_stays_as_it_is_written() -> None:
+    """Positions are compared as texts, and an older one knows fewer lanes."""
+    positions = Positions(STRIDE, 3)
+
+    assert positions.earlier("1.2", "1.2.0") == "1.2"
+    assert positions.later("1.2.0", "1.2") == "1.2.0"
+    assert positions.earlier("5.2.7", "1.2") == "1.2"
+
+
+@pytest.mark.parametrize("text", ["3.4.0", "3.4.0.0.0"])
+def test_zeros_of_lanes_that_are_not_there_say_nothing(text: str) -> None:
+    assert Positions(STRIDE, 2).parse(text) == "3.4"
+    assert Positions(STRIDE, 2).parse("3.4.0.1") == "3.4.0.1", "a lane that this server does not know yet"
+
+
+@given(vectors, st.data())
+def test_a_client_moves_a_position_as_the_engine_does(numbers: list[int], data: st.DataObject) -> None:
+    positions = Positions(STRIDE, len(numbers))
+    lanes = data.draw(st.lists(st.integers(0, len(numbers) - 1), max_size=20))
+    seqs = [(number + 1) * STRIDE + lane for number, lane in enumerate(lanes)]
+
+    assert behind(str(positions.shown(numbers)), seqs) == positions.advance(positions.shown(numbers), seqs)
+
+
+def test_a_client_hears_of_a_lane_from_its_first_event() -> None:
+    assert behind("3.4", [5 * STRIDE + 3, 6 * STRIDE]) == "6.4.0.5"
+
+
+def test_who_reads_backwards_stands_before_what_was_read_last() -> None:
+    positions = Positions(STRIDE, 3)
+
+    assert positions.retreat("5.6.7", [6 * STRIDE + 1, 5 * STRIDE + 1, 7 * STRIDE + 2]) == "5.4.6"
+    assert positions.retreat("5.6.7", []) == "5.6.7"
+    assert positions.retreat("5.6.7", [0]) == "0.6.7"
+    assert Positions(1, 1).retreat(9, [9, 7]) == 6
 
 
 @given(vectors, st.integers(1, 5))
@@ -64,7 +121,8 @@ def test_lanes_that_are_added_are_read_from_their_beginning(numbers: list[int], 
 
     assert many.vector(old) == (*numbers, *[0] * more)
     assert many.distance(old, new) == 3 * more
-    assert few.distance(new, old) == -3, "another server may know of more lanes"
+    assert few.distance(new, old) == 0
+    assert few.distance(old, new) == 3 * more, "another server may know of more lanes"
 
 
 @given(st.integers(0, 10**MAX_DIGITS - 1))
@@ -92,7 +150,7 @@ def test_the_seq_of_an_event_is_a_position_behind_it_in_its_lane_alone() -> None
     positions = Positions(STRIDE, 3)
 
     assert positions.parse(str(17 * STRIDE + 1)) == "0.17.0"
-    assert positions.parse("0") == 0
+    assert positions.parse("0") == "0.0.0"
     assert positions.vector(0) == (0, 0, 0)
 
 

@@ -45,16 +45,17 @@ class Pages:
         """The ``count`` newest events. Raises Refused, GaveUp, NotOurProtocol, ValueError."""
         found: list[DeliveredEvent] = []
         head: Position | None = None
+        before: Position | None = None
         while len(found) < count:
-            before = found[-1].seq if found else None
             page, fields = await self._page(min(count - len(found), PAGE_EVENTS), before)
             head = fields["seq"] if head is None else head
             found += page
+            before = fields.get("before", page[-1].seq if page else None)  # a store with several lanes says it
             if not page or (len(page) < PAGE_EVENTS and len(found) < count and not fields.get("truncated")):
                 return Newest(found[::-1], head, bool(fields.get("truncated")))
         return Newest(found[::-1], head, False)
 
-    async def _page(self, count: int, before: int | None) -> tuple[list[DeliveredEvent], dict[str, Any]]:
+    async def _page(self, count: int, before: Position | None) -> tuple[list[DeliveredEvent], dict[str, Any]]:
         command = query.line(Word.EVENTS, self._patterns, {"BEFORE": before, **self._options}, count)
         reply = await self._ask(command.decode().removesuffix("\n"))
         text = reply.decode()

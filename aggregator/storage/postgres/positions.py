@@ -1,8 +1,7 @@
 """Positions: how far a reader has come, in a store that numbers its events in lanes.
 
-Within a lane the numbers rise in the order of commits. An event's seq is ``number * stride + lane``, so seqs are unique
-everywhere. With a stride of 1 there is one lane for ever: a position is a number, the seq of the last event. With more
-lanes it is a text such as "17.20.3.8": the last number of each lane.
+An event's seq is ``number * stride + lane``. With a stride of 1 there is one lane for ever: a position is a number, the
+seq of the last event. With more lanes it is a text such as "17.20.3.8": the last number of each lane.
 
 Pure: no database.
 """
@@ -10,13 +9,12 @@ Pure: no database.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Final
 
+from aggregator.position import STRIDE
 from aggregator.storage.engine import Position
-
-STRIDE: Final = 1024
-"""Of a store with several lanes: it may have as many, some of them added later."""
 
 MAX_DIGITS: Final = 18
 """Of a number that fits into 64 bits, whatever its digits."""
@@ -26,6 +24,8 @@ _VECTOR: Final = re.compile(rf"[0-9]{{1,{MAX_DIGITS}}}(\.[0-9]{{1,{MAX_DIGITS}}}
 
 Vector = tuple[int, ...]
 """The last number of each lane."""
+
+Pair = tuple[int, int]
 
 
 class Positions:
@@ -41,9 +41,14 @@ class Positions:
         return numbers[0] if self.stride == 1 else ".".join(map(str, numbers))
 
     def vector(self, position: Position) -> Vector:
-        """A position for us, as long as there are lanes, or longer if another server knows more of them."""
-        numbers = (position,) if isinstance(position, int) and self.stride == 1 else _numbers(position)
-        return numbers + (0,) * (self.lanes - len(numbers))
+        """A position for us, as long as there are lanes, or longer if another server knows more of them.
+
+        Zeros behind the lanes that are known say nothing.
+        """
+        numbers = [position] if isinstance(position, int) and self.stride == 1 else _numbers(position)
+        while len(numbers) > self.lanes and not numbers[-1]:
+            numbers.pop()
+        return tuple(numbers) + (0,) * (self.lanes - len(numbers))
 
     def seqs(self, lane: int, first: int, following: int) -> range:
         """The seqs of numbers that follow each other."""
@@ -60,7 +65,7 @@ class Positions:
         """
         if _SEQ.fullmatch(text):
             seq = int(text)
-            if self.stride == 1 or not seq:
+            if self.stride == 1:
                 return seq
             lane, number = self.place(seq)
             if lane >= self.lanes:  # of no event
@@ -82,14 +87,40 @@ class Positions:
             numbers[lane] = number
         return self.shown(numbers)
 
+    def retreat(self, position: Position, seqs: Sequence[int]) -> Position:
+        """As ``Engine.retreat``."""
+        if not seqs:
+            return position
+        numbers = list(self.vector(position))
+        for seq in seqs:
+            lane, number = self.place(seq)
+            numbers[lane] = max(0, number - 1)
+        return self.shown(numbers)
+
     def distance(self, earlier: Position, later: Position) -> int:
         """As ``Engine.distance``."""
-        start, end = self.vector(earlier), self.vector(later)
-        longest = max(len(start), len(end))
-        padded = zip(start + (0,) * (longest - len(start)), end + (0,) * (longest - len(end)), strict=True)
-        each = [after - before for before, after in padded]
-        return min(each) if min(each) < 0 else sum(each)
+        return sum(max(0, after - before) for before, after in self._pairs(earlier, later))
+
+    def earlier(self, one: Position, other: Position) -> Position:
+        """As ``Engine.earlier``."""
+        return self._each(min, one, other)
+
+    def later(self, one: Position, other: Position) -> Position:
+        """As ``Engine.later``."""
+        return self._each(max, one, other)
+
+    def _each(self, choose: Callable[[Pair], int], one: Position, other: Position) -> Position:
+        """Of each lane one of the two numbers. A position that has all of them stays as it is written."""
+        pairs = self._pairs(one, other)
+        chosen = [choose(pair) for pair in pairs]
+        if chosen == [first for first, _ in pairs]:
+            return one
+        return other if chosen == [second for _, second in pairs] else self.shown(chosen)
+
+    def _pairs(self, one: Position, other: Position) -> list[Pair]:
+        """The numbers of each lane."""
+        return list(zip_longest(self.vector(one), self.vector(other), fillvalue=0))
 
 
-def _numbers(position: Position) -> Vector:
-    return () if position == 0 else tuple(map(int, str(position).split(".")))
+def _numbers(position: Position) -> list[int]:
+    return [] if position == 0 else [int(number) for number in str(position).split(".")]

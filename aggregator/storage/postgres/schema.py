@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import psycopg
 
+from aggregator.position import STRIDE
 from aggregator.storage.engine import StorageUnusable
-from aggregator.storage.postgres.positions import STRIDE
 
 VERSION: Final = 1
 """Goes up with each change to a table or a function."""

@@ -267,9 +267,21 @@ class Store:
         """As ``Engine.advance``."""
         return self._positions.advance(position, seqs)
 
+    def retreat(self, position: Position, seqs: Sequence[int]) -> Position:
+        """As ``Engine.retreat``."""
+        return self._positions.retreat(position, seqs)
+
     def distance(self, earlier: Position, later: Position) -> int:
         """As ``Engine.distance``."""
         return self._positions.distance(earlier, later)
+
+    def earlier(self, one: Position, other: Position) -> Position:
+        """As ``Engine.earlier``."""
+        return self._positions.earlier(one, other)
+
+    def later(self, one: Position, other: Position) -> Position:
+        """As ``Engine.later``."""
+        return self._positions.later(one, other)
 
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
         """As ``Engine.event``."""

@@ -177,9 +177,21 @@ class Store:
         """As ``Engine.advance``: there is one order."""
         return seqs[-1] if seqs else position
 
+    def retreat(self, position: Position, seqs: Sequence[int]) -> Position:
+        """As ``Engine.retreat``."""
+        return max(0, seqs[-1] - 1) if seqs else position
+
     def distance(self, earlier: Position, later: Position) -> int:
         """As ``Engine.distance``."""
-        return int(later) - int(earlier)
+        return max(0, int(later) - int(earlier))
+
+    def earlier(self, one: Position, other: Position) -> Position:
+        """As ``Engine.earlier``."""
+        return min(int(one), int(other))
+
+    def later(self, one: Position, other: Position) -> Position:
+        """As ``Engine.later``."""
+        return max(int(one), int(other))
 
     async def read(
         self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1
