@@ -84,7 +84,7 @@ Storage: the promise on disk.
 - ``storage.postgres.store``     the engine itself, put together from the parts below
 - ``storage.postgres.schema``    all tables and functions
 - ``storage.postgres.target``    the URL: its hosts in turn, and what of it may be shown
-- ``storage.postgres.link``      one connection, in a thread of its own
+- ``storage.postgres.link``      one connection, made again whenever it is needed
 - ``storage.postgres.errors``    what PostgreSQL's errors mean
 - ``storage.postgres.query``     statements beside the batches
 - ``storage.postgres.topics``    names to ids and lanes

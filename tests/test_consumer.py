@@ -24,7 +24,7 @@ from aggregator.storage.engine import AnyEngine, Commit, Position, StorageBusy, 
 from aggregator.wire import Code, Failure
 from tests.harness.dict_engine import DictEngine
 from tests.harness.engines import ENGINES, opened
-from tests.harness.polling import until
+from tests.harness.polling import DEADLINE_S, until
 
 FULL, BUSY, FAILED = StorageFull("full"), StorageBusy("locked"), StorageFailed("EIO")
 
@@ -323,6 +323,23 @@ async def test_after_a_full_disk_health_recovers_without_traffic(engine: AnyEngi
         await until(lambda: bench.engine.probes == 3 and not bench.health.trouble)
 
         assert bench.engine.handed_over == [["a"]]
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_the_end_waits_for_no_probe(engine: AnyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is away may take long to say so."""
+    async with at_work(engine, FULL) as bench:
+        probing = asyncio.Event()
+
+        async def probe() -> None:
+            probing.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(bench.engine, "probe", probe)
+        bench.put("a")
+        async with asyncio.timeout(DEADLINE_S):
+            await probing.wait()
+            await bench.finish()
 
 
 @pytest.mark.usefixtures("no_pause")

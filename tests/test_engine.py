@@ -65,6 +65,17 @@ async def test_each_event_is_stored_under_the_seq_that_the_commit_says(engine: A
     assert len(set(commit.seqs)) == 3
 
 
+async def test_no_topic_has_a_nul(engine: AnyEngine) -> None:
+    """A client may ask for one all the same."""
+    await append(engine, made("a", topic="t"), made("b", topic="ta"), made("c", topic="u"))
+    await engine.look()
+
+    assert await engine.event("t\0a", "b") is None
+    assert not (await engine.read(interest_in(("t\0a",)), 0, engine.head)).stretches
+    assert [topic.name for topic in await engine.topics(10, "t\0a")] == ["ta", "u"]
+    assert [topic.name for topic in await engine.topics(10, "\0")] == ["t", "ta", "u"]
+
+
 async def test_a_duplicate_has_the_seq_of_the_first_whose_bytes_are_kept(engine: AnyEngine) -> None:
     first = await append(engine, made("a"))
     again = await append(engine, [Event.of("t", "a", b'{"other":1}')], made("b", "b"), made("a", topic="u"))

@@ -117,7 +117,8 @@ class Consumer:
                     raise self._failure
                 _raise_what_was_raised(watching, *appenders)
             await self._end_upkeep()
-            await self._engine.verify()
+            if not self._engine.shared:  # it may be out of reach, and others look after it
+                await self._engine.verify()
         except asyncio.CancelledError:
             raise  # the process ends, and its connections with it
         except BaseException as error:
@@ -288,8 +289,16 @@ class Consumer:
             self._upkeep = None
 
     async def _probe(self) -> None:
+        probing = asyncio.create_task(self._engine.probe())
         try:
-            await self._engine.probe()
+            await asyncio.wait({probing, self._filler}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            probing.cancel()  # if it goes on, the server stops, and nothing is left to be stored
+        await asyncio.wait({probing})
+        if probing.cancelled():
+            return
+        try:
+            probing.result()
         except (StorageFull, StorageBusy) as error:
             self._in_trouble(str(error))
         else:

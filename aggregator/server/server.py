@@ -197,8 +197,9 @@ class Server:
         await self._state.cursors.stop()
         self._state.peer_log.close()
         engine = self._state.engine
-        with contextlib.suppress(StorageError):
-            await engine.count()
+        with contextlib.suppress(StorageError, TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await engine.count()
         await engine.close()
         log.info("stopped: %d events in %s", engine.stored_total, engine.location)
         return True
@@ -241,15 +242,15 @@ async def serve(config: Config) -> End:
         # 1. Read what is in files, and bind: so whatever is wrong with them is found before there is a database.
         forward_key = await _unless_stopped(stop, _read(config, files, FORWARD in ports), "reading files")
         bound = await _unless_stopped(stop, _bind(config, inherited), f"looking for {config.host}")
+        # 2. Open the store, prove it, and serve.
+        try:
+            _refuse_open_ports(bound, files.identities.rules, forward_key)
+            return await _serve(config, bound, files, forward_key, stop, reload)
+        finally:
+            _remove_files(bound)
     except _Stopped as early:
         log.info("stopped while %s", early)
         return End.EARLY
-    # 2. Open the store, prove it, and serve.
-    try:
-        _refuse_open_ports(bound, files.identities.rules, forward_key)
-        return await _serve(config, bound, files, forward_key, stop, reload)
-    finally:
-        _remove_files(bound)
 
 
 async def _serve(
@@ -260,11 +261,13 @@ async def _serve(
     stop: asyncio.Event,
     reload: asyncio.Event,
 ) -> End:
-    engine = await storage.open(config)
+    engine = await _unless_stopped(stop, storage.open(config), "opening the store")
     try:
         server = Server(config, engine, bound, files, forward_key)
-        await server.prove()
+        await _unless_stopped(stop, server.prove(), "proving the store")
         return End.WELL if await server.run(stop, reload) else End.BADLY
+    except _Stopped:
+        raise  # a commit is on its way; the process ends
     except BaseException:
         await engine.close()
         raise
@@ -275,10 +278,11 @@ class _Stopped(Exception):
 
 
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T], what: str) -> T:
-    """Do this, which a disk or a name server may hold up for ever. Raises _Stopped."""
+    """Do this, which a disk, a name server or a database may hold up for ever. Raises _Stopped."""
     working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not working.done():
+        working.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody hears of it any more
         raise _Stopped(what)
     stopped.cancel()
     return working.result()

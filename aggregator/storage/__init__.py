@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from aggregator.config import Config
 from aggregator.storage.engine import AnyEngine, StorageUnusable
 
@@ -14,8 +12,11 @@ async def open(config: Config) -> AnyEngine:
         from aggregator.storage.sqlite.store import Store as SQLite
 
         return await SQLite.open(config.db, config.wal_limit_bytes)
-    if importlib.util.find_spec("psycopg") is None:
-        raise StorageUnusable("a database of PostgreSQL needs psycopg: pip install 'aggregator[postgres]'")
+    try:
+        import psycopg  # noqa: F401  it may be there, and find no libpq
+    except ImportError as error:
+        why = "a database of PostgreSQL needs psycopg and libpq: pip install 'aggregator[postgres]'"
+        raise StorageUnusable(why) from error
     from aggregator.storage.postgres.store import Store as PostgreSQL
 
     return await PostgreSQL.open(config.db, config.lanes, config.standbys)

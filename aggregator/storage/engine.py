@@ -35,7 +35,10 @@ class StorageFull(StorageError):
 
 
 class StorageBusy(StorageError):
-    """Nothing of the batch was stored, because nothing may be appended at the moment. Append it again later."""
+    """Nothing can be stored at the moment. Try again later.
+
+    Nothing of a batch was stored. Whatever else was to be written may be: to write it twice does no harm.
+    """
 
 
 class StorageFailed(StorageError):

@@ -9,11 +9,12 @@ import pytest
 
 from tests.harness.account import Account
 from tests.harness.load_client import Load
+from tests.harness.polling import wait_until
 from tests.harness.postgres import Cluster, StartCluster
 from tests.harness.record import RecordFigures
 from tests.harness.server_process import StartServer
 from tests.harness.sizes import FAILOVERS, SLACK
-from tests.harness.wire import exchange
+from tests.harness.wire import Peer, event, exchange
 
 FIRST_ACK_S = 2.0
 """From the end of the old primary to the first ack of the new one, on a quiet machine."""
@@ -90,6 +91,42 @@ def test_a_failover_without_synchronous_standbys_loses(
     verdict = account.judge(server)
     assert len(verdict.lost) == 1_000
     record_figures("failover, asynchronous (control)", **verdict.figures)
+
+
+@pytest.mark.parametrize("unknown", [False, True], ids=["waiting", "unknown"])
+def test_topics_that_a_failover_has_lost(
+    start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures, unknown: bool
+) -> None:
+    """A batch has ids of topics that no standby has received: it gets new ones, unless it may be stored as it is."""
+    cluster = start_cluster(1, synchronous="")
+    server = start_server("--lanes", "1", "--standbys", "0", url=cluster.url(cluster.new_database()))
+    account = Account()
+    account.send(server.port, "kept", 10)
+    (standby,) = cluster.standbys
+    catch_up(cluster)
+    standby.freeze()
+    assert exchange(server.port, event("lost", "new"))[0]["status"] == "stored"
+    cluster.primary.kill()
+    standby.kill()  # with what the kernel held for it
+    with Peer(server.port) as first, Peer(server.port) as second:
+        first.send(event("first", "new" if unknown else "t"))
+        wait_until(lambda: server.ask("STATS")["unknown_appends"])
+        second.send(event("second", "new"))
+        wait_until(lambda: (stats := server.ask("STATS"))["received"] == 13 and stats["queue_events"] == 0)
+        standby.start()
+        cluster.fail_over()
+        if unknown:
+            assert server.wait() == 1
+            assert "topics of a batch were lost" in server.log
+            server.restart()
+        else:
+            assert first.reply()["status"] == "stored"
+            assert second.reply()["status"] == "stored"
+    ids = [found["event_id"] for found in server.listed("new")]
+    assert ids == ([] if unknown else ["second"])
+    assert len(server.listed("*")) == 10 + (0 if unknown else 2)
+    assert server.stop() == 0
+    record_figures("failover, topics lost", stored=len(ids), lost=1)
 
 
 def catch_up(cluster: Cluster) -> None:

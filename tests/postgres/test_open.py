@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+import errno
+import os
+import signal
+import socket
+import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,8 +17,14 @@ import pytest
 
 from aggregator import storage
 from aggregator.config import Config
-from aggregator.storage.engine import StorageUnusable
+from aggregator.event import Event, Events
+from aggregator.storage.engine import StorageFailed, StorageUnusable
+from aggregator.storage.postgres.link import CLOSE_S
 from aggregator.storage.postgres.store import Store
+from tests.harness.background import in_background
+from tests.harness.command_line import aggregator, assert_one_line
+from tests.harness.polling import DEADLINE_S, until
+from tests.harness.postgres import StartCluster
 from tests.harness.server_process import StartServer
 from tests.harness.wire import event, exchange
 
@@ -61,9 +72,94 @@ async def test_standbys_that_nobody_waits_for_are_missed(database: str) -> None:
 
 
 async def test_without_psycopg_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StorageUnusable, match=r"pip install 'aggregator\[postgres\]'"):
         await storage.open(Config(db="postgresql://one/logs"))
+
+
+def test_without_libpq_it_is_said_what_to_install(tmp_path: Path) -> None:
+    done = aggregator(
+        "--port",
+        "0",
+        "--db",
+        "postgresql://one/logs",
+        cwd=tmp_path,
+        environment={**os.environ, "PSYCOPG_IMPL": "missing"},
+    )
+    assert_one_line(done, 1, "a database of PostgreSQL needs psycopg and libpq: pip install 'aggregator[postgres]'")
+
+
+def test_a_server_that_waits_for_its_database_ends_when_it_is_told_to(new_server: StartServer) -> None:
+    """Whoever listens there says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        server = new_server(url=f"postgresql://ada@127.0.0.1:{port}/logs?connect_timeout=600")
+        with in_background(server.try_to_start), silent.accept()[0]:
+            server.signal(signal.SIGTERM)
+            assert server.wait() == 0
+    assert "stopped while opening the store" in server.log
+    assert "Traceback" not in server.log
+
+
+def test_a_server_ends_well_although_its_database_does_not_answer(
+    start_cluster: StartCluster, start_server: StartServer
+) -> None:
+    """Nothing is queued, so nothing is lost; what else it would ask is left."""
+    cluster = start_cluster()
+    server = start_server("--standbys", "0", "--drain-timeout", "1", url=cluster.url(cluster.new_database()))
+    exchange(server.port, event("a"))
+    cluster.primary.freeze()
+    assert server.stop() == 0
+    assert "stopped: " in server.log
+    assert "stopped: not all" not in server.log
+    cluster.primary.thaw()
+
+
+async def test_closing_waits_for_no_hint(database: str) -> None:
+    async def closed_s() -> float:
+        store = await Store.open(database, None, 0)
+        await until(lambda: store._news._link._connection)
+        started = time.monotonic()
+        await store.close()
+        return time.monotonic() - started
+
+    assert min([await closed_s() for _ in range(5)]) < CLOSE_S
+
+
+async def test_tables_that_are_gone_end_the_server(database: str) -> None:
+    store = await Store.open(database, None, 0)
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("ALTER TABLE aggregator.topics RENAME TO gone")
+    batch = store.new_batch()
+    batch.add(Events.of([Event.of("t", "a", b"{}")]))
+    async with asyncio.timeout(DEADLINE_S):
+        with pytest.raises(StorageFailed, match="42P01"):
+            await store.append(batch)
+    await store.close()
+
+
+async def test_a_connection_that_found_no_descriptor_is_not_used(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checks come with the next one."""
+    store = await Store.open(database, None, 0)
+    await store._query.renew(background=False)
+    calls = 0
+
+    def dup(descriptor: int, /) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(descriptor)
+
+    real = os.dup
+    monkeypatch.setattr(os, "dup", dup)
+    generation = store._topics.generation
+    await store.look()
+    assert calls == 2
+    assert store._topics.generation == generation + 1
+    await store.close()
 
 
 def test_a_password_is_in_no_log(database: str, new_server: StartServer) -> None:

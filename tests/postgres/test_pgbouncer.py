@@ -16,14 +16,14 @@ needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not i
 
 
 @needs_pgbouncer
-@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize(("lanes", "standbys"), [(1, 0), (4, 1)])
 def test_writing_and_reading_through_pgbouncer(
-    shared_cluster: Cluster, start_server: StartServer, record_figures: RecordFigures, lanes: int
+    shared_pair: Cluster, start_server: StartServer, record_figures: RecordFigures, lanes: int, standbys: int
 ) -> None:
     """Two servers, writers at each, readers at each: everything is exact. A hint that is lost only costs time."""
-    with PgBouncer(shared_cluster.primary) as bouncer:
-        url = bouncer.url(shared_cluster.new_database())
-        servers = [start_server("--lanes", str(lanes), "--standbys", "0", url=url) for _ in range(2)]
+    with PgBouncer(shared_pair.primary) as bouncer:
+        url = bouncer.url(shared_pair.new_database())
+        servers = [start_server("--lanes", str(lanes), "--standbys", str(standbys), url=url) for _ in range(2)]
         account = Account()
         readers = [Reading(server.port, "t AFTER 0", [account]) for server in servers]
         loads = [Load(account, server.port, 2, f"s{number}c", again=3) for number, server in enumerate(servers)]

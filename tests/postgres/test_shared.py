@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from aggregator.event import Event, Events
-from aggregator.storage.engine import AnyEngine, Cursor
+from aggregator.storage.engine import AnyEngine, Cursor, StorageBusy
 from aggregator.storage.postgres.store import Store
 from aggregator.wire.interest import interest_in
 from tests.harness.account import Account
@@ -102,6 +103,33 @@ async def test_only_the_last_claim_moves_a_cursor(engines: Two) -> None:
     assert await one.claim_cursor(Cursor("name", '{"other":1}', one.head, 5, "ada"), None) is None
     assert not await one.save_cursors([], ["name"])
     assert await other.cursors() == []
+
+
+async def test_what_may_have_been_done_to_a_cursor_is_done_once_more(
+    engines: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is lost after the statement was carried out. A name that is new by then is left as it is."""
+    one, other = engines
+    query = one._query  # type: ignore[attr-defined]
+    write = query.write
+    lost: list[str] = []
+
+    async def lose(statement: str, parameters: Any = None) -> list[Any]:
+        rows: list[Any] = await write(statement, parameters)
+        if statement.split()[0] in ("INSERT", "DELETE") and statement not in lost:
+            lost.append(statement)
+            raise StorageBusy("the answer is lost")
+        return rows
+
+    monkeypatch.setattr(query, "write", lose)
+    claimed = await one.claim_cursor(Cursor("name", "{}", one.head, 1, "ada"), None)
+    assert claimed == Cursor("name", "{}", one.head, 1, "ada")
+    with pytest.raises(StorageBusy):
+        await one.save_cursors([], ["name"])
+    new = await other.claim_cursor(Cursor("name", "{}", one.head, 2, "eve"), None)
+    assert not await one.save_cursors([], ["name"])
+    assert await one.cursors() == [new]
+    assert len(lost) == 2
 
 
 # --- servers

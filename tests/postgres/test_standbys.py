@@ -182,6 +182,34 @@ def test_standbys_that_are_no_longer_named_stop_the_acks(
     record_figures("standbys no longer named", **verdict.figures)
 
 
+def test_standbys_that_nobody_names_while_a_batch_waits(
+    cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
+) -> None:
+    """Whoever empties ``synchronous_standby_names`` ends all waits with success, and without a warning: no ack."""
+    account = Account()
+    account.send(server.port, "before", 10)
+    primary = cluster.primary
+    names = primary.ask("SHOW synchronous_standby_names")
+    standby = freeze(cluster)
+    with Peer(server.port) as peer:
+        peer.send(account.line("one"))
+        primary.wait_for_waiting(APPEND)
+        primary.set(synchronous_standby_names="")
+        wait_until(lambda: server.ask("STATS")["unknown_appends"] == 1 or not said_nothing(peer))
+        assert said_nothing(peer)
+        assert server.ask("HEALTH")["health"] == "degraded"
+        primary.set(synchronous_standby_names=names)
+        primary.wait_for_waiting(APPEND)
+        assert said_nothing(peer)
+        standby.thaw("walreceiver")
+        reply = peer.reply()
+        assert reply["status"] == "stored"
+        account.heard("one", reply)
+    verdict = account.verify(server)
+    assert server.stop() == 0
+    record_figures("standbys unnamed in the wait", **verdict.figures)
+
+
 def test_the_server_stops_while_a_batch_waits(
     cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
 ) -> None:

@@ -45,3 +45,11 @@ def test_what_is_no_url_is_refused_without_showing_it(url: str) -> None:
     with pytest.raises(StorageUnusable) as refused:
         Target(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://one:1,two:2/logs?host=one,two,three", "postgresql://one,two/logs?hostaddr=127.0.0.1"]
+)
+def test_lists_of_different_lengths_are_refused(url: str) -> None:
+    with pytest.raises(StorageUnusable, match="different lengths"):
+        Target(url)

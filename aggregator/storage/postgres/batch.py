@@ -13,6 +13,7 @@ from typing import Final
 
 from aggregator.event import KEY_BYTES, Events
 from aggregator.storage import block
+from aggregator.storage.engine import StorageFailed
 from aggregator.storage.postgres import arrays
 from aggregator.storage.postgres.topics import Topic
 
@@ -23,6 +24,9 @@ TYPES: Final = [
     arrays.INT4,
 ]
 """Of the parameters of ``append``."""
+
+UNKNOWN: Final = -1
+"""No generation of ``Topics``."""
 
 
 @dataclass(slots=True)
@@ -38,6 +42,10 @@ class Part:
     """The parameters of ``append``, but for the last."""
     token: bytes
     """The same however often the part is sent."""
+    topics: Mapping[str, int]
+    """The ids of its topics, by their names."""
+    generation: int
+    """Of ``Topics``, when these ids were right."""
     unknown: bool = False
     """Whether it was sent, and may be stored."""
 
@@ -61,8 +69,8 @@ class Batch:
         """Take more events."""
         self.events += events
 
-    def cut(self, topics: Mapping[str, Topic]) -> list[Part]:
-        """Cut it by lane, once: a part that is sent twice has to be the same."""
+    def cut(self, topics: Mapping[str, Topic], generation: int) -> list[Part]:
+        """Cut it by lane, once: a part that is sent twice has to be the same. ``generation`` is that of the topics."""
         if self.parts is None:
             lanes: dict[int, list[int]] = {}
             if len({topic.lane for topic in topics.values()}) == 1:
@@ -70,11 +78,21 @@ class Batch:
             else:
                 for place, name in enumerate(self.events.topics):
                     lanes.setdefault(topics[name].lane, []).append(place)
-            self.parts = [_part(self.events, topics, lane, places) for lane, places in sorted(lanes.items())]
+            self.parts = [_part(self.events, topics, generation, *each) for each in sorted(lanes.items())]
         return self.parts
 
+    def cut_again(self, part: Part, topics: Mapping[str, Topic]) -> None:
+        """Make a part of which nothing can be stored with the ids that its topics have now. Raises StorageFailed.
 
-def _part(events: Events, topics: Mapping[str, Topic], lane: int, places: list[int]) -> Part:
+        They are compared with the database's once more.
+        """
+        if any(topics[name].lane != part.lane for name in part.topics):
+            raise StorageFailed("topics of a batch were lost, and made again in another lane")
+        again = _part(self.events, topics, UNKNOWN, part.lane, part.places)
+        part.values, part.token, part.topics, part.generation = again.values, again.token, again.topics, UNKNOWN
+
+
+def _part(events: Events, topics: Mapping[str, Topic], generation: int, lane: int, places: Sequence[int]) -> Part:
     keys = [events.digests[place][:KEY_BYTES] for place in places]
     twins: dict[int, int] = {}
     if len(set(keys)) < len(keys):
@@ -105,4 +123,4 @@ def _part(events: Events, topics: Mapping[str, Topic], lane: int, places: list[i
         arrays.byteas([b"".join(json[one.first : one.first + len(one.ends)]) for one in blocks]),
         token,
     ]
-    return Part(lane, places, twins, values, token)
+    return Part(lane, places, twins, values, token, {name: ids[name] for name in dict.fromkeys(names)}, generation)

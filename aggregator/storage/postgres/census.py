@@ -58,6 +58,7 @@ class Census:
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """As ``Engine.topics``. A topic whose first event is still to be stored is left out."""
+        after = after.partition("\0")[0]  # no topic lies between, and PostgreSQL takes no NUL
         found: list[Topic] = []
         full = True
         while full and len(found) < limit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from aggregator.storage.engine import Cursor, StorageFailed
+from aggregator.storage.engine import Cursor, StorageBusy, StorageFailed
 from aggregator.storage.postgres.positions import Positions
 from aggregator.storage.postgres.query import Query
 
@@ -25,7 +25,13 @@ FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[]) AS n(n
 WHERE c.name = n.name AND c.claim = n.claim RETURNING c.name
 """
 
-_FORGET: Final = "DELETE FROM aggregator.cursors WHERE name = ANY(%s)"
+_CLAIMS: Final = "SELECT name, claim FROM aggregator.cursors WHERE name = ANY(%s)"
+
+# Not by the name alone: tried again, it would delete a cursor that was made meanwhile.
+_FORGET: Final = """
+DELETE FROM aggregator.cursors c USING unnest(%s::text[], %s::text[]) AS g(name, claim)
+WHERE c.name = g.name AND c.claim = g.claim
+"""
 
 
 class CursorTable:
@@ -34,6 +40,7 @@ class CursorTable:
     def __init__(self, query: Query, positions: Positions) -> None:
         self._query = query
         self._positions = positions
+        self._going: dict[str, str] = {}  # names that are being deleted, and their claims
 
     async def all(self) -> list[Cursor]:
         """As ``Engine.cursors``."""
@@ -42,7 +49,10 @@ class CursorTable:
     async def claim(self, cursor: Cursor, seen: str | None) -> Cursor | None:
         """As ``Engine.claim_cursor``."""
         row = (cursor.name, cursor.interest, str(cursor.acked), cursor.acked_at, cursor.claim, seen)
-        found = await self._query.write(_CLAIM, row)
+        try:
+            found = await self._query.write(_CLAIM, row)
+        except StorageBusy:  # if it was carried out, it is now once more
+            found = await self._query.write(_CLAIM, row)
         return self._cursor(*found[0]) if found else None
 
     async def save(self, changed: Sequence[Cursor], gone: Sequence[str]) -> Collection[str]:
@@ -52,8 +62,16 @@ class CursorTable:
             columns = [(one.name, one.interest, str(one.acked), one.acked_at, one.claim) for one in changed]
             saved = await self._query.write(_SAVE, [list(column) for column in zip(*columns, strict=True)])
         if gone:
-            await self._query.write(_FORGET, (list(gone),))
+            await self._forget(gone)
         return {one.name for one in changed} - {name for (name,) in saved}
+
+    async def _forget(self, gone: Sequence[str]) -> None:
+        """Delete cursors. What a failed call has begun to delete, the next one deletes, and no successor of it."""
+        self._going = {name: claim for name, claim in self._going.items() if name in gone}
+        if unseen := [name for name in gone if name not in self._going]:
+            self._going |= dict(await self._query.write(_CLAIMS, (unseen,)))
+        await self._query.write(_FORGET, (list(self._going), list(self._going.values())))
+        self._going.clear()
 
     def _cursor(self, name: str, interest: str, acked: str, acked_at: int, claim: str) -> Cursor:
         position = self._positions.parse(acked)

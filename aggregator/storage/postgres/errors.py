@@ -32,9 +32,12 @@ LINK_ERRORS: Final = (psycopg.Error, NotConnected, Unknown)
 
 
 def is_unknown(error: LinkError) -> bool:
-    """Whether what was sent may have been carried out. A server that ends a connection may have committed before."""
+    """Whether what was sent may have been carried out. A server that ends a connection may have committed before.
+
+    An error without an SQLSTATE is psycopg's own: it has refused to send something.
+    """
     if isinstance(error, psycopg.Error):
-        return error.sqlstate is None or error.sqlstate.startswith(("57P", "08"))
+        return error.sqlstate is not None and error.sqlstate.startswith(("57P", "08"))
     return isinstance(error, Unknown)
 
 
@@ -48,4 +51,4 @@ def storage_error(error: LinkError) -> StorageError:
         return StorageBusy(text)
     if state in FULL:
         return StorageFull(text)
-    return StorageFailed(f"{text} ({state})")
+    return StorageFailed(f"{text} ({state or type(error).__name__})")

@@ -1,6 +1,6 @@
 """One lane: batches one after the other, each until it is known what has become of it.
 
-What is unknown is told to nobody: the same part is sent again with the same token, for as long as it takes, and no
+What is unknown is told to nobody: the same part is sent again with the same token until its outcome is known, and no
 later batch overtakes it. Found again in a block with its token, it was stored by an earlier attempt; else its events
 are duplicates.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,16 +18,20 @@ from aggregator.storage.engine import StorageBusy, StorageError, StorageFailed, 
 from aggregator.storage.postgres import arrays, schema
 from aggregator.storage.postgres.batch import TYPES, Part
 from aggregator.storage.postgres.errors import LINK_ERRORS, is_unknown, storage_error
-from aggregator.storage.postgres.link import Link
+from aggregator.storage.postgres.link import RETRY_S, Connection, Link, Statement, execute
+from aggregator.storage.postgres.topics import Topics
 
 log = logging.getLogger("aggregator")
-
-RETRY_S: Final = 0.2
-"""Pause before a part is sent again."""
 
 _PARAMETERS: Final = ", ".join(f"${number}" for number in range(1, len(TYPES) + 1))
 _APPEND: Final = f"SELECT start, received_at, again, stored FROM {{lane}}.append({_PARAMETERS})"
 _HOLD: Final = "SELECT floor FROM {lane}.hold($1)"
+_DURABLE: Final = "SELECT {lane}.durable($1)"
+
+_TOPICS: Final = """
+SELECT count(*) FROM unnest(%s::text[], %s::int[]) AS p(name, id) JOIN aggregator.topics t ON t.name = p.name
+WHERE t.id = p.id AND t.lane = %s
+"""
 
 # Which of these numbers are in blocks of this token.
 _OURS: Final = """
@@ -47,10 +52,14 @@ class Stored:
     received_at: int
 
 
+class _TopicsLost(Exception):
+    """The primary does not have the topics of a part, because it was promoted before it had received them."""
+
+
 class Lane:
     """One lane of the store."""
 
-    def __init__(self, number: int, link: Link, standbys: int) -> None:
+    def __init__(self, number: int, link: Link, topics: Topics, standbys: int) -> None:
         self.number = number
         self.blocked: str | None = None
         """Why nothing may be appended at the moment."""
@@ -63,15 +72,27 @@ class Lane:
         self._hold = _HOLD.format(lane=name).encode()
         self._ours = _OURS.format(lane=name).encode()
         self._link = link
+        self._topics = topics
         self._standbys = struct.pack("!i", standbys)
+        # Whether the commit has waited for the standbys is known only afterwards.
+        durable = Statement(_DURABLE.format(lane=name).encode(), [self._standbys], [arrays.INT4])
+        self._confirmation = durable if standbys else None
         self._turn = asyncio.Lock()
 
-    async def append(self, part: Part) -> Stored:
-        """Store a part durably. Raises StorageFull or StorageFailed."""
+    async def append(self, part: Part, cut_again: Callable[[], Awaitable[None]]) -> Stored:
+        """Store a part durably. Raises StorageFull or StorageFailed.
+
+        ``cut_again`` gives the part new ids, if those of its topics are lost.
+        """
         async with self._turn:
             while True:
                 try:
                     stored = await self._try(part)
+                except _TopicsLost as error:
+                    if part.unknown:
+                        raise StorageFailed("topics of a batch were lost, and the batch may be stored") from error
+                    log.warning("lane %d: a failover has lost topics; they are made again", self.number)
+                    await cut_again()
                 except StorageFailed:
                     raise
                 except StorageFull:
@@ -89,7 +110,8 @@ class Lane:
         """Commit what changes nothing. Raises StorageFull, StorageBusy or StorageFailed."""
         async with self._turn:
             try:
-                await self._link.execute(self._hold, [self._standbys], [arrays.INT4])
+                hold = Statement(self._hold, [self._standbys], [arrays.INT4])
+                await self._link.run(lambda connection: execute(connection, hold, self._confirmation))
             except LINK_ERRORS as error:
                 raise storage_error(error) from error
             except StorageFailed:
@@ -100,14 +122,13 @@ class Lane:
 
     async def _try(self, part: Part) -> Stored:
         try:
-            row = await self._link.execute(self._append, [*part.values, self._standbys], TYPES)
+            row = await self._link.run(lambda connection: self._send(connection, part))
             start, received_at = (0 if value is None else int.from_bytes(value) for value in row[:2])
             again, known = arrays.read_int4s(row[2]), arrays.read_int8s(row[3])
             ours: set[int] = set()
             if part.unknown and again:
-                (found,) = await self._link.execute(
-                    self._ours, [row[3], part.token], [arrays.ARRAY_OF[arrays.INT8], arrays.UUID]
-                )
+                ask = Statement(self._ours, [row[3], part.token], [arrays.ARRAY_OF[arrays.INT8], arrays.UUID])
+                (found,) = await self._link.run(lambda connection: execute(connection, ask))
                 ours = set(arrays.read_int8s(found))
         except LINK_ERRORS as error:
             if is_unknown(error):
@@ -125,6 +146,16 @@ class Lane:
         elif ours:
             self.last = max(self.last, *ours)
         return Stored(numbers, frozenset(duplicates), received_at)
+
+    async def _send(self, connection: Connection, part: Part) -> list[bytes | None]:
+        if part.generation != (generation := self._topics.generation):  # the connection may be a new one
+            parameters = (list(part.topics), list(part.topics.values()), self.number)
+            count = await (await connection.execute(_TOPICS, parameters)).fetchone()
+            if count != (len(part.topics),):
+                raise _TopicsLost
+            part.generation = generation
+        append = Statement(self._append, [*part.values, self._standbys], TYPES)
+        return await execute(connection, append, self._confirmation)
 
     def _block(self, why: str) -> None:
         if self.blocked != why:

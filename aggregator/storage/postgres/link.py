@@ -6,6 +6,8 @@ Rules that hold here:
   commit. A deadline shuts the socket down instead: the server goes on, and the statement's outcome is unknown. Each
   statement runs in a task of its own, because psycopg would cancel it with the task that waits for it.
 - A success with a warning is no success: an administrator who cancels that wait causes one.
+- Nor is a success that a later statement does not confirm: whoever empties ``synchronous_standby_names`` ends all waits
+  without a warning.
 - After an error of the connection the next one begins with the next host: a primary that has lost its standbys, and the
   others of us, still calls itself one.
 
@@ -18,20 +20,22 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import generators
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import ExecStatus, Format, abc
 
-from aggregator.storage.engine import StorageError
 from aggregator.storage.postgres.target import Target
 
 DEADLINE_S: Final = 10.0
 """How long a statement may take before its connection is given up. As long as a host that has vanished is waited for,
 and twice as long as a batch waits for its lane."""
+
+RETRY_S: Final = 0.2
+"""Pause before something that has failed is tried again: a failover takes a second or a few."""
 
 CLOSE_S: Final = 1.0
 """How long a statement that is on its way may take when the store is closed."""
@@ -49,6 +53,14 @@ class Unknown(Exception):
     """What was sent may have been carried out."""
 
 
+class Statement(NamedTuple):
+    """A statement that returns one row, and its parameters. All is binary."""
+
+    text: bytes
+    values: Sequence[bytes | None]
+    types: Sequence[int]
+
+
 class Link:
     """One statement at a time, first come, first served. ``on_connect`` is called with each new connection."""
 
@@ -62,25 +74,11 @@ class Link:
         self._deadline: asyncio.TimerHandle | None = None
         self._closed = False
         self._warnings: list[str] = []
-
-    async def execute(self, statement: bytes, values: list[bytes | None], types: list[int]) -> list[bytes | None]:
-        """Carry out a statement that commits by itself; return its only row. All is binary.
-
-        Raises NotConnected, Unknown, and psycopg.Error for what the server has refused.
-        """
-
-        async def work(connection: Connection) -> list[bytes | None]:
-            formats = [Format.BINARY] * len(values)
-            connection.pgconn.send_query_params(statement, values, types, formats, Format.BINARY)
-            result = (await connection.wait(generators.execute(connection.pgconn)))[-1]
-            if result.status != ExecStatus.TUPLES_OK:
-                raise error_from_result(result)
-            return [result.get_value(0, column) for column in range(result.nfields)]
-
-        return await self.run(work)
+        self.outdated = False
+        """Whether the next statement needs a new connection. Whoever sets this knows of another server."""
 
     async def rows(self, statement: str, parameters: Any = None) -> list[Any]:
-        """The rows of a statement, in Python's types. Raises as ``execute`` does."""
+        """The rows of a statement, in Python's types. Raises as ``run`` does."""
 
         async def work(connection: Connection) -> list[Any]:
             cursor = await connection.execute(statement, parameters, binary=True)
@@ -89,7 +87,10 @@ class Link:
         return await self.run(work)
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do something with the connection. Raises as ``execute`` does."""
+        """Do something with the connection.
+
+        Raises NotConnected, Unknown, and psycopg.Error for what the server or psycopg has refused.
+        """
         await self._turn.acquire()
         running = asyncio.ensure_future(self._work(work))
         self._await_end()
@@ -117,7 +118,8 @@ class Link:
         try:
             done = await work(connection)
         except psycopg.Error as error:
-            if error.sqlstate is not None and not connection.closed:
+            broken = connection.closed or (error.sqlstate is None and isinstance(error, psycopg.OperationalError))
+            if not broken:  # a refusal; by psycopg if it has no SQLSTATE
                 raise
             await self._drop()
             if error.sqlstate is not None:  # the server's last word on this connection
@@ -130,6 +132,8 @@ class Link:
     async def _connected(self) -> Connection:
         if self._closed:
             raise NotConnected("the store is closed")
+        if self._connection is not None and self.outdated:
+            await self._drop()
         if self._connection is not None:
             return self._connection
         try:
@@ -141,19 +145,21 @@ class Link:
             raise NotConnected(_text(error)) from error
         connection.prepare_threshold = None  # a pool between us and the server may change its connections
         connection.add_notice_handler(self._note)
-        self._connection = connection
-        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
         try:
+            self._socket = socket.socket(fileno=os.dup(connection.fileno()))
             self._warnings.clear()
             await self._on_connect(connection)
             if self._warnings:
                 raise NotConnected(self._warnings[0])
-        except psycopg.Error as error:
+            if self._closed or self.outdated:
+                raise NotConnected("the store is closed" if self._closed else "another server has become the primary")
+        except BaseException as error:
+            await connection.close()
             await self._drop()
-            raise NotConnected(_text(error)) from error
-        except (StorageError, NotConnected):
-            await self._drop()
+            if isinstance(error, (psycopg.Error, OSError)):
+                raise NotConnected(_text(error)) from error
             raise
+        self._connection = connection
         return connection
 
     def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -180,13 +186,53 @@ class Link:
         async with self._turn:
             await self._drop()
 
-    async def close(self) -> None:
-        """Let go of the connection, whatever it is doing."""
+    async def close(self, wait_s: float = CLOSE_S) -> None:
+        """Let go of the connection, whatever it is doing. A statement that is on its way may take so long."""
         self._closed = True
         dropping = asyncio.ensure_future(self.drop())
-        if not (await asyncio.wait({dropping}, timeout=CLOSE_S))[0]:
+        if not (await asyncio.wait({dropping}, timeout=wait_s))[0]:
             self._shut_down()
             await asyncio.wait({dropping}, timeout=CLOSE_S)
+
+
+async def execute(
+    connection: Connection, statement: Statement, confirmation: Statement | None = None
+) -> list[bytes | None]:
+    """Carry out a statement that commits by itself; return its only row.
+
+    ``confirmation`` is sent together with it, carried out after its commit, and has to succeed. Raises Unknown if it
+    does not, and psycopg.Error.
+    """
+    pgconn = connection.pgconn
+    if confirmation is None:
+        _send(pgconn, statement)
+        return _row(await connection.wait(generators.execute(pgconn)))
+    pgconn.enter_pipeline_mode()
+    for each in (statement, confirmation):
+        _send(pgconn, each)
+        pgconn.pipeline_sync()  # each is a transaction of its own
+    results = [await connection.wait(generators.execute(pgconn))]
+    for _ in range(3):  # a sync, the other's, and a sync
+        results.append(await connection.wait(generators.fetch_many(pgconn)))
+    pgconn.exit_pipeline_mode()
+    row = _row(results[0])
+    try:
+        _row(results[2])
+    except psycopg.Error as error:
+        raise Unknown(_text(error)) from error
+    return row
+
+
+def _send(pgconn: abc.PGconn, statement: Statement) -> None:
+    formats = [Format.BINARY] * len(statement.values)
+    pgconn.send_query_params(statement.text, statement.values, statement.types, formats, Format.BINARY)
+
+
+def _row(results: Sequence[abc.PGresult]) -> list[bytes | None]:
+    result = results[-1]
+    if result.status != ExecStatus.TUPLES_OK:
+        raise error_from_result(result)
+    return [result.get_value(0, column) for column in range(result.nfields)]
 
 
 def _text(error: Exception) -> str:

@@ -14,8 +14,8 @@ from typing import Final
 
 from aggregator.storage.engine import StorageError
 from aggregator.storage.postgres.errors import LINK_ERRORS
-from aggregator.storage.postgres.link import Connection, Link
-from aggregator.storage.postgres.query import PAUSE_S, Query
+from aggregator.storage.postgres.link import RETRY_S, Connection, Link
+from aggregator.storage.postgres.query import Query
 
 LOOK_S: Final = 0.2
 """A look without a hint. An event is to be delivered within 250 ms of its ack on any server."""
@@ -70,14 +70,14 @@ class News:
                 if await self._link.run(_notified):
                     self._something_new.set()
             except (*LINK_ERRORS, StorageError):
-                await asyncio.sleep(PAUSE_S)
+                await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection at once: it nearly always waits for a hint."""
         for task in (self._listening, self._telling):
             if task:
                 task.cancel()
-        await self._link.close()
+        await self._link.close(wait_s=0)
 
 
 async def _notified(connection: Connection) -> bool:

@@ -9,12 +9,10 @@ from typing import Any, Final
 
 from aggregator.storage.engine import StorageBusy, StorageError, StorageUnreadable
 from aggregator.storage.postgres.errors import LINK_ERRORS, storage_error
-from aggregator.storage.postgres.link import Link
+from aggregator.storage.postgres.link import RETRY_S, Link
 
 READ_RETRY_S: Final = 10.0
-"""How long a read is tried again before its failure is told: a failover takes a second or a few."""
-
-PAUSE_S: Final = 0.2
+"""How long a read is tried again before its failure is told: longer than a failover takes."""
 
 
 class Query:
@@ -39,7 +37,7 @@ class Query:
                 why = error
             if not isinstance(why, StorageBusy) or time.monotonic() > give_up:
                 raise StorageUnreadable(f"cannot read: {why}") from why
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(RETRY_S)
 
     async def renew(self, background: bool) -> None:
         """Read through a new connection from now on."""

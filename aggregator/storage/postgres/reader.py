@@ -15,8 +15,9 @@ from typing import Any, Final
 from aggregator.event import KEY_BYTES, digest
 from aggregator.storage.engine import Position, Slice, StorageUnreadable, StoredEvent, Stretch, Wanted
 from aggregator.storage.postgres import rows
+from aggregator.storage.postgres.link import RETRY_S
 from aggregator.storage.postgres.positions import Positions
-from aggregator.storage.postgres.query import PAUSE_S, READ_RETRY_S, Query
+from aggregator.storage.postgres.query import READ_RETRY_S, Query
 from aggregator.storage.postgres.rows import Row
 from aggregator.storage.postgres.schema import lane_name
 from aggregator.storage.postgres.topics import Topic, Topics
@@ -113,7 +114,7 @@ class Reader:
             if time.monotonic() > give_up:
                 raise StorageUnreadable(f"cannot read: lane {lane} ends at {newest} here, and {until} was stored")
             await self._query.renew(background)
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(RETRY_S)
 
     async def _forwards(
         self,

@@ -18,7 +18,7 @@ import psycopg
 from aggregator.position import STRIDE
 from aggregator.storage.engine import StorageUnusable
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Goes up with each change to a table or a function."""
 
 Connection = psycopg.AsyncConnection[Any]
@@ -95,9 +95,8 @@ CREATE TABLE {lane}.counted (
 );
 INSERT INTO {lane}.counted VALUES (0, 0, 0);
 
--- Take the lane until the commit is on the standbys. The lock alone makes the commit wait for them.
-CREATE FUNCTION {lane}.hold(p_standbys int, OUT floor bigint) LANGUAGE plpgsql
-SET search_path = {lane} SET lock_timeout = '{lock_timeout_s}s' AS $$
+-- Raise an error unless a commit waits for the disk, and for so many standbys.
+CREATE FUNCTION {lane}.durable(p_standbys int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE names text := current_setting('synchronous_standby_names'); standbys int;
 BEGIN
     standbys := CASE WHEN names = '' THEN 0
@@ -112,6 +111,13 @@ BEGIN
             current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'),
             names, p_standbys);
     END IF;
+END $$;
+
+-- Take the lane until the commit is on the standbys. The lock alone makes the commit wait for them.
+CREATE FUNCTION {lane}.hold(p_standbys int, OUT floor bigint) LANGUAGE plpgsql
+SET search_path = {lane} SET lock_timeout = '{lock_timeout_s}s' AS $$
+BEGIN
+    PERFORM durable(p_standbys);
     SELECT l.floor INTO STRICT floor FROM lane l FOR UPDATE;
 END $$;
 
@@ -213,6 +219,12 @@ WHERE n.nspname = 'aggregator' AND c.relname = 'store'
 def lane_name(lane: int) -> str:
     """The schema of a lane."""
     return f"lane_{lane}"
+
+
+async def hold(connection: Connection, lane: int, standbys: int) -> None:
+    """Commit what changes nothing, and see whether the commit has waited for the standbys. Raises psycopg.Error."""
+    for function in ("hold", "durable"):
+        await connection.execute(f"SELECT {lane_name(lane)}.{function}(%s)", (standbys,))
 
 
 class Store:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, Self, TypeVar
+
+import psycopg
 
 from aggregator.metric import Kind, Metric
 from aggregator.storage.engine import (
@@ -16,7 +18,6 @@ from aggregator.storage.engine import (
     StorageBusy,
     StorageError,
     StorageFailed,
-    StorageUnreadable,
     StorageUnusable,
     StoredEvent,
     Topic,
@@ -27,8 +28,8 @@ from aggregator.storage.postgres.batch import Batch, Part
 from aggregator.storage.postgres.census import Census
 from aggregator.storage.postgres.cursors import CursorTable
 from aggregator.storage.postgres.errors import LINK_ERRORS, storage_error
-from aggregator.storage.postgres.lane import RETRY_S, Lane, Stored
-from aggregator.storage.postgres.link import Connection, Link
+from aggregator.storage.postgres.lane import Lane, Stored
+from aggregator.storage.postgres.link import RETRY_S, Connection, Link, NotConnected
 from aggregator.storage.postgres.news import News, listen
 from aggregator.storage.postgres.positions import Positions
 from aggregator.storage.postgres.query import Query
@@ -40,9 +41,14 @@ from aggregator.storage.postgres.topics import Topics
 log = logging.getLogger("aggregator")
 
 T = TypeVar("T")
+Prepare = Callable[[Connection], Awaitable[None]]
 
 MIN_VERSION: Final = 150_000
 """PostgreSQL 15: older ones were not tried."""
+
+_PRIMARY: Final = """
+SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
+"""
 
 _LANES: Final = "SELECT lanes FROM aggregator.store"
 
@@ -69,12 +75,14 @@ class Store:
         self._target = target
         self._standbys = standbys
         self._positions = Positions(found.stride, 0)
+        self._links: list[Link] = []
+        self._primary: tuple[int, str] | None = None
         self._query = Query(self._new_link)
         self._topics = Topics(self._query, 0)
         self._reader = Reader(self._query, self._topics, self._positions)
         self._census = Census(self._query, self._positions)
         self._cursors = CursorTable(self._query, self._positions)
-        self._news = News(self._query, lambda: Link(target, listen))
+        self._news = News(self._query, lambda: self._new_link(False, listen))
         self._lanes: list[Lane] = []
         self._heads: list[int] = []
         self._order = asyncio.Lock()  # in which batches come to their lanes
@@ -106,29 +114,51 @@ class Store:
             raise
         return store
 
-    def _new_link(self, proves: bool) -> Link:
-        return Link(self._target, lambda connection: self._check(connection, proves))
+    def _new_link(self, proves: bool, prepare: Prepare | None = None) -> Link:
+        async def on_connect(connection: Connection) -> None:
+            await self._check(connection, link)
+            if proves:
+                await self._prove(connection)
+            if prepare:
+                await prepare(connection)
 
-    async def _check(self, connection: Connection, proves: bool) -> None:
-        """Whether a new connection leads to our store, and, by a commit, that what it sees has been replicated."""
-        self._topics.forget()  # of what another primary has shown, an administrator may have ended the replication
+        link = Link(self._target, on_connect)
+        self._links.append(link)
+        return link
+
+    async def _check(self, connection: Connection, link: Link) -> None:
+        """Whether a new connection leads to our store, on the newest primary that is known.
+
+        A primary that is cut off from its standbys goes on answering what is read. So whoever finds a newer one tells
+        all others, and nobody goes back.
+        """
         row = await (await connection.execute("SELECT name FROM aggregator.store")).fetchone()
         if row != (self.store_id,):
             raise StorageFailed("the database is another store by now")
-        if proves:
-            for lane in range(len(self._lanes)):
-                await connection.execute(f"SELECT {schema.lane_name(lane)}.hold(%s)", (self._standbys,))
+        found, known = await _primary(connection), self._primary
+        if found and known and found[0] == known[0] and found[1] < known[1]:
+            raise NotConnected("the server was the primary once")
+        if found and found != known:
+            self._primary = found
+            for other in self._links if known else ():
+                other.outdated = True
+        link.outdated = False
+        self._topics.forget()  # of what another primary has shown, an administrator may have ended the replication
+
+    async def _prove(self, connection: Connection) -> None:
+        """Commit, which proves that all that the connection sees has been replicated."""
+        for lane in range(len(self._lanes)):
+            await schema.hold(connection, lane, self._standbys)
 
     def _use_lanes(self, count: int) -> None:
         for number in range(len(self._lanes), count):
-            self._lanes.append(Lane(number, self._new_link(False), self._standbys))
+            self._lanes.append(Lane(number, self._new_link(False), self._topics, self._standbys))
             self._heads.append(0)
         self._positions.lanes = self._topics.lanes = len(self._lanes)
 
     async def close(self) -> None:
         """As ``Engine.close``."""
-        await self._news.close()
-        await asyncio.gather(self._query.close(), *(lane.close() for lane in self._lanes))
+        await asyncio.gather(self._news.close(), self._query.close(), *(lane.close() for lane in self._lanes))
 
     # --- storing
 
@@ -138,18 +168,22 @@ class Store:
 
     async def prepare(self, batch: Batch) -> None:
         """Cut a full batch by lane, and make its arrays. If topics cannot be found now, ``append`` does it."""
+        generation = self._topics.generation
         try:
-            batch.cut(await self._topics.made(list(dict.fromkeys(batch.events.topics))))
+            batch.cut(await self._topics.made(list(dict.fromkeys(batch.events.topics))), generation)
         except StorageError:
             return
 
     async def append(self, batch: Batch) -> Commit:
         """As ``Engine.append``: it waits until it is known what has become of every part. Raises no StorageBusy."""
         async with self._order:
-            parts = batch.parts if batch.parts is not None else batch.cut(await self._topics_of(batch))
+            generation = self._topics.generation
+            parts = batch.parts
+            if parts is None:
+                parts = batch.cut(await self._topics_of(batch.events.topics), generation)
             if max(part.lane for part in parts) >= len(self._lanes):
                 await self._until_done(self._look_at_lanes)
-            appending = [asyncio.create_task(self._lanes[part.lane].append(part)) for part in parts]
+            appending = [asyncio.create_task(self._append_part(batch, part)) for part in parts]
         results = await asyncio.gather(*appending, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         for kind in (StorageFailed, BaseException):
@@ -162,19 +196,25 @@ class Store:
         self._news.tell()
         return self._commit(len(batch), parts, stored)
 
-    async def _topics_of(self, batch: Batch) -> dict[str, KnownTopic]:
-        """The topics of a batch, which are made where they are missing."""
-        names = list(dict.fromkeys(batch.events.topics))
+    async def _append_part(self, batch: Batch, part: Part) -> Stored:
+        async def cut_again() -> None:
+            batch.cut_again(part, await self._topics_of(part.topics))
+
+        return await self._lanes[part.lane].append(part, cut_again)
+
+    async def _topics_of(self, all_names: Iterable[str]) -> dict[str, KnownTopic]:
+        """The topics of these names; those that are missing are made."""
+        names = list(dict.fromkeys(all_names))
         if (known := self._topics.known(names)) is not None:
             return known
         return await self._until_done(lambda: self._topics.made(names))
 
     async def _until_done(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what a batch needs before it is sent, for as long as it takes. Raises StorageFull or StorageFailed."""
+        """Do what a batch needs before it is sent, again and again. Raises StorageFull or StorageFailed."""
         while True:
             try:
                 done = await work()
-            except (StorageBusy, StorageUnreadable) as error:
+            except StorageBusy as error:
                 if self._held_up != str(error):
                     log.error("events are not being stored: %s", error)
                 self._held_up = str(error)
@@ -283,19 +323,27 @@ class Store:
         """As ``Engine.later``."""
         return self._positions.later(one, other)
 
+    async def _on_one_primary(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Read once more what was read while a connection was made: the topics may be of the primary before."""
+        while True:
+            generation = self._topics.generation
+            found = await read()
+            if generation == self._topics.generation:
+                return found
+
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
         """As ``Engine.event``."""
-        return await self._reader.event(topic, event_id)
+        return await self._on_one_primary(lambda: self._reader.event(topic, event_id))
 
     async def read(
         self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1
     ) -> Slice:
         """As ``Engine.read``."""
-        return await self._reader.read(wanted, after, until, background, slices)
+        return await self._on_one_primary(lambda: self._reader.read(wanted, after, until, background, slices))
 
     async def read_back(self, wanted: Wanted, before: Position) -> Slice:
         """As ``Engine.read_back``."""
-        return await self._reader.read_back(wanted, before)
+        return await self._on_one_primary(lambda: self._reader.read_back(wanted, before))
 
     async def seek(self, received_at: int) -> Position:
         """As ``Engine.seek``."""
@@ -358,5 +406,17 @@ async def _prepare(connection: Connection, lanes: int | None, standbys: int) -> 
             f"the database has the encoding {encoding}: UTF8 is needed, because topics may be any text"
         )
     found = await schema.prepare(connection, lanes)
-    await connection.execute(f"SELECT {schema.lane_name(0)}.hold(%s)", (standbys,))
+    await schema.hold(connection, 0, standbys)
     return found, connection.info.parameter_status("server_version") or str(version)
+
+
+async def _primary(connection: Connection) -> tuple[int, str] | None:
+    """Which primary this is: the cluster, and its timeline, which rises with each promotion. None: we may not ask.
+
+    Not by ``pg_control_checkpoint``, which shows the old timeline until the new primary has made a checkpoint.
+    """
+    try:
+        cursor = await connection.execute(_PRIMARY)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.FeatureNotSupported):
+        return None
+    return await cursor.fetchone()

@@ -29,16 +29,20 @@ _LISTS: Final = ("host", "hostaddr", "port")
 
 
 class Target:
-    """Where to connect. Raises StorageUnusable if the URL is none."""
+    """Where to connect. Raises StorageUnusable for what is no URL."""
 
     def __init__(self, url: str) -> None:
         try:
             given = conninfo.conninfo_to_dict(url)
         except psycopg.Error:
             # libpq's text quotes the URL, and with it the password.
-            raise StorageUnusable("the URL of --db is none that PostgreSQL's client library understands") from None
+            raise StorageUnusable("PostgreSQL's client library does not understand the URL of --db") from None
         self._parameters = DEFAULTS | given
-        self._hosts = max((len(str(given[name]).split(",")) for name in _LISTS if name in given), default=1)
+        lengths = {name: len(str(given[name]).split(",")) for name in _LISTS if name in given}
+        self._hosts = max(lengths.values(), default=1)
+        if any(length != self._hosts for name, length in lengths.items() if (name, length) != ("port", 1)):
+            counts = ", ".join(f"{length} of {name}" for name, length in lengths.items())
+            raise StorageUnusable(f"the lists in the URL of --db have different lengths: {counts}")
         self.database = str(given.get("dbname", given.get("user", "")))
 
     def parameters(self, turn: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 from weakref import WeakKeyDictionary
 
-from aggregator.storage.engine import Wanted
+from aggregator.storage.engine import StorageBusy, Wanted
 from aggregator.storage.postgres import schema
 from aggregator.storage.postgres.query import Query
 
@@ -49,11 +49,16 @@ class _Plan:
 
 
 class Topics:
-    """The topics of one database, as far as they are known here. They never change, so what is known stays right."""
+    """The topics of one database, as far as they are known here. They never change, so what is known stays right.
+
+    That is so on one primary. If a failover has lost topics, the next primary may give their ids to others.
+    """
 
     def __init__(self, query: Query, lanes: int) -> None:
         self._query = query
         self.lanes = lanes
+        self.generation = 0
+        """How often all was forgotten: what was found out before may be of another primary."""
         self._by_name: dict[str, Topic] = {}
         self._by_id: dict[int, Topic] = {}
         self._plans: WeakKeyDictionary[Wanted, _Plan] = WeakKeyDictionary()
@@ -67,22 +72,33 @@ class Topics:
             return None
 
     async def made(self, names: Sequence[str]) -> dict[str, Topic]:
-        """The topics of these names, which are made where they are missing. Raises as ``Query`` does.
+        """The topics of these names; those that are missing are made. Raises as ``Query.write`` does.
 
         The lane comes from the name, so it does not depend on the order in which names come.
         """
-        found = {topic.name: topic for topic in await self.find(names)}
+        found = {name: self._by_name[name] for name in names if name in self._by_name}
         if missing := [name for name in names if name not in found]:
+            found |= await self._read_where_written(missing)
+        if missing := [name for name in missing if name not in found]:
             lanes = [zlib.crc32(name.encode()) % self.lanes for name in missing]
             await self._query.write(_MAKE, (missing, lanes))
-            found |= {topic.name: topic for topic in await self.find(missing)}
+            found |= await self._read_where_written(missing)
+        if len(found) < len(names):
+            raise StorageBusy("topics are missing that were made on another primary")
         return found
 
+    async def _read_where_written(self, names: Sequence[str]) -> dict[str, Topic]:
+        """The topics of these names, from the server that makes them: another one may be the primary of the past."""
+        generation = self.generation
+        rows = await self._query.write(_BY_NAME, (names,))
+        return {topic.name: topic for topic in self._learn(rows, generation)}
+
     async def find(self, names: Collection[str]) -> list[Topic]:
-        """The topics of these names that there are."""
+        """The topics of these names that there are. A name with a NUL is no topic's, and PostgreSQL refuses it."""
         found = [self._by_name[name] for name in names if name in self._by_name]
-        if missing := [name for name in names if name not in self._by_name]:
-            found += self._learn(await self._query.read(_BY_NAME, (missing,)))
+        if missing := [name for name in names if name not in self._by_name and "\0" not in name]:
+            generation = self.generation
+            found += self._learn(await self._query.read(_BY_NAME, (missing,)), generation)
         return found
 
     async def names(self, ids: Iterable[int]) -> dict[int, str]:
@@ -90,7 +106,9 @@ class Topics:
         wanted = set(ids)
         found = {id: self._by_id[id].name for id in wanted if id in self._by_id}
         if missing := wanted - found.keys():
-            found |= {topic.id: topic.name for topic in self._learn(await self._query.read(_BY_ID, (list(missing),)))}
+            generation = self.generation
+            rows = await self._query.read(_BY_ID, (list(missing),))
+            found |= {topic.id: topic.name for topic in self._learn(rows, generation)}
         return found
 
     async def listed(self, wanted: Wanted) -> list[Topic] | None:
@@ -110,16 +128,20 @@ class Topics:
         return plan.found if len(plan.found) <= MAX_LISTED else None
 
     def forget(self) -> None:
-        """Look for all of them again: another server is the primary now."""
+        """Look for all of them again: another server may be the primary now."""
+        self.generation += 1
         self._by_name.clear()
         self._by_id.clear()
         self._plans.clear()
 
-    def _learn(self, rows: Iterable[Sequence[Any]]) -> list[Topic]:
+    def _learn(self, rows: Iterable[Sequence[Any]], generation: int) -> list[Topic]:
+        """Rows as topics. They are remembered, unless all was forgotten since they were asked for."""
+        learned = list(itertools.starmap(Topic, rows))
+        if generation != self.generation:
+            return learned
         if len(self._by_name) > KEPT:
             self._by_name.clear()
             self._by_id.clear()
-        learned = list(itertools.starmap(Topic, rows))
         self._by_name |= {topic.name: topic for topic in learned}
         self._by_id |= {topic.id: topic for topic in learned}
         return learned
