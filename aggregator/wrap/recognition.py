@@ -88,7 +88,7 @@ class Recognition:
         if found is None:
             found = self._framing(window, ended) or (Framing.LINES if ended else None)
         if isinstance(found, Framing):
-            first_line = bytes(window[:HEAD_BYTES]).partition(b"\n")[0]
+            first_line = _END.split(window[:HEAD_BYTES], maxsplit=1)[0]  # what has decided, and nothing behind it
             if _HTTP.fullmatch(first_line):
                 return Foreign.HTTP
             if PROXY_V1.match(first_line):

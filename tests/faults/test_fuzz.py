@@ -17,7 +17,10 @@ from tests.harness.mutated_lines import SEEDS
 from tests.harness.record import RecordFigures
 from tests.harness.sizes import FUZZ_S
 
-FOUND_ON_THE_WRAP_PORT: list[bytes] = []
+FOUND_ON_THE_WRAP_PORT = [
+    b"\x07\x40\x01\xffPINGGET /\0 HTTP/1.1\n",  # HTTP, or texts that NUL ends, by where it was cut
+    b"\x07\x40\x01\xffPINGGET /__LOG4JS__ HTTP/1.1\n",
+]
 
 FOUND = [
     b"\x0a" + b"\0\0\0PROXY TCP4you\n",  # another protocol, or none, by where it was cut
