@@ -18,8 +18,8 @@ from tests.harness.record import RecordFigures
 from tests.harness.sizes import FUZZ_S
 
 FOUND_ON_THE_WRAP_PORT = [
-    b"\x07\x40\x01\xffPINGGET /\0 HTTP/1.1\n",  # HTTP, or texts that NUL ends, by where it was cut
-    b"\x07\x40\x01\xffPINGGET /__LOG4JS__ HTTP/1.1\n",
+    b"\x07\x40\x01\xffPINGGET /" + bytes(83) + b" HTTP/1.1\n",  # HTTP, or texts that NUL ends, by where it was cut
+    b"\x07\x40\x01\xffPINGGET /" + 9 * b"__LOG4JS__" + b" HTTP/1.1\n",
 ]
 
 FOUND = [
