@@ -221,6 +221,8 @@ def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
     command = python(library, server, count, 0.1) if is_python else node(library, server, count, 100)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
         wait_until(lambda: len(server.listed("app")) >= 10, ARRIVES_S)
+        if is_python:  # it sends up to 50 lines in one go, and then none for seconds
+            wait_until(_nothing_comes(server), ARRIVES_S)
         server.signal(ended)
         server.wait()
         server.restart()
@@ -228,6 +230,19 @@ def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
     in_flight = 2
     wait_until(lambda: len(server.listed("app")) >= count - in_flight, ARRIVES_S)
     assert len(server.listed("app")) <= count
+
+
+def _nothing_comes(server: ServerProcess) -> Callable[[], bool]:
+    """Whether half a second has passed since something arrived."""
+    seen, since = 0, time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal seen, since
+        if (count := len(server.listed("app"))) != seen:
+            seen, since = count, time.monotonic()
+        return time.monotonic() - since > 0.5
+
+    return is_quiet
 
 
 RESTARTED: Final = {"winston-logstash-default": 0, "log4js": 0, "pino-reconnect": 60, "rsyslog": 0}
