@@ -224,8 +224,8 @@ class Store:
         return ()
 
     async def claim_cursor(self, cursor: Cursor, seen: str | None) -> Cursor | None:
-        """As ``Engine.claim_cursor``: nobody else could claim it."""
-        raise NotImplementedError
+        """As ``Engine.claim_cursor``."""
+        raise AssertionError("a file has one server, so nobody else could claim a name")
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
         """As ``Engine.topics``."""
