@@ -109,6 +109,7 @@ Server: one process.
 - ``server.sockets``             a host and a port, or a path, as bound sockets
 - ``server.port``                the kinds of port
 - ``server.activation``          listening sockets from outside
+- ``server.binding``             which sockets the ports get, and which may be served
 - ``server.tls``                 TLS between a transport and a client's protocol
 - ``server.tls_turns``           when work that strangers ask for gets its turns
 - ``server.tls_handshake``       a client until its handshake is over

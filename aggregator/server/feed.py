@@ -78,7 +78,7 @@ class Feed:
         self._something_behind = asyncio.Event()
         self._waiting: dict[asyncio.Event, Interest] = {}
         self._following = asyncio.Lock()  # the store: one step at a time
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None  # kept, because the loop itself keeps no task alive
         self._next_look: asyncio.Task[None] | None = None  # has not begun
         self._published_at = 0.0
         self._worked_s = 0.0  # so long it has made and written lines since its last pause

@@ -15,9 +15,8 @@ from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
 from aggregator import __version__, regular_file, storage
-from aggregator.access.rules import Rules
 from aggregator.config import Anonymous, Config
-from aggregator.server import activation, signals, sockets
+from aggregator.server import activation, binding, signals, sockets
 from aggregator.server.admission import Admission
 from aggregator.server.consumer import Consumer
 from aggregator.server.cursors import Cursors
@@ -138,7 +137,7 @@ class Server:
 
     def _say_ready(self) -> None:
         bound = self._bound
-        open_to_others = [name for port in bound for name in _reachable(bound[port])]
+        open_to_others = [name for port in bound for name in binding.reachable(bound[port])]
         if open_to_others and self._state.config.anonymous is Anonymous.ALL:
             log.warning(
                 "no authentication: whoever reaches %s can write events and read them", " or ".join(open_to_others)
@@ -241,13 +240,14 @@ async def serve(config: Config) -> End:
     try:
         # 1. Read what is in files, and bind: so whatever is wrong with them is found before there is a database.
         forward_key = await _unless_stopped(stop, _read(config, files, FORWARD in ports), "reading files")
-        bound = await _unless_stopped(stop, _bind(config, inherited), f"looking for {config.host}")
+        bound = await _unless_stopped(stop, binding.bind(config, inherited), f"looking for {config.host}")
         # 2. Open the store, prove it, and serve.
         try:
-            _refuse_open_ports(bound, files.identities.rules, forward_key)
+            if why_not := binding.why_not_open(bound, files.identities.rules, forward_key):
+                raise CannotStart(why_not)
             return await _serve(config, bound, files, forward_key, stop, reload)
         finally:
-            _remove_files(bound)
+            binding.remove_files(bound)
     except _Stopped as early:
         log.info("stopped while %s", early)
         return End.EARLY
@@ -299,50 +299,9 @@ async def _read(config: Config, files: Files, forwards: bool) -> bytes | None:
 
 def _inherited() -> dict[Port, Bound]:
     try:
-        found = activation.inherited(PORTS, os.environ)
+        return binding.inherited(os.environ)
     except activation.BadSocket as error:
         raise CannotStart(str(error)) from error
-    return {port: Bound(passed_in, lives_on=True) for port, passed_in in found.items()}
-
-
-async def _bind(config: Config, inherited: Mapping[Port, Bound]) -> dict[Port, Bound]:
-    """The sockets of every port that there is to be; what was passed in is not bound again."""
-    bound: dict[Port, Bound] = {}
-    try:
-        for port in PORTS:
-            if port in inherited:
-                bound[port] = inherited[port]
-            elif (number := port.number(config)) is not None:
-                bound[port] = Bound(await sockets.bind(port, port.host(config), number))
-            elif path := port.path(config):
-                bound[port] = sockets.bind_path(port, path, int(config.socket_mode, 8))
-    except BaseException:
-        _remove_files(bound)
-        raise
-    return bound
-
-
-def _remove_files(bound: Mapping[Port, Bound]) -> None:
-    for one in bound.values():
-        if one.file:
-            one.file.remove()
-
-
-def _refuse_open_ports(bound: Mapping[Port, Bound], rules: Rules, forward_key: bytes | None) -> None:
-    """Raise CannotStart for a port that would let anybody in from other machines, if nobody has said that it may."""
-    if rules.anonymous is Anonymous.ALL or rules.has_addresses:
-        return
-    asks_nobody = [port for port in bound if not port.tls and not (port is FORWARD and forward_key)]
-    if names := " and ".join(name for port in asks_nobody for name in _reachable(bound[port])):
-        what = "would let anybody in"
-        if rules.anonymous is Anonymous.NONE:
-            what = "would let nobody in, because tokens are not taken there"
-        raise CannotStart(f"{names} {what}: set --tls-port, rules in --identities, or --anonymous all")
-
-
-def _reachable(bound: Bound) -> list[str]:
-    """The addresses of a port that other machines can reach, and where all that is sent can be read on the way."""
-    return [sockets.name(one) for one in bound.sockets if sockets.is_reachable(one)]
 
 
 def _forward_key(config: Config) -> bytes | None:
