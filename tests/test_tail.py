@@ -177,6 +177,7 @@ def test_it_follows_over_restarts_and_crashes(server: ServerProcess, start: Star
     for number, end in enumerate([ServerProcess.stop, ServerProcess.kill, ServerProcess.kill]):
         fill(server, 500, f"e{number}")
         total += 500
+        following.wait_for(total)  # it is there when its server ends
         end(server)
         server.restart()
     fill(server, 1, "last")
