@@ -18,6 +18,7 @@ from aggregator.config import Config
 from aggregator.event import Event
 from aggregator.server import reading
 from aggregator.server.feed import Feed
+from aggregator.server.follower import Follower
 from aggregator.server.intake import Intake
 from aggregator.wire import replies
 from tests.harness import changes
@@ -271,7 +272,8 @@ async def test_what_comes_while_it_is_looked_for_is_not_waited_for() -> None:
     """R16: a commit between the last look and the waiting."""
     engine = ListEngine()
     feed = Feed(engine, Intake(1000, 1 << 20))  # type: ignore[arg-type]
-    state: Any = SimpleNamespace(engine=engine, feed=feed, config=Config())
+    follower = Follower(engine, feed)  # type: ignore[arg-type]
+    state: Any = SimpleNamespace(engine=engine, feed=feed, follower=follower, config=Config())
     asker: Any = SimpleNamespace(identity=ANONYMOUS)
 
     def publish(topic: str) -> None:

@@ -17,6 +17,7 @@ from aggregator.event import Event
 from aggregator.server import feed as feed_module
 from aggregator.server import live, pieces
 from aggregator.server.feed import Feed
+from aggregator.server.follower import Follower
 from aggregator.server.intake import Intake
 from aggregator.server.subscription import Subscription
 from aggregator.storage.engine import Slice, StorageUnreadable
@@ -65,6 +66,7 @@ class Scene:
     def __init__(self, shared: bool = False) -> None:
         self.engine = ListEngine(shared=shared)
         self.feed = Feed(self.engine, Intake(1000, 1 << 20))  # type: ignore[arg-type]
+        self.follower = Follower(self.engine, self.feed)  # type: ignore[arg-type]
         self.readers: list[Reader] = []
         self.receivers: list[ListReceiver] = []
         self.unpublished: list[Any] = []
@@ -85,7 +87,7 @@ class Scene:
     def publish(self) -> None:
         if self.unpublished:
             parts, commit, head = self.unpublished.pop(0)
-            self.feed.committed(parts, commit, head)
+            self.follower.committed(parts, commit, head)
             self.engine.told.set()
 
     def subscribe(
@@ -549,7 +551,7 @@ def test_a_reader_that_is_ahead_waits_for_the_head() -> None:
 async def test_who_comes_during_a_look_shares_the_next() -> None:
     """And what it raises. Whoever goes away takes it from nobody."""
     engine = ListEngine(shared=True)
-    feed = Feed(engine, Intake(1000, 1 << 20))  # type: ignore[arg-type]
+    follower = Follower(engine, Feed(engine, Intake(1000, 1 << 20)))  # type: ignore[arg-type]
     looks: list[asyncio.Future[None]] = []
 
     async def look() -> None:
@@ -557,9 +559,9 @@ async def test_who_comes_during_a_look_shares_the_next() -> None:
         await looks[-1]
 
     engine.look = look  # type: ignore[method-assign]
-    first = asyncio.create_task(feed.refresh())
+    first = asyncio.create_task(follower.refresh())
     await turns(5)
-    others = [asyncio.create_task(feed.refresh()) for _ in range(5)]
+    others = [asyncio.create_task(follower.refresh()) for _ in range(5)]
     await turns(5)
     others[0].cancel()
     await turns(5)

@@ -13,6 +13,7 @@ from aggregator.config import Config
 from aggregator.server import commands
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
+from aggregator.server.follower import Follower
 from aggregator.server.intake import Intake
 from aggregator.server.state import State
 from aggregator.wire import Code, Status
@@ -88,7 +89,9 @@ async def test_the_table_of_stats_is_what_the_program_declares(tmp_path: Path) -
     head, _, *rows = table.splitlines()
     async with opened("sqlite", tmp_path) as engine:
         intake = Intake(1, 1)
-        state = State(Config(), engine, intake, Feed(engine, intake), Cursors(engine, lambda _: None, lambda *_: None))
+        feed = Feed(engine, intake)
+        cursors = Cursors(engine, lambda _: None, lambda *_: None)
+        state = State(Config(), engine, intake, feed, Follower(engine, feed), cursors)
         declared = list(commands.metrics(state))
 
     assert head == "| name | meaning |"

@@ -38,8 +38,9 @@ def crowded() -> Any:
     async def refresh() -> None:
         """No other server stores here."""
 
-    feed = SimpleNamespace(head=0, subscriptions=readers, state=lambda _: "live", refresh=refresh)
-    return SimpleNamespace(cursors=cursors, engine=engine, feed=feed)
+    feed = SimpleNamespace(head=0, subscriptions=readers, state=lambda _: "live")
+    follower = SimpleNamespace(refresh=refresh)
+    return SimpleNamespace(cursors=cursors, engine=engine, feed=feed, follower=follower)
 
 
 @pytest.mark.parametrize("command", [reading.cursors, reading.subscribers])

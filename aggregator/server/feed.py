@@ -7,9 +7,6 @@ not read leaves the live ones, keeps its position, and reads from the store when
 The hand-over rule: the head moves in the step that publishes a commit, after the commit. A read never goes past the
 head that it saw. A subscriber whose read has brought it to the head joins the live ones in that same step, without an
 await. A commit is written only to those whose position is where the commit begins.
-
-Of an engine that servers share, what is published are not this server's commits: the feed follows the store, and
-publishes what it reads there.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from aggregator.server.pieces import Piece
 from aggregator.server.subscription import Subscription
 from aggregator.storage.engine import AnyEngine, Commit, Position, StorageUnreadable
 from aggregator.wire import Failure, replies
-from aggregator.wire.interest import Interest, interest_in
+from aggregator.wire.interest import Interest
 
 log = logging.getLogger("aggregator")
 
@@ -56,9 +53,6 @@ then, and a reader must gain on the load."""
 TICK_S: Final = 1.0
 """How often heartbeats are looked at."""
 
-EVERYTHING: Final = interest_in(("*",))
-NOTHING: Final = Commit((), {}, 0)
-
 RATE_WINDOW_S: Final = 10.0
 """Deliveries a second are a mean over this time."""
 
@@ -77,9 +71,6 @@ class Feed:
         self._parked: dict[Subscription, None] = {}  # there is nothing to read for them before the head moves
         self._something_behind = asyncio.Event()
         self._waiting: dict[asyncio.Event, Interest] = {}
-        self._following = asyncio.Lock()  # the store: one step at a time
-        self._looking: asyncio.Task[None] | None = None  # kept, because the loop itself keeps no task alive
-        self._next_look: asyncio.Task[None] | None = None  # has not begun
         self._published_at = 0.0
         self._worked_s = 0.0  # so long it has made and written lines since its last pause
         self._fell_behind = 0
@@ -94,16 +85,13 @@ class Feed:
     def start(self) -> None:
         """Begin to deliver. Call it once, in the event loop."""
         self._tasks = [asyncio.create_task(self._catch_up()), asyncio.create_task(self._tick())]
-        if self._engine.shared:
-            self._tasks.append(asyncio.create_task(self._follow()))
 
     def stop(self, failure: Failure) -> None:
         """End every subscription, and take no other; ``failure`` says why."""
         self.stopped = True
         for subscription in list(self._all):
             self.fail(subscription, failure)
-        for woken in self._waiting:
-            woken.set()
+        self._wake_all()
         for task in self._tasks:
             task.cancel()
 
@@ -201,13 +189,13 @@ class Feed:
 
     # --- live
 
-    def committed(self, parts: Sequence[Events], commit: Commit, after: Position) -> None:
-        """Deliver what this server has committed: events, in the parts in which they came, and the position behind."""
-        if not self._engine.shared:
-            self.publish(parts, commit, after)
+    @property
+    def needs_events(self) -> bool:
+        """Whether somebody at the head is to be told what the next commit holds."""
+        return bool(len(self._live) or self._waiting)
 
     def publish(self, parts: Sequence[Events], commit: Commit, after: Position) -> None:
-        """Deliver a commit."""
+        """Deliver a commit: its events, in the parts in which they came. The head moves to ``after``."""
         before, self.head = self.head, after
         self._published_at = time.monotonic()
         if not self._all and not self._waiting:
@@ -222,55 +210,10 @@ class Feed:
             log.exception("a commit could not be published")
             self._live.leave_all()
 
-    # --- what other servers store
-
-    async def refresh(self) -> None:
-        """Move the head past all that is stored by now, by whichever server. Raises StorageUnreadable.
-
-        A look that has begun may have missed what was stored since. All who come meanwhile share the next, and what it
-        raises: while the database is away each look takes its time to find out.
-        """
-        if self._engine.shared:
-            self._next_look = self._next_look or asyncio.create_task(self._look())
-            await asyncio.shield(self._next_look)  # others wait for it too
-
-    async def _look(self) -> None:
-        async with self._following:
-            self._looking, self._next_look = self._next_look, None
-            await self._engine.look()
-            await self._publish_stored(self._engine.head)
-
-    async def _follow(self) -> None:
-        while True:
-            await self._engine.news()
-            try:
-                await self.refresh()
-            except StorageUnreadable as error:
-                log.debug("cannot follow the store: %s", error)
-            except Exception:  # a defect of ours
-                log.exception("the store could not be followed")
-                await asyncio.sleep(TICK_S)
-
-    async def _publish_stored(self, until: Position) -> None:
-        """Publish what is stored up to there, if there is somebody to hear of it."""
-        while self.head != until and (len(self._live) or self._waiting):
-            try:
-                found = await self._engine.read(EVERYTHING, self.head, until, background=True, slices=MAX_SLICES)
-            except StorageUnreadable:
-                found = None
-            if found is None or found.gap is not None:  # each reader finds out what that means to it
-                self._live.leave_all()
-                for woken in self._waiting:
-                    woken.set()
-                break
-            for stretch in found.stretches:
-                events = Events(list(stretch.topics), json=list(stretch.json), size_bytes=sum(map(len, stretch.json)))
-                after = self._engine.advance(self.head, stretch.seqs)
-                self.publish([events], Commit(stretch.seqs, {}, stretch.received_at), after)
-            if self.head != found.position:
-                self.publish([], NOTHING, found.position)
-        if self.head != until:
-            self.publish([], NOTHING, until)
+    def all_fall_behind(self) -> None:
+        """Send everybody at the head to the store, because the next commits cannot be published."""
+        self._live.leave_all()
+        self._wake_all()
 
     # --- behind
 
@@ -380,6 +323,10 @@ class Feed:
             for woken, interest in self._waiting.items():
                 if any(map(interest.wants_topic, topics)):
                     woken.set()
+
+    def _wake_all(self) -> None:
+        for woken in self._waiting:
+            woken.set()
 
     # --- heartbeats and numbers
 

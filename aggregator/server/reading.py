@@ -89,7 +89,7 @@ async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
     wait_s = query.seconds("WAIT", 0, MAX_WAIT_S)
     if "WAIT" in query.options and "AFTER" not in query.options:
         raise BadCommand(replies.bad_option("WAIT needs AFTER", EVENTS_USAGE))
-    await state.feed.refresh()
+    await state.follower.refresh()
     after = query.position("AFTER", state)
     if after is None:
         after = await query.moment("SINCE", state)
@@ -212,7 +212,7 @@ async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
     if name is not None and not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
         raise BadCommand(replies.not_now(f"as: expected 1 to {MAX_NAME_CHARS} printable characters"))
     _refuse_too_many(state)
-    await state.feed.refresh()
+    await state.follower.refresh()
     after = query.position("AFTER", state)
     if after is None:
         after = await query.moment("SINCE", state)
@@ -274,7 +274,7 @@ async def _start_of(
                 await cursors.on_disk(name)
             break
         if claim := await cursors.claim(name, interest, start, reader, asker.peer):
-            await state.feed.refresh()  # the reader before may have come further than this server knew
+            await state.follower.refresh()  # the reader before may have come further than this server knew
             break
     if (cursor := cursors.get(name)) is None:
         raise _forgotten(name)
@@ -362,7 +362,7 @@ async def cursors(arguments: list[str], state: State, asker: Asker) -> Answer:
     if rest:
         raise BadCommand(replies.unexpected_argument(rest[0], CURSORS_USAGE))
     await state.cursors.refresh()
-    await state.feed.refresh()
+    await state.follower.refresh()
     asking = asker.identity
     every = [one async for one in in_turns(state.cursors.listed()) if is_visible_to(one.interest, asking)]
     now = time.time_ns() // 1_000_000

@@ -21,6 +21,7 @@ from aggregator.server.admission import Admission
 from aggregator.server.consumer import Consumer
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
+from aggregator.server.follower import Follower
 from aggregator.server.identities import Identities
 from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
@@ -72,6 +73,7 @@ class Server:
     ) -> None:
         intake = Intake(config.queue_events, config.queue_bytes)
         feed = Feed(engine, intake)
+        follower = Follower(engine, feed)
         cursors = Cursors(
             engine,
             on_failure=lambda error: self._consumer.fail(error),
@@ -82,10 +84,19 @@ class Server:
         peer_log = PeerLog()
         admission = Admission(config, peer_log)
         self._state = state = State(
-            config, engine, intake, feed, cursors, forward_key, files.identities, admission, peer_log=peer_log
+            config,
+            engine,
+            intake,
+            feed,
+            follower,
+            cursors,
+            forward_key,
+            files.identities,
+            admission,
+            peer_log=peer_log,
         )
         files.identities.on_change = admission.renew
-        self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, feed.committed)
+        self._consumer = Consumer(intake, engine, state.stats, state.health, config.max_batch, follower.committed)
         self._listeners = Listeners(state, files.contexts)
         if files.contexts:
             files.contexts.on_other_authorities = self._listeners.verify_again
@@ -120,6 +131,7 @@ class Server:
         await self._state.cursors.load()
         consumer = asyncio.create_task(self._consumer.run())
         self._state.feed.start()
+        self._state.follower.start()
         self._state.cursors.start()
         self._say_ready()
         self._supervisor.ready()
@@ -170,6 +182,7 @@ class Server:
         # 1. Accept who has connected already, and then nobody any more.
         await self._listeners.empty_backlog()
         # 2. End every subscription, then every connection.
+        self._state.follower.stop()
         self._state.feed.stop(replies.no_more_deliveries())
         self._listeners.stop(replies.stopping())
         # 3. Wait for them, but not for ever. What was read of those that remain is stored all the same.
@@ -210,6 +223,7 @@ class Server:
         error = consumer.exception()
         defect = None if isinstance(error, StorageError) else error  # a traceback is no use for a broken disk
         log.critical("stopping: %s", failure.detail, exc_info=defect)
+        self._state.follower.stop()
         self._state.feed.stop(failure)
         self._listeners.stop(failure)
         await self._listeners.all_gone(FAILURE_REPLIES_S)

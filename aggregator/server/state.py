@@ -8,6 +8,7 @@ from aggregator.config import Config
 from aggregator.server.admission import Admission
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
+from aggregator.server.follower import Follower
 from aggregator.server.health import Health
 from aggregator.server.identities import Identities
 from aggregator.server.intake import Intake
@@ -26,6 +27,7 @@ class State:
     engine: AnyEngine
     intake: Intake
     feed: Feed
+    follower: Follower
     cursors: Cursors
     forward_key: bytes | None = None
     """What Forward clients must know."""

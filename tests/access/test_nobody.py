@@ -10,6 +10,7 @@ from aggregator.config import Config
 from aggregator.event import Events
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
+from aggregator.server.follower import Follower
 from aggregator.server.inbox import Inbox
 from aggregator.server.intake import Intake
 from aggregator.server.port import ACKED, FORWARD, WRAP
@@ -23,7 +24,9 @@ LINES = {Inbox: event("e"), WrapInbox: b"a text\n"}
 
 def state() -> State:
     engine, intake = DictEngine(), Intake(1, 1)
-    return State(Config(), engine, intake, Feed(engine, intake), Cursors(engine, lambda _: None, lambda *_: None))
+    feed = Feed(engine, intake)
+    cursors = Cursors(engine, lambda _: None, lambda *_: None)
+    return State(Config(), engine, intake, feed, Follower(engine, feed), cursors)
 
 
 def published(inbox: Inbox | WrapInbox) -> int:
