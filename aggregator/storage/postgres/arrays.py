@@ -6,7 +6,7 @@ Pure: bytes in, bytes out.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain, repeat
 from typing import Final
 
@@ -25,19 +25,27 @@ _UUID_LENGTH: Final = _LENGTH.pack(16)
 
 def uuids(values: Sequence[bytes]) -> bytes:
     """An array of UUIDs, each 16 bytes."""
-    return _array(UUID, len(values), _UUID_LENGTH.join((b"", *values)))
+    return _UUID_LENGTH.join((_head(UUID, len(values)), *values))
 
 
 def byteas(values: Sequence[bytes]) -> bytes:
     """An array of byte strings."""
-    parts = [part for value in values for part in (_LENGTH.pack(len(value)), value)]
-    return _array(BYTEA, len(values), b"".join(parts))
+    return joined_byteas([(len(value), (value,)) for value in values])
+
+
+def joined_byteas(values: Sequence[tuple[int, Sequence[bytes]]]) -> bytes:
+    """An array of byte strings, each given by its length and its pieces: megabytes are copied once."""
+    parts = [_head(BYTEA, len(values))]
+    for length, pieces in values:
+        parts.append(_LENGTH.pack(length))
+        parts += pieces
+    return b"".join(parts)
 
 
 def int4s(values: Sequence[int]) -> bytes:
     """An array of integers."""
     lengths_between = chain.from_iterable(zip(repeat(4), values))
-    return _array(INT4, len(values), struct.pack(f"!{2 * len(values)}i", *lengths_between))
+    return _head(INT4, len(values)) + struct.pack(f"!{2 * len(values)}i", *lengths_between)
 
 
 def int4(value: int) -> bytes:
@@ -45,9 +53,9 @@ def int4(value: int) -> bytes:
     return struct.pack("!ii", 4, value)
 
 
-def int4_elements(count: int, elements: Iterable[bytes]) -> bytes:
+def int4_elements(elements: Sequence[bytes]) -> bytes:
     """An array of integers that ``int4`` has made: whoever repeats a few makes each once."""
-    return _array(INT4, count, b"".join(elements))
+    return b"".join((_head(INT4, len(elements)), *elements))
 
 
 def plain_int4s(values: Sequence[int]) -> bytes:
@@ -72,10 +80,9 @@ def read_int8s(data: bytes | None) -> tuple[int, ...]:
     return _read(data, "iq")
 
 
-def _array(element: int, count: int, body: bytes) -> bytes:
-    if not count:
-        return struct.pack("!iiI", 0, 0, element)
-    return _HEADER.pack(1, 0, element, count, 1) + body
+def _head(element: int, count: int) -> bytes:
+    """What stands before the elements."""
+    return _HEADER.pack(1, 0, element, count, 1) if count else struct.pack("!iiI", 0, 0, element)
 
 
 def _read(data: bytes | None, form: str) -> tuple[int, ...]:

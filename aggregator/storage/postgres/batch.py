@@ -8,7 +8,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, repeat
 from typing import Final
 
 from aggregator.event import KEY_BYTES, Events
@@ -18,7 +17,7 @@ from aggregator.storage.postgres import arrays
 from aggregator.storage.postgres.topics import Topic
 
 TYPES: Final = [
-    *(arrays.ARRAY_OF[one] for one in (arrays.UUID, *(arrays.INT4,) * 4)),
+    *(arrays.ARRAY_OF[one] for one in (arrays.UUID, *(arrays.INT4,) * 5)),
     *(arrays.ARRAY_OF[arrays.BYTEA],) * 4,
     arrays.UUID,
     arrays.INT4,
@@ -106,21 +105,26 @@ def _part(events: Events, topics: Mapping[str, Topic], generation: int, lane: in
     if len(places) < len(events):
         names, json = [names[place] for place in places], [json[place] for place in places]
     ids = {name: topic.id for name, topic in topics.items()}
-    elements = {name: arrays.int4(id) for name, id in ids.items()}
     blocks = list(block.cut(names, json))
-    block_of = chain.from_iterable(repeat(arrays.int4(one.first), len(one.ends)) for one in blocks)
+    groups: list[bytes] = []
+    group_of: list[bytes] = []
+    for one in blocks:
+        of_block = [arrays.int4(len(groups) + number) for number in range(1, len(one.topics) + 1)]
+        group_of += map(of_block.__getitem__, one.numbers)  # type: ignore[arg-type]
+        groups += of_block
     token = uuid.uuid4().bytes
     by_key = sorted(range(len(keys)), key=keys.__getitem__)
     values: list[bytes | None] = [
         arrays.uuids([keys[place] for place in by_key]),
         arrays.int4s(by_key),
-        arrays.int4_elements(len(names), map(elements.__getitem__, names)),
-        arrays.int4_elements(len(names), block_of),
+        arrays.int4_elements([group_of[place] for place in by_key]),
+        arrays.int4s([ids[name] for one in blocks for name in one.topics]),
+        arrays.int4s([one.first for one in blocks for _ in one.topics]),
         arrays.int4s([one.first for one in blocks]),
         arrays.byteas([arrays.plain_int4s([ids[name] for name in one.topics]) for one in blocks]),
         arrays.byteas([bytes(one.numbers) for one in blocks]),  # type: ignore[arg-type]
         arrays.byteas([arrays.plain_int4s(one.ends) for one in blocks]),
-        arrays.byteas([b"".join(json[one.first : one.first + len(one.ends)]) for one in blocks]),
+        arrays.joined_byteas([(one.ends[-1], json[one.first : one.first + len(one.ends)]) for one in blocks]),
         token,
     ]
     return Part(lane, places, twins, values, token, {name: ids[name] for name in dict.fromkeys(names)}, generation)

@@ -138,9 +138,9 @@ class Lane:
         numbers = list(range(start, start + len(part.places)))
         duplicates = set()
         for place, number in zip(again, known, strict=True):
-            numbers[place - 1] = number
+            numbers[place] = number
             if number not in ours:
-                duplicates.add(place - 1)
+                duplicates.add(place)
         if len(again) < len(numbers):
             self.last = max(self.last, start + len(numbers) - 1)
         elif ours:

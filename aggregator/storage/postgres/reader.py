@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import starmap
 from typing import Any, Final
 
@@ -29,7 +30,23 @@ HEADS: Final = 64
 """Blocks of which only the topics are looked at, to find those that are wanted."""
 
 Found = tuple[list[Row], int]
-"""Rows of one lane, and how far was looked there."""
+"""Rows of one lane, and the number up to which that lane was searched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What a slice is searched for, the same in every lane."""
+
+    wanted: Wanted
+    topics: Sequence[Topic] | None
+    """The wanted topics, or None if they cannot be listed."""
+    limit: int
+    """Blocks of each lane."""
+    background: bool = False
+
+    def topics_in(self, lane: int) -> list[int] | None:
+        """The ids of the wanted topics of a lane."""
+        return None if self.topics is None else [topic.id for topic in self.topics if topic.lane == lane]
 
 
 class Reader:
@@ -72,14 +89,12 @@ class Reader:
             # The same words for the same position: 0 and "0.0", or one that is older than a lane.
             return Slice((), until if start == end else after)
         async with self._turns[background]:
-            topics = await self._topics.listed(wanted)
+            limit = max(1, slices * SLICE_BLOCKS // len(left))
+            search = _Search(wanted, await self._topics.listed(wanted), limit, background)
             numbers, gaps = list(start), list(start)
             stretches: list[Stretch] = []
-            limit = max(1, slices * SLICE_BLOCKS // len(left))
             for lane in left:
-                found, looked, oldest = await self._next(
-                    wanted, topics, lane, start[lane], end[lane], background, limit
-                )
+                found, looked, oldest = await self._next(search, lane, start[lane], end[lane])
                 if oldest is None or oldest > start[lane] + 1:  # the beginning is gone
                     gaps[lane] = end[lane] if oldest is None else min(end[lane], oldest - 1)
                 part, numbers[lane] = await self._stretches(wanted, lane, found, gaps[lane], end[lane], looked)
@@ -90,79 +105,62 @@ class Reader:
         reached = tuple(map(max, numbers, gaps))
         return Slice(stretches, until if reached == end else self._positions.shown(reached), gap)
 
-    async def _next(
-        self,
-        wanted: Wanted,
-        topics: Sequence[Topic] | None,
-        lane: int,
-        after: int,
-        until: int,
-        background: bool,
-        limit: int,
-    ) -> tuple[list[Row], int, int | None]:
-        """The next blocks of a lane, how far was looked, and the oldest number that is there.
+    async def _next(self, search: _Search, lane: int, after: int, until: int) -> tuple[list[Row], int, int | None]:
+        """The next blocks of a lane, how far it was searched, and the oldest number in it.
 
-        A connection may lead to a server that was the primary once, and lacks what was stored since.
+        A connection may lead to a former primary, which lacks everything that was stored since.
         """
         give_up = time.monotonic() + READ_RETRY_S
         while True:
-            found, looked = await self._forwards(wanted, topics, lane, after, until, background, limit)
-            ends = found[-1][-2:] if found else (await self._read(f"SELECT {rows.ENDS}", lane, None, background))[0]
+            found, looked = await self._forwards(search, lane, after, until)
+            if found:
+                ends = found[-1][-2:]
+            else:
+                (ends,) = await self._read(f"SELECT {rows.ENDS}", lane, None, search.background)
             oldest, newest = ends
             if looked < until or (newest or 0) >= until:
                 return found, looked, oldest
             if time.monotonic() > give_up:
                 raise StorageUnreadable(f"cannot read: lane {lane} ends at {newest} here, and {until} was stored")
-            await self._query.renew(background)
+            await self._query.renew(search.background)
             await asyncio.sleep(RETRY_S)
 
-    async def _forwards(
-        self,
-        wanted: Wanted,
-        topics: Sequence[Topic] | None,
-        lane: int,
-        after: int,
-        until: int,
-        background: bool,
-        limit: int,
-    ) -> Found:
-        parameters: dict[str, Any] = {"after": after, "until": until, "limit": limit, "heads": HEADS}
-        if topics is not None:
-            parameters["topics"] = [topic.id for topic in topics if topic.lane == lane]
-            if not parameters["topics"]:
-                return [], until
-            statement = rows.OF_TOPICS_FORWARDS
-        elif wanted.all_topics:
-            statement = rows.FORWARDS
-        else:
-            return await self._scan(wanted, lane, parameters, background)
-        found = list(starmap(Row, await self._read(statement, lane, parameters, background)))
-        return found, until if len(found) < limit else min(until, found[-1].following - 1)
+    async def _forwards(self, search: _Search, lane: int, after: int, until: int) -> Found:
+        """The next blocks of a lane with wanted topics."""
+        parameters: dict[str, Any] = {"after": after, "until": until, "limit": search.limit, "heads": HEADS}
+        parameters["topics"] = topics = search.topics_in(lane)
+        if topics is None and not search.wanted.all_topics:
+            return await self._scan(search, lane, parameters)
+        if topics == []:
+            return [], until
+        statement = rows.FORWARDS if topics is None else rows.OF_TOPICS_FORWARDS
+        found = list(starmap(Row, await self._read(statement, lane, parameters, search.background)))
+        return found, until if len(found) < search.limit else min(until, found[-1].following - 1)
 
-    async def _scan(self, wanted: Wanted, lane: int, parameters: dict[str, Any], background: bool) -> Found:
-        """The next blocks that have topics that are wanted."""
-        heads = await self._read(rows.HEADS_FORWARDS, lane, parameters, background)
+    async def _scan(self, search: _Search, lane: int, parameters: dict[str, Any]) -> Found:
+        """The same, by looking at the topics of each block."""
+        heads = await self._read(rows.HEADS_FORWARDS, lane, parameters, search.background)
         looked = parameters["until"]
         if len(heads) == HEADS:
             looked = heads.pop()[0] - 1  # where its block ends is not known
         these: list[int] = []
-        for first in await self._with_wanted(wanted, heads):
-            if len(these) == parameters["limit"]:
+        for first in await self._with_wanted(search.wanted, heads):
+            if len(these) == search.limit:
                 looked = first - 1
                 break
             these.append(first)
-        return await self._these(lane, these, background), looked
+        return await self._these(lane, these, search.background), looked
 
     async def read_back(self, wanted: Wanted, before: Position) -> Slice:
         """As ``Engine.read_back``: of all lanes the blocks that were received last."""
         numbers = list(self._positions.vector(before))
         async with self._turns[False]:
-            topics = await self._topics.listed(wanted)
+            search = _Search(wanted, await self._topics.listed(wanted), SLICE_BLOCKS)
             each: list[tuple[Row, int]] = []
             looked = [0] * len(numbers)
             for lane in range(self._positions.lanes):
                 if numbers[lane]:
-                    found, looked[lane] = await self._backwards(wanted, topics, lane, numbers[lane])
+                    found, looked[lane] = await self._backwards(search, lane, numbers[lane])
                     each += [(row, lane) for row in found]
             each.sort(key=lambda one: (one[0].received_at, one[0].first), reverse=True)
             stretches: list[Stretch] = []
@@ -175,26 +173,24 @@ class Reader:
             numbers[lane] = left[0].following - 1 if left else number
         return Slice(stretches, self._positions.shown(numbers) if any(numbers) else 0)
 
-    async def _backwards(self, wanted: Wanted, topics: Sequence[Topic] | None, lane: int, before: int) -> Found:
-        parameters: dict[str, Any] = {"before": before, "limit": SLICE_BLOCKS, "heads": HEADS}
-        if topics is not None:
-            parameters["topics"] = [topic.id for topic in topics if topic.lane == lane]
-            if not parameters["topics"]:
-                return [], 0
-            statement = rows.OF_TOPICS_BACKWARDS
-        elif wanted.all_topics:
-            statement = rows.BACKWARDS
-        else:
-            return await self._scan_back(wanted, lane, parameters)
+    async def _backwards(self, search: _Search, lane: int, before: int) -> Found:
+        """The blocks of a lane with wanted topics before ``before``, the newest first."""
+        parameters: dict[str, Any] = {"before": before, "limit": search.limit, "heads": HEADS}
+        parameters["topics"] = topics = search.topics_in(lane)
+        if topics is None and not search.wanted.all_topics:
+            return await self._scan_back(search, lane, parameters)
+        if topics == []:
+            return [], 0
+        statement = rows.BACKWARDS if topics is None else rows.OF_TOPICS_BACKWARDS
         found = list(starmap(Row, await self._read(statement, lane, parameters)))
-        return found, 0 if len(found) < SLICE_BLOCKS else found[-1].first - 1
+        return found, 0 if len(found) < search.limit else found[-1].first - 1
 
-    async def _scan_back(self, wanted: Wanted, lane: int, parameters: dict[str, Any]) -> Found:
+    async def _scan_back(self, search: _Search, lane: int, parameters: dict[str, Any]) -> Found:
         heads = await self._read(rows.HEADS_BACKWARDS, lane, parameters)
         looked = heads[-1][0] - 1 if len(heads) == HEADS else 0
-        these = await self._with_wanted(wanted, heads)
-        if len(these) >= SLICE_BLOCKS:
-            these = these[:SLICE_BLOCKS]
+        these = await self._with_wanted(search.wanted, heads)
+        if len(these) >= search.limit:
+            these = these[: search.limit]
             looked = these[-1] - 1
         return (await self._these(lane, these))[::-1], looked
 

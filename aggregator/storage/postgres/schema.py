@@ -18,7 +18,7 @@ import psycopg
 from aggregator.position import STRIDE
 from aggregator.storage.engine import StorageUnusable
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Goes up with each change to a table or a function."""
 
 Connection = psycopg.AsyncConnection[Any]
@@ -122,14 +122,14 @@ BEGIN
 END $$;
 
 CREATE FUNCTION {lane}.append(
-    p_keys uuid[], p_places int[],                                           -- sorted by key: half the time at 300,000
-    p_topics int[], p_block int[],                                           -- for each event; the block by its first
+    p_keys uuid[], p_places int[], p_groups int[],           -- for each event, sorted by key: half the time at 300,000
+    p_topics int[], p_block int[],                           -- for each group, which is one topic's events in one block
     p_firsts int[], p_tops bytea[], p_numbers bytea[], p_ends bytea[], p_data bytea[],           -- for each block
     p_token uuid, p_standbys int,
     OUT start bigint, OUT received_at bigint,
-    OUT again int[], OUT stored bigint[]                                     -- duplicates: places from 1 on, numbers
+    OUT again int[], OUT stored bigint[]                                     -- duplicates: places, numbers
 ) LANGUAGE plpgsql SET search_path = {lane} SET lock_timeout = '{lock_timeout_s}s' AS $$
-DECLARE by_key bigint[]; known bigint[];
+DECLARE known bigint[];
 BEGIN
     start := hold(p_standbys);
     -- Each statement from here on has a new snapshot, and sees all that was committed before us.
@@ -138,22 +138,26 @@ BEGIN
     start := coalesce(start, (SELECT l.floor FROM lane l));
     -- The clock of the database, because the servers have many.
     received_at := greatest(received_at, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
-    SELECT array_agg((SELECT k.number FROM keys k WHERE k.key = i.key)) INTO by_key FROM unnest(p_keys) AS i(key);
+    SELECT array_agg((SELECT k.number FROM keys k WHERE k.key = i.key)) INTO known
+        FROM (SELECT unnest(p_keys)) AS i(key);
     INSERT INTO keys SELECT i.key, start + i.place
-        FROM unnest(p_keys, p_places, by_key) AS i(key, place, old) WHERE i.old IS NULL;
-    SELECT array_agg(i.old ORDER BY i.place) INTO known FROM unnest(p_places, by_key) AS i(place, old);
-    SELECT array_agg(i.pos::int ORDER BY i.pos), array_agg(i.old ORDER BY i.pos) INTO again, stored
-        FROM unnest(known) WITH ORDINALITY AS i(old, pos) WHERE i.old IS NOT NULL;
+        FROM (SELECT unnest(p_keys), unnest(p_places), unnest(known)) AS i(key, place, old) WHERE i.old IS NULL;
+    SELECT array_agg(i.place), array_agg(i.old) INTO again, stored
+        FROM (SELECT unnest(p_places), unnest(known)) AS i(place, old) WHERE i.old IS NOT NULL;
     IF cardinality(again) = cardinality(p_keys) THEN
         RETURN;
     END IF;
-    INSERT INTO blocks SELECT start + b.f, start + b.f + length(b.numbers), append.received_at, p_token, b.tops,
-            b.numbers, b.ends,
-            (SELECT array_agg(a - 1 - b.f) FROM unnest(again) a WHERE a > b.f AND a <= b.f + length(b.numbers)), b.data
-        FROM unnest(p_firsts, p_tops, p_numbers, p_ends, p_data) AS b(f, tops, numbers, ends, data);
-    INSERT INTO postings SELECT i.topic, start + i.block, count(*), start + max(i.pos) - 1
-        FROM unnest(p_topics, p_block, known) WITH ORDINALITY AS i(topic, block, old, pos)
-        WHERE i.old IS NULL GROUP BY 1, 2;
+    WITH skipped AS MATERIALIZED (
+        SELECT p_block[i.one] AS first, array_agg(i.place - p_block[i.one]) AS places
+        FROM (SELECT unnest(p_groups), unnest(p_places), unnest(known)) AS i(one, place, old)
+        WHERE i.old IS NOT NULL GROUP BY 1
+    )
+    INSERT INTO blocks SELECT start + b.first, start + b.first + length(b.numbers), append.received_at, p_token, b.tops,
+            b.numbers, b.ends, (SELECT s.places FROM skipped s WHERE s.first = b.first), b.data
+        FROM unnest(p_firsts, p_tops, p_numbers, p_ends, p_data) AS b(first, tops, numbers, ends, data);
+    INSERT INTO postings SELECT p_topics[i.one], start + p_block[i.one], count(*), start + max(i.place)
+        FROM (SELECT unnest(p_groups), unnest(p_places), unnest(known)) AS i(one, place, old)
+        WHERE i.old IS NULL GROUP BY i.one;
 END $$;
 
 -- The number before the first event that was received then or later: by halves, because received_at never falls.
