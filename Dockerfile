@@ -1,13 +1,13 @@
 # docker build -t aggregator . && docker run -d -p 127.0.0.1:8080:8080 -v aggregator:/data --stop-timeout 15 aggregator
-# BASE: any Debian-like image with `python`, pip and venv, 3.11 or later; build and run must share it.
+# BASE: any Debian-like image with `python`, pip and venv, 3.11 or later; both stages must share it.
 ARG BASE=python:3.12-slim
 
 FROM ${BASE} AS build
 WORKDIR /src
-# A virtual environment that the base's pip fills from outside: no pip goes into the final image with it.
+# The base's pip fills this virtual environment from outside: no pip goes into the final image with it.
 RUN python -m venv --without-pip /opt/venv
-# The dependencies, in a layer of their own: it stays as it is until setup.cfg changes.
-# EXTRAS: the extras of setup.cfg; without `postgres` the image is smaller, and knows SQLite only.
+# The dependencies have a layer of their own, which is rebuilt only when setup.cfg changes.
+# EXTRAS: extras of setup.cfg; without `postgres` the image is smaller, and supports SQLite only.
 ARG EXTRAS=forward,postgres
 COPY setup.cfg .
 RUN python -c "import configparser; c = configparser.RawConfigParser(); c.read('setup.cfg'); \
@@ -20,12 +20,12 @@ RUN python -m pip --python /opt/venv/bin/python install --no-cache-dir --no-deps
 
 FROM ${BASE}
 # /data must belong to the user before VOLUME: a new named volume takes its owner from here.
-# A folder of the host mounted there instead has to be given to uid 10001.
+# If a folder of the host is mounted there instead, it must belong to uid 10001.
 RUN useradd --uid 10001 --user-group --no-create-home --no-log-init --shell /usr/sbin/nologin aggregator \
     && install -d -m 0750 -o aggregator -g aggregator /data
 COPY --from=build /opt/venv /opt/venv
-# glibc is to ask for memory in pages of 2 MiB, where the kernel leaves that to programs: 4 % more events a second. And it
-# is to give buffers of batches back: left to itself it makes room for them in the heap, and holes there, some 15 MB.
+# glibc asks for memory in pages of 2 MiB, if the kernel leaves that to programs: 4 % more events a second. It also
+# gives the buffers of batches back. By default it keeps them in the heap, which then has some 15 MB of holes.
 ENV PATH=/opt/venv/bin:$PATH \
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1048576 \
     AGGREGATOR_HOST=0.0.0.0 \
@@ -35,11 +35,11 @@ ENV PATH=/opt/venv/bin:$PATH \
 # By number, so that Kubernetes' runAsNonRoot can tell that it is not root.
 USER 10001:10001
 VOLUME /data
-# 8080 acks, 8081 is silent. AGGREGATOR_ANONYMOUS=all asks nobody who is there: publish them to those you trust.
+# 8080 acks, 8081 is silent. With AGGREGATOR_ANONYMOUS=all no client authenticates: publish them to those you trust.
 EXPOSE 8080 8081
-# At the unix socket, where the server's own user may look at it whatever the rules are.
+# The check uses the unix socket, where the server's own user may use HEALTH whatever the rules are.
 HEALTHCHECK --interval=30s --timeout=12s --start-period=30s --retries=3 CMD ["aggregator", "admin", "HEALTH"]
-# The server is process 1 itself, no shell in between: SIGTERM reaches it, and what was read is stored before it ends.
+# The server itself is process 1, without a shell in between: SIGTERM reaches it, and it stores what it has read.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["aggregator"]
 CMD ["serve"]
