@@ -44,7 +44,7 @@ class Deliveries:
 
     @property
     def identity(self) -> Identity:
-        """The client's identity. It has one, because nothing is read from a client without an identity."""
+        """The client's identity. There is one, because no command is taken from a client without an identity."""
         assert self.caller.identity
         return self.caller.identity
 

@@ -215,7 +215,7 @@ class Listeners:
         Silent clients get our half of the close and are read to their end; the others get their replies first.
         """
         self._stopping = failure
-        # Not wait_closed(): since Python 3.12 it also waits for connections that we do not want to wait for.
+        # Not wait_closed(): in Python 3.12 it also waits for connections, and those are not ours to wait for any more.
         for listener in self._listeners:
             listener.close()
         for file in self._files:

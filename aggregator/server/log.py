@@ -1,4 +1,4 @@
-"""The server's log on standard error. A reader that does not read holds up neither the event loop nor the exit.
+"""The server's log on standard error. If nobody reads it, the event loop never waits, and the exit at most FLUSH_S.
 
 (The standard library's QueueListener waits without limit when it is stopped, and its QueueHandler writes a traceback to
 standard error when its queue is full.)
