@@ -155,10 +155,7 @@ class Admission:
                 _carefully(slot, slot.holder.expire)
 
     def renew(self) -> None:
-        """Apply changed rules to all clients. A client without an identity under the new rules ends; the others go on.
-
-        A client for which that fails is dropped.
-        """
+        """Apply changed rules to all clients. A client that they leave without an identity ends; the others go on."""
         for slot in self:
             _carefully(slot, slot.holder.renew)
 

@@ -92,7 +92,7 @@ class Connection(AuthenticatedPeer):
         self._close_when_done()
 
     def reconnect(self, failure: Failure) -> None:
-        """End as at SIGTERM; besides, nothing more is read from the store for this client."""
+        """End as at SIGTERM. Nothing more is read from the store for this client."""
         self._read_no_more(failure)
         super().reconnect(failure)
 

@@ -96,7 +96,7 @@ class Consumer:
         self._full: _Filling | None = None  # the next batch, ahead of the one that is being filled
         self._held_over: Submission | None = None  # taken from the intake, and not in a batch yet
         self._under_way: list[_Filling] = []  # being appended, in the order of their events
-        self._turn = asyncio.Lock()  # of the batch that is handed to the engine next
+        self._turn = asyncio.Lock()  # held for the batch that is handed to the engine next
         self._quiet = asyncio.Lock()  # held while quiet time is used
         self._arrived = asyncio.Event()  # something has arrived, or nothing ever will again
         self._ended = asyncio.Event()  # one of the tasks has ended, or all have to end

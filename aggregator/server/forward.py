@@ -64,8 +64,9 @@ class ForwardConnection(AuthenticatedPeer):
     def shut_down(self, failure: Failure) -> None:
         """Ack what was read, then close our half; what arrives until the peer has seen that is stored too.
 
-        A chunk that then arrives and wants an ack is not stored, because it can no longer be acked: the client sends it
-        to the next server. Some clients give it another name there, so that it would be stored twice.
+        A chunk that arrives after our half is closed and wants an ack is not stored, because it can no longer be acked:
+        the client sends it to the next server. Some clients give it another name there, so that it would be stored
+        twice.
         """
         self.lift_rate()
         while self._inbox:

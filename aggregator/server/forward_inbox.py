@@ -136,7 +136,7 @@ class ForwardInbox:
         self._conversion = None
 
     def wait(self, seconds: float) -> bytes | None:
-        """Count the seconds; end a client that has left a message, or its handshake, unfinished for too long."""
+        """Add ``seconds`` to the age of an unfinished message or handshake; end the client if that is too old."""
         if not self._splitter.unfinished and not self._handshake:
             self.forgive()
             return None

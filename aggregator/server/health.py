@@ -26,7 +26,7 @@ class Health:
 
     @property
     def slow_commit(self) -> str | None:
-        """The text that says that a commit has been running for too long, if one has."""
+        """What is wrong if a commit has been running for too long; None: nothing."""
         age_s = time.monotonic() - self.commit_started if self.commit_started is not None else 0.0
         return f"a commit has been running for {age_s:.1f} s" if age_s > SLOW_COMMIT_S else None
 

@@ -110,7 +110,7 @@ class AnyInbox(Protocol):
         """Drop the input that waits."""
 
     def wait(self, seconds: float) -> bytes | None:
-        """Count the seconds. If the client has left something unfinished for too long, return the last reply to it."""
+        """Add ``seconds`` to the age of what is unfinished. If that is too old, return the last reply to the client."""
 
     def forgive(self) -> None:
         """Restart the age of what is unfinished."""

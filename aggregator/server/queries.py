@@ -30,7 +30,7 @@ class BadCommand(Exception):
 
 def number(name: str, text: str, lowest: int, highest: int) -> int:
     """A number among arguments. Raises BadCommand."""
-    # isdecimal() keeps out signs, blanks and underscores; the limit of length, numbers that int() would take long for.
+    # isdecimal() keeps out signs, blanks and underscores. The limit of length keeps out numbers that take int() long.
     if text.isdecimal() and len(text) <= 19 and lowest <= int(text) <= highest:
         return int(text)
     raise BadCommand(replies.bad_number(name, text, lowest, highest))

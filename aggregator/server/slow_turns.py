@@ -1,6 +1,7 @@
 """Turns of the event loop that take long: one line of a mebibyte can take 0.1 s.
 
-After each slow turn the loop has as much time for everything else, whichever clients send such lines, and however many.
+After each slow turn, the loop has as much time for everything else as that turn took, whichever clients send such
+lines, and however many.
 """
 
 from __future__ import annotations

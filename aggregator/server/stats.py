@@ -12,7 +12,7 @@ from aggregator.metric import Kind, Metric, counter, declared, gauge
 from aggregator.wire import Code
 
 _COMMITS_KEPT: Final = 1024
-"""Commit times kept for the percentiles: the last few seconds under load, and exact when idle."""
+"""Commit times kept for the percentiles: under load those of the last few seconds, with few commits all of them."""
 
 _RATE_WINDOW_S: Final = 10
 """Events a second are a mean over this time: steady enough to read, short enough to follow a change."""

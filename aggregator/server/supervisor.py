@@ -51,7 +51,7 @@ class Supervisor:
         lines = []
         if self._current_status() != self._status:
             lines.append(f"STATUS={self._current_status()}")
-        stuck = self._health.slow_commit and not self._health.trouble  # of a busy or full store there is ``trouble``
+        stuck = self._health.slow_commit and not self._health.trouble  # a busy or full store sets ``trouble``
         if self._watchdog_s and not self._health.failure and not stuck:
             lines.append("WATCHDOG=1")
         self._tell(*lines)

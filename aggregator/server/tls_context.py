@@ -1,6 +1,6 @@
 """Certificates to TLS contexts. They are loaded as a whole, and replaced as a whole: a broken file changes nothing.
 
-(``load_cert_chain`` on a context in use replaces the certificate before it finds that the key does not fit.)
+(``load_cert_chain`` on a context in use replaces the certificate before it finds that the key does not match.)
 """
 
 from __future__ import annotations
