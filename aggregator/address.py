@@ -6,19 +6,19 @@ import ipaddress
 from typing import Final
 
 EVERYWHERE: Final = ("0.0.0.0", "::", "*")  # noqa: S104 (nothing is bound here)
-"""What has to be written to listen on every address of the machine: IPv4, IPv6 with IPv4, whatever there is."""
+"""The texts that mean every address of this machine: IPv4, IPv6 with IPv4, whichever of them exists."""
 
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # noqa: S104
 _MAPPED: Final = "::ffff:"
 
 
 def join(host: str, port: int) -> str:
-    """``HOST:PORT``; an IPv6 address stands in brackets."""
+    """``HOST:PORT``; an IPv6 address is put in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def host_of(joined: str) -> str:
-    """The host of what ``join`` has made; "unknown" where there is none."""
+    """The host in a text that ``join`` made; "unknown" if there is none."""
     return without_brackets(joined.rpartition(":")[0]) or "unknown"
 
 
@@ -28,7 +28,7 @@ def without_brackets(text: str) -> str:
 
 
 def unmapped(host: str) -> str:
-    """The IPv4 address of a peer that an IPv6 socket has accepted (``::ffff:192.0.2.1``); others as they are."""
+    """Plain IPv4 for an IPv4 peer that an IPv6 socket has accepted (``::ffff:192.0.2.1``); other hosts as they are."""
     return host.removeprefix(_MAPPED) if "." in host else host
 
 
@@ -38,10 +38,10 @@ def parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an IP address is this machine's, and no other reaches it."""
+    """Whether this is a loopback address, which no other machine can reach."""
     return parsed(host).is_loopback
 
 
 def loopback_of(host: str) -> str:
-    """Where a client on this machine finds a server that listens on ``host``."""
+    """The address at which a client on this machine finds a server that listens on ``host``."""
     return _LOOPBACK.get(host, host)

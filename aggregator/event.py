@@ -15,8 +15,8 @@ from typing import Final, Self
 
 DIGEST_BYTES: Final = 32
 KEY_BYTES: Final = 16
-"""How much of a digest counts. Of 10^12 keys two share 128 bits with a probability of 1 in 10^15. To make a key that
-collides with a given key takes 2^128 attempts; to make any colliding pair takes 2^64."""
+"""How much of a digest identifies a key. Among 10^12 keys, two share 128 bits with a probability of 1 in 10^15. Making
+a key that collides with a given key takes 2^128 attempts; making any colliding pair takes 2^64."""
 
 _blake2s = hashlib.blake2s
 

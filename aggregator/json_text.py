@@ -19,7 +19,7 @@ readable there: orjson writes 254 levels, jq 1.6 reads 256."""
 # The shortest text that can nest deeper than that: a bracket opened and closed for each level.
 SHALLOW_BYTES: Final = 2 * MAX_DEPTH
 
-# orjson reads 1024 levels and no more: inside so many arrays it fails for what is nested deeper than MAX_DEPTH.
+# orjson reads 1024 levels and no more: inside so many arrays, it fails on any text nested deeper than MAX_DEPTH.
 _READABLE_LEVELS: Final = 1024
 _OPENING = b"[" * (_READABLE_LEVELS - MAX_DEPTH)
 _CLOSING = b"]" * (_READABLE_LEVELS - MAX_DEPTH)
@@ -31,13 +31,13 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 
 
 def no_constant(name: str) -> None:
-    """Refuse NaN and the infinities, which the standard library takes for JSON. Raises ValueError."""
+    """Refuse NaN and the infinities, which the standard library accepts as JSON. Raises ValueError."""
     raise ValueError(f"unexpected {name}")
 
 
-# The standard library's scanner takes what orjson refuses although it is JSON by its grammar: numbers too large for a
-# double, lone surrogates. A number is decoded to the length of its text: any number will do, and len() is called
-# from C; int() would refuse 4,301 digits, and take long for fewer.
+# The standard library's scanner accepts two things that orjson refuses although JSON's grammar allows them: numbers too
+# large for a double, and lone surrogates. A number is decoded to the length of its text, because any number will do,
+# and len() is called from C. int() would refuse 4,301 digits, and take long for fewer.
 _lenient = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=no_constant)
 _find_end = _lenient.raw_decode
 
@@ -56,8 +56,9 @@ class TooDeep(Exception):
 def decode(text: bytes) -> Any:
     """Decode JSON. Raises NotJson, and TooDeep where the decoder gives up (``is_too_deep`` is stricter).
 
-    What one decoder refuses although it is JSON by its grammar is taken: a number too large for a double (here it
-    decodes to another number), an escape that is half of a surrogate pair (it decodes to that half). The text is kept.
+    Two things that orjson refuses although JSON's grammar allows them are accepted: a number too large for a double
+    (it decodes to another number), and an escape that is half of a surrogate pair (it decodes to that half). What is
+    stored is the text.
     """
     try:
         return orjson.loads(text)
@@ -94,9 +95,9 @@ def _first_bad_byte(text: bytes) -> int:
 
 
 def is_too_deep(text: bytes) -> bool:
-    """Whether JSON is nested deeper than MAX_DEPTH levels, even where a repeated name hides that from its value."""
+    """Whether JSON is nested deeper than MAX_DEPTH levels, even if a repeated name hides that in the decoded value."""
     if len(text) <= SHALLOW_BYTES or text.count(b"{") + text.count(b"[") <= MAX_DEPTH:
-        return False  # however its brackets are placed
+        return False  # whatever the order of its brackets
     try:
         orjson.loads(_OPENING + _brackets(text) + _CLOSING)
     except orjson.JSONDecodeError:
@@ -105,7 +106,7 @@ def is_too_deep(text: bytes) -> bool:
 
 
 def _brackets(text: bytes) -> bytes:
-    """The arrays and objects in JSON, as arrays that hold nothing else. A mebibyte takes some 20 ms, at worst 50."""
+    """The arrays and objects in JSON, as arrays that hold only arrays. A mebibyte takes some 20 ms, at worst 50 ms."""
     unescaped = text.replace(rb"\\", b"").replace(rb"\"", b"")
     outside_strings = b"".join(unescaped.split(b'"')[::2])
     return outside_strings.translate(_AS_ARRAYS, _NO_BRACKETS).replace(b"][", b"],[")

@@ -1,4 +1,4 @@
-"""A number that the server shows, in ``STATS`` or to a metrics port. Each is declared once, beside what counts it."""
+"""Numbers that the server shows, in ``STATS`` or on a metrics port. Each is declared once, next to what counts it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Kind(StrEnum):
 
 
 class Metric(NamedTuple):
-    """One number, or a few under one name, with its name on the wire and what it means. Units are in the name."""
+    """One number, or a few under one name, with the name on the wire and the meaning. The name contains the unit."""
 
     name: str
     value: float | dict[str, float | None] | None
@@ -27,7 +27,7 @@ class Metric(NamedTuple):
 
 
 def counter(name: str, help: str) -> Any:
-    """Declare a counter as a field of a dataclass, which starts at 0."""
+    """Declare a field of a dataclass as a counter, which starts at 0."""
     return field(default=0, metadata={"name": name, "help": help, "kind": Kind.COUNTER})
 
 
@@ -37,7 +37,7 @@ def gauge(name: str, help: str) -> Any:
 
 
 def declared(owner: Any) -> Iterator[Metric]:
-    """The metrics that a dataclass declares, with their values at this moment."""
+    """The metrics that a dataclass declares, with their current values."""
     for one in fields(owner):
         if one.metadata:
             yield Metric(value=getattr(owner, one.name), **one.metadata)

@@ -1,4 +1,4 @@
-"""OpenSSL, as servers and clients alike use it: a certificate with its key, and why something has failed."""
+"""What server and client both need of OpenSSL: to load a certificate with its key, and to say why something failed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 class EncryptedKey(Exception):
-    """The key of a certificate is encrypted, and nobody is asked for its password."""
+    """The key of a certificate is encrypted. Nobody is asked for the password."""
 
 
 def add_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
-    """Show this certificate to peers. Raises EncryptedKey, and SSLError for what cannot be used."""
+    """Show this certificate to peers. Raises EncryptedKey, and SSLError for files that cannot be used."""
 
-    def no_password() -> str:  # OpenSSL would ask for one on the terminal
+    def no_password() -> str:  # without it OpenSSL would ask on the terminal
         raise EncryptedKey
 
     context.load_cert_chain(certificate, key, no_password)

@@ -1,4 +1,6 @@
-"""Files that are read as a whole, at the start and while a server runs. A FIFO without a writer would hold it up."""
+"""Files that are read as a whole, at the start and while a server runs. They must be regular files: opening a FIFO
+that has no writer would block the server.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import BinaryIO
 
 
 def opened(path: Path) -> BinaryIO:
-    """The file, for reading. Raises OSError, also for what is no regular file."""
+    """The file, opened for reading. Raises OSError, also for anything but a regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -20,6 +22,6 @@ def opened(path: Path) -> BinaryIO:
 
 
 def read(path: Path) -> bytes:
-    """All of it. Raises OSError."""
+    """The whole content of the file. Raises OSError."""
     with opened(path) as file:
         return file.read()

@@ -14,14 +14,16 @@ STDOUT: Final = 1
 STDERR: Final = 2
 
 QUEUE_BYTES: Final = 1 << 20
-"""Lines that wait to be written, some 10,000. Further lines are left out until all of these are written."""
+"""Limit of the lines that wait to be written: some 10,000. Past it, lines are left out until all waiting lines are
+written."""
 
 
 def open_missing() -> None:
     """Put /dev/null where a standard stream is closed.
 
-    The next file that is opened would get its number: a database, and what is meant for people would be written to it.
-    ``sys.stdin`` stays None, because it is an error to read events from what is closed.
+    Otherwise the next file that is opened, perhaps the database, would get the descriptor's number, and text meant for
+    people would be written to that file. ``sys.stdin`` stays None, because reading events from a closed stream is an
+    error.
     """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= STDERR:
         pass
@@ -32,15 +34,15 @@ def open_missing() -> None:
 
 
 def write(fd: int, data: bytes) -> tuple[bytes, OSError | None]:
-    """Write all of it, however long that takes. Return what is left, and why.
+    """Write all of ``data``, however long that takes. Return what could not be written, and the error.
 
-    Not through ``sys.stdout`` and ``sys.stderr``: they keep what could not be written, and try again at exit.
+    It does not use ``sys.stdout`` and ``sys.stderr``: they keep what could not be written, and try again at exit.
     """
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]
-        except BlockingIOError:  # another program has set it so for all that share it
+        except BlockingIOError:  # another program that shares the stream has made it non-blocking
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             poll.poll()
@@ -50,25 +52,25 @@ def write(fd: int, data: bytes) -> tuple[bytes, OSError | None]:
 
 
 class LineWriter:
-    """Writes lines in order, in a thread of its own. No caller ever waits for who reads them.
+    """Writes lines in order, in a thread of its own. ``put`` never waits for the program that reads them.
 
-    A terminal that was stopped with Ctrl-S, or a full pipe, makes a write take for ever. Lines that are left out then
-    are counted, and ``gap`` makes the line that says so in their place. A line that cannot be written is tried again
-    with the next one.
+    A terminal stopped with Ctrl-S, or a full pipe, makes a write take for ever. Lines left out during that time are
+    counted, and the line that ``gap`` makes takes their place. A line that could not be written is tried again at the
+    next ``put`` or ``flush``.
     """
 
     def __init__(self, fd: int, gap: Callable[[int], bytes]) -> None:
         self._fd = fd
         self._gap = gap
-        self._changed = threading.Condition()  # held for moments only; guards what follows
+        self._changed = threading.Condition()  # held only briefly; guards the fields below
         self._lines: deque[bytes] = deque()  # the first is being written
         self._size = 0
-        self._left_out = 0  # since the last one of them
+        self._left_out = 0  # lines since the last one in ``_lines``
         self._failed = False
         threading.Thread(target=self._write_all, name="lines", daemon=True).start()
 
     def put(self, line: bytes) -> None:
-        """Have a line written, or counted as left out."""
+        """Queue a line, or count it as left out."""
         with self._changed:
             if self._left_out or (self._lines and self._size + len(line) > QUEUE_BYTES):
                 self._left_out += 1
@@ -77,7 +79,7 @@ class LineWriter:
             self._try()
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until everything is written that can be, but not for ever."""
+        """Wait until everything that can be written is written, but no longer than ``timeout_s``."""
         with self._changed:
             self._try()
             self._changed.wait_for(lambda: self._failed or not self._lines, timeout_s)

@@ -1,1 +1,4 @@
-"""Who may do what: identities, their proofs and permissions. Pure, but for reading one file."""
+"""Who may do what: identities, their proofs and permissions.
+
+Pure, except for reading two files: that of ``--identities``, and the kernel's overflow uid.
+"""

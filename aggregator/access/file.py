@@ -1,4 +1,7 @@
-"""The file of ``--identities``: TOML (toml.io, v1.0.0), one ``[[identity]]`` for each. A mistake is one line."""
+"""The file of ``--identities``: TOML (toml.io, v1.0.0), with one ``[[identity]]`` for each identity.
+
+A mistake is reported in one line.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from aggregator.access.rules import Network, Stanza
 from aggregator.access.topics import BadGlob, Topics
 
 MAX_FILE_BYTES: Final = 4 << 20
-"""Some ten thousand identities."""
+"""Room for some ten thousand identities."""
 
 MAX_GLOBS: Final = 64
-"""Globs in one list: each is tried for each topic that is new."""
+"""Globs in one list. Each of them is tried for each new topic."""
 
 MAX_NUMBER: Final = 1 << 40
 
@@ -42,7 +45,7 @@ class BadIdentities(Exception):
 
 
 def read(path: Path, max_line_bytes: int) -> list[Stanza]:
-    """What the file says. ``max_line_bytes`` is the longest line of the server. Raises BadIdentities."""
+    """The identities in the file. ``max_line_bytes`` is the server's limit. Raises BadIdentities."""
     try:
         return parse(_text(path), max_line_bytes)
     except OSError as error:
@@ -70,7 +73,7 @@ def parse(text: str, max_line_bytes: int) -> list[Stanza]:
 
 
 def name_fault(name: object) -> str | None:
-    """Why an identity may not be called that; None: it may."""
+    """Why an identity may not have this name; None: it may."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -"
     return f"{name} is the server's own" if name in RESERVED else None
@@ -99,7 +102,7 @@ class _Table:
         self._called = f'identity "{name}"' if is_named else f"identity {number}"
 
     def stanza(self) -> Stanza:
-        """What it says. Raises BadIdentities."""
+        """The identity that it describes, and its proofs. Raises BadIdentities."""
         if others := [key for key in self._table if key not in _KNOWN]:
             raise self._bad(f"{_shown(others[0])}: unknown, expected one of {', '.join(_KNOWN)}")
         name = self._name()
@@ -142,7 +145,7 @@ class _Table:
         return topics
 
     def _list(self, key: str, read: Callable[[Any], T]) -> tuple[T, ...]:
-        """A list whose members ``read`` takes; it raises ValueError with what it had expected."""
+        """A list, each member converted by ``read``, which raises ValueError with what it expected."""
         values = self._table.get(key, [])
         if not isinstance(values, list):
             raise self._bad(f"{key}: expected a list, got {_kind(values)}")
@@ -155,7 +158,7 @@ class _Table:
         if (value := self._table.get(key)) is None:
             return None
         kinds = (int,) if kind is int else (int, float)
-        if type(value) not in kinds or not 0 < value <= highest:  # says no to NaN too
+        if type(value) not in kinds or not 0 < value <= highest:  # refuses NaN too
             what = "a whole number" if kind is int else "a number"
             raise self._bad(f"{key}: expected {what} above 0, up to {highest}, got {_shown(value)}")
         return value
@@ -165,7 +168,7 @@ class _Table:
 
 
 def _refuse_ambiguity(stanzas: list[Stanza]) -> None:
-    """Raise BadIdentities if a name, or what proves an identity, is that of two."""
+    """Raise BadIdentities if two identities have the same name or the same proof."""
     names: set[str] = set()
     owners: dict[tuple[str, Any], str] = {}
     for stanza in stanzas:

@@ -1,4 +1,4 @@
-"""An identity: its name, and what whoever proves to be it may do."""
+"""An identity: its name, and what its clients may do."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aggregator.access.topics import Topics
 
 
 class Permission(StrEnum):
-    """What takes a permission by name. None is given by default."""
+    """Permissions that ``may`` grants by name. Identities of the file have none by default."""
 
     MONITOR = "monitor"
-    """To see how the server is, and who its clients are."""
+    """To see how the server is doing, and who its clients are."""
     ADMIN = "admin"
-    """That, and to end their connections."""
+    """The same, and to end clients' connections."""
 
 
 class AuthMethod(StrEnum):
@@ -28,9 +28,9 @@ class AuthMethod(StrEnum):
     UID = "uid"
     ADDRESS = "address"
     KEY = "key"
-    """It knows the shared key of the Forward port."""
+    """The client knows the shared key of the Forward port."""
     ANONYMOUS = "anonymous"
-    """Not at all."""
+    """The client has not shown who it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Identity:
     """How fast all its connections together are read; None: no limit."""
     bytes_per_s: float | None = None
     connections: int | None = None
-    """How many it may have open at a time."""
+    """How many connections it may have open at a time."""
     max_line_bytes: int | None = None
-    """Its longest line; None: the server's."""
+    """Its longest line; None: the server's limit applies."""
 
     def may_publish(self, topics: Iterable[str]) -> bool:
         """Whether it may publish to each of these topics."""
@@ -58,23 +58,23 @@ class Identity:
         return permission in self.may or Permission.ADMIN in self.may
 
     def only_publishing(self) -> Identity:
-        """The same for those of whom only the address is known: they may publish, and nothing else."""
+        """This identity for a client of which only the address is known: it may publish, and nothing else."""
         return dataclasses.replace(self, read=Topics(), may=frozenset())
 
 
 _EVERY_TOPIC: Final = Topics(("*",))
 
 NOBODY: Final = Identity("nobody")
-"""Whom an inbox takes its client for until it is told better: somebody who may do nothing."""
+"""The identity that an inbox assumes until ``identify`` is called. It may do nothing."""
 
 ANONYMOUS: Final = Identity("anonymous", _EVERY_TOPIC, _EVERY_TOPIC, frozenset({Permission.MONITOR}))
-"""Whoever is let in without being known."""
+"""A client that is let in without authenticating."""
 
 ADMINISTRATOR: Final = Identity("administrator", _EVERY_TOPIC, _EVERY_TOPIC, frozenset({Permission.ADMIN}))
-"""The superuser, and the user that the server runs as: on a unix socket both may do everything."""
+"""The superuser and the user that the server runs as. On a unix socket both may do everything."""
 
 KEY_HOLDER: Final = Identity("forward", _EVERY_TOPIC)
-"""Whoever knows the shared key of the Forward port, which is for publishing only."""
+"""A client that knows the shared key of the Forward port, which is for publishing only."""
 
 RESERVED: Final = frozenset({ANONYMOUS.name, ADMINISTRATOR.name, KEY_HOLDER.name})
-"""Names that no identity of a file may have."""
+"""Names that no identity of the file may have."""

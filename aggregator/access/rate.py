@@ -1,15 +1,15 @@
-"""How fast an identity is read: events and bytes a second. It computes pauses; others make them."""
+"""How fast an identity is read: events and bytes a second. This module computes the pauses; connections make them."""
 
 from __future__ import annotations
 
 from typing import Final
 
 BURST_S: Final = 0.5
-"""So much of a second's worth may come at once: what a sender gathers for half a second is not slowed."""
+"""The seconds' worth that may come at once: what a sender gathers for half a second is not slowed."""
 
 
 class _Clock:
-    """When what was taken so far would have ended at this rate (the virtual scheduling of GCRA, ITU-T I.371)."""
+    """When everything taken so far would have ended at this rate (the virtual scheduling of GCRA, ITU-T I.371)."""
 
     def __init__(self, per_s: float) -> None:
         self._per_s = per_s

@@ -1,4 +1,4 @@
-"""Rules: which identity a client has, by what it has shown."""
+"""Rules: which identity a client has, according to what it has shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stanza:
 
     identity: Identity
     digests: tuple[str, ...] = ()
-    """Of its tokens."""
+    """The SHA-256 of each of its tokens."""
     certificates: tuple[str, ...] = ()
     networks: tuple[Network, ...] = ()
     uids: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class Claims(Protocol):
 
 
 class Known(NamedTuple):
-    """Who somebody is, and how that is known."""
+    """A client's identity, and how it is known."""
 
     identity: Identity
     by: AuthMethod
@@ -49,7 +49,7 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """All identities, and what is done with those that have none."""
+    """All identities, and what happens to clients that have none."""
 
     stanzas: Sequence[Stanza] = ()
     anonymous: Anonymous = Anonymous.LOOPBACK
@@ -60,7 +60,7 @@ class Rules:
     _uids: dict[int, Identity] = field(default_factory=dict, init=False)
     _networks: dict[Network, Identity] = field(default_factory=dict, init=False)
     _widths: dict[int, list[int]] = field(default_factory=dict, init=False)
-    """The prefix lengths of these networks by version of IP, the narrowest first."""
+    """The prefix lengths of these networks by IP version, the narrowest network first."""
 
     def __post_init__(self) -> None:
         for stanza in self.stanzas:
@@ -74,11 +74,11 @@ class Rules:
 
     @property
     def has_addresses(self) -> bool:
-        """Whether somebody is known by address."""
+        """Whether any identity is known by an address."""
         return bool(self._networks)
 
     def identify(self, client: Claims) -> Known | None:
-        """Who a client is that has said nothing; None: it has to say who it is."""
+        """The identity of a client that has not sent anything; None: the client has to authenticate."""
         if client.certificate:
             found = next((one for name in client.certificate if (one := self._certificates.get(name))), None)
             if found:
@@ -93,12 +93,12 @@ class Rules:
         return Known(ANONYMOUS, AuthMethod.ANONYMOUS) if self.anonymous is Anonymous.ALL else None
 
     def by_token(self, text: str) -> Identity | None:
-        """Whose token this is."""
+        """The identity with this token."""
         return self.by_digest(token.digest(text)) if token.is_token(text) else None
 
     def by_digest(self, digest: str) -> Identity | None:
-        """Whose token has this digest."""
-        return self._digests.get(digest)  # how long that takes tells of the digest only, which leads back to no token
+        """The identity with a token of this digest."""
+        return self._digests.get(digest)  # its timing can tell only about the digest, which leads back to no token
 
     def _by_uid(self, uid: int) -> Identity | None:
         return self._uids.get(uid) or (ADMINISTRATOR if uid in (users.SUPERUSER, self.own_uid) else None)

@@ -1,7 +1,7 @@
 """Tokens: 256 random bits as text. The server keeps their SHA-256 only.
 
 Nobody can guess a token, so a plain digest protects it as well as a slow one would, and no attempt has to be delayed.
-For the same reason nothing but a token of this form is taken: a password could be guessed.
+For the same reason only tokens of this form are accepted: a password could be guessed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ def is_token(text: str) -> bool:
 
 
 def digest(token: str) -> str:
-    """Its SHA-256, in hexadecimal digits, as ``--identities`` has it."""
+    """The token's SHA-256 in hexadecimal digits, as the file of ``--identities`` has it."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def redacted(text: str) -> str:
-    """A text that may be logged: without tokens, whole or cut off, and without what a quoted line has behind AUTH."""
+    """The text in a form that may be logged: without tokens, whole or cut off, and without what follows AUTH in a
+    quoted line."""
     return _SECRET.sub(lambda found: f"{found[1] or ''}(a token)", text)

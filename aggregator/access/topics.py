@@ -1,4 +1,4 @@
-"""Globs of a permission: which topics are among them."""
+"""The globs of a permission, and which topics they match."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from aggregator.wire import pattern
 from aggregator.wire.rules import MAX_NAME_CHARS, is_name
 
 KNOWN_TOPICS: Final = 4096
-"""Topics that are known to be among them: as many as ``wire.rules`` keeps. Past this number they are judged again."""
+"""Topics that are remembered as matching: as many as ``wire.rules`` keeps. Past this number all are judged again."""
 
 _RESERVED: Final = re.compile(r"[]?[]")
 
 
 class BadGlob(ValueError):
-    """It is no glob of a permission; the text says why."""
+    """This is not a glob of a permission; the text says why."""
 
 
 class Topics:
-    """The topics that some globs match. In a glob ``*`` is any run of characters, and nothing else is special."""
+    """The topics that some globs match. In a glob ``*`` matches any run of characters; nothing else is special."""
 
     def __init__(self, globs: Iterable[str] = ()) -> None:
         """Raises BadGlob."""
         self.globs = tuple(globs)
         self.every = "*" in self.globs
-        """Whether these are all topics."""
+        """Whether these globs match every topic."""
         self._matches = pattern.compile_any(map(_checked, self.globs))
         self._known: set[str] = set()
 
@@ -40,11 +40,11 @@ class Topics:
         return hash(self.globs)
 
     def has(self, name: str) -> bool:
-        """Whether this topic is among them."""
+        """Whether a glob matches this topic."""
         return self.every or self._matches(name) is not None
 
     def has_all(self, names: Iterable[str]) -> bool:
-        """Whether each of these topics is among them. Most were asked for before: then it is one comparison."""
+        """Whether globs match each of these topics. Most calls find all of them remembered: that is one comparison."""
         if self.every or (distinct := set(names)) <= self._known:
             return True
         if not all(map(self.has, distinct)):
@@ -55,7 +55,10 @@ class Topics:
         return True
 
     def cover(self, patterns: Iterable[str]) -> bool:
-        """Whether all that these patterns of a reader match is among them. No, if that takes several globs to tell."""
+        """Whether every topic that these patterns of a reader match is included.
+
+        False if one pattern needs several globs to be covered.
+        """
         return self.every or all(self._matches(pattern.hardest(one)) for one in patterns)
 
 

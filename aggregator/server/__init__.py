@@ -1,4 +1,4 @@
-"""One server process, and the way of an event through it.
+"""One server process, and the path of an event through it.
 
     client ──TCP──> connection ──submission──> intake ──batch──> consumer ──append──> engine
        ^           (wire.meaning)           (bounded queue)    (one task)          (storage)

@@ -1,8 +1,8 @@
-"""Listening sockets from outside: a service manager has made them, and keeps them when this process ends.
+"""Listening sockets that a service manager has made and passes in. It keeps them when this process ends.
 
-The protocol of sd_listen_fds(3): ``LISTEN_FDS`` descriptors from 3 on are for process ``LISTEN_PID``; their names stand
-in ``LISTEN_FDNAMES``, with colons between them, and say which port each is (``Port.descriptor``). Clients that connect
-while there is no server wait in the socket's backlog.
+The protocol is that of sd_listen_fds(3). ``LISTEN_FDS`` descriptors, from 3 on, are for the process ``LISTEN_PID``.
+Their names are in ``LISTEN_FDNAMES``, separated by colons; a name says which port its descriptor is for
+(``Port.descriptor``). Clients that connect while no server runs wait in the socket's backlog.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class BadSocket(Exception):
 def inherited(ports: Sequence[Port], environment: MutableMapping[str, str]) -> dict[Port, list[socket.socket]]:
     """The listening sockets that were passed to this process, by port. Raises BadSocket.
 
-    The variables are removed, because they are for this process and for no other.
+    The variables are removed from the environment, because they are for this process only.
     """
     pid, count, names = (environment.pop(name, "") for name in _VARIABLES)
     if not count:
@@ -58,7 +58,7 @@ def _descriptors(count: int) -> range:
 
 
 def _names(text: str, count: int) -> Iterator[str]:
-    """A name for each descriptor; "unknown" where there is none, as systemd has it."""
+    """A name for each descriptor; "unknown" for a descriptor without one, as in systemd."""
     names = text.split(":") if text else []
     yield from (names + ["unknown"] * count)[:count]
 
@@ -66,7 +66,7 @@ def _names(text: str, count: int) -> Iterator[str]:
 def _listening(descriptor: int, port: Port) -> socket.socket:
     shown = f"descriptor {descriptor} ({port.descriptor})"
     try:
-        one = socket.socket(fileno=descriptor)  # finds out what it is
+        one = socket.socket(fileno=descriptor)  # finds out its family and type
     except OSError as error:
         raise BadSocket(f"{shown} is no socket: {os.strerror(error.errno or 0)}") from error
     is_listening = one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

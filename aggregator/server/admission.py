@@ -1,8 +1,8 @@
-"""Admission: who gets a slot. Caps for all, for each address and for each identity, and few slots for strangers.
+"""Admission: which clients get a slot. There are caps for all clients, for each address and for each identity.
 
-A slot is taken at the accept, before a byte is read, and given back at the end. As long as it is not known whose it
-is, it is one of few, and when these are full the oldest goes: to refuse the newest would let a handful of connections a
-second keep everybody out.
+A client takes a slot at the accept, before a byte is read, and gives it back at its end. Only a few slots may be
+pending, that is, held by clients that have not authenticated. When there are too many, the oldest pending client is
+dropped. If the newest were refused instead, a handful of connections a second would keep everybody out.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from aggregator.wire import Failure, replies
 log = logging.getLogger("aggregator")
 
 ADDRESS_PENDING_DIVISOR: Final = 4
-"""One address may have this part of the slots for strangers: 16 of 64."""
+"""One address may have this part of the pending slots: 16 of 64."""
 
 MAX_LEAVING: Final = 16
-"""So many that are turned away at a time are waited for until they have read why: strangers must not fill the slots.
-"""
+"""How many clients that are turned away may keep their slots at a time until they have read why. More would let
+unauthenticated clients fill the slots."""
 
 
 class Holder(Protocol):
-    """Who has a slot: a connection, or at first its TLS handshake."""
+    """What holds a slot: a connection or, before that, its TLS handshake."""
 
     def abort(self) -> None:
         """End at once, because others need the slot."""
 
     def expire(self) -> None:
-        """End, because the time to say who it is is over."""
+        """End, because the client has not authenticated in time."""
 
     def renew(self) -> None:
-        """Look at the rules again: they have changed."""
+        """Apply the rules again, because they have changed."""
 
     def disconnect(self, failure: Failure) -> None:
-        """End, because it may do nothing any more: what was read is stored and answered, and no more is taken."""
+        """End, because the client may do nothing any more. What was read is stored and answered; no more is taken."""
 
     def about(self) -> dict[str, Any]:
-        """What CLIENTS shows of it."""
+        """What CLIENTS shows of the client."""
 
 
 class Slot:
@@ -55,9 +55,9 @@ class Slot:
 
     def __init__(self, number: int, origin: str, holder: Holder, since: float) -> None:
         self.number = number
-        """Its number since the start, which KILL takes."""
+        """Its number, counted from the start of the server. KILL takes it."""
         self.origin = origin
-        """Where it comes from: what counts as one address."""
+        """What counts as the client's address: see ``listeners``."""
         self.holder = holder
         self.since = since
         """``time.monotonic()`` of the accept."""
@@ -87,7 +87,7 @@ class Admission:
         return iter(list(self._slots))
 
     def why_not(self, origin: str) -> Failure | None:
-        """Why another client from there gets no slot."""
+        """Why another client of this origin gets no slot; None: it gets one."""
         config = self._config
         if len(self._slots) >= config.max_connections:
             return replies.too_many_connections(config.max_connections)
@@ -96,7 +96,7 @@ class Admission:
         return None
 
     def enter(self, origin: str, holder: Holder) -> Slot:
-        """Give a slot to a client that is not known yet."""
+        """Give a slot to a client that is not identified yet."""
         self._accepted += 1
         slot = Slot(self._accepted, origin, holder, time.monotonic())
         self._slots[slot] = None
@@ -104,9 +104,9 @@ class Admission:
         return slot
 
     def add_pending(self, slot: Slot) -> None:
-        """It has to say who it is. If that makes too many of them the oldest goes."""
+        """Note that the slot's client has to authenticate. If that makes too many pending slots, drop the oldest."""
         if slot in self._pending:
-            return  # since its handshake
+            return  # it is pending since its TLS handshake
         self._pending[slot] = None
         self._pending_origins[slot.origin] += 1
         most = self._config.max_pending
@@ -116,7 +116,7 @@ class Admission:
             self._evict(next(iter(self._pending)))
 
     def why_not_as(self, slot: Slot, identity: Identity) -> Failure | None:
-        """Why this slot may not be that identity's."""
+        """Why this slot cannot become one of the identity's connections; None: it can."""
         limit = identity.connections
         is_its = slot.identity is not None and slot.identity.name == identity.name
         if limit is None or is_its or self._identities[identity.name] < limit:
@@ -124,14 +124,14 @@ class Admission:
         return replies.too_many_of_identity(limit, identity.name)
 
     def identify(self, slot: Slot, identity: Identity) -> None:
-        """It is known whose slot it is."""
+        """Note whose slot this is; it is no longer pending."""
         self._remove_pending(slot)
         self._count_out(slot)
         slot.identity = identity
         self._identities[identity.name] += 1
 
     def leave(self, slot: Slot) -> None:
-        """It has ended."""
+        """Give the slot back: its client has ended."""
         if slot in self._slots:
             del self._slots[slot]
             self._remove_pending(slot)
@@ -140,7 +140,7 @@ class Admission:
             _subtract(self._origins, slot.origin)
 
     def begin_leaving(self, slot: Slot) -> bool:
-        """It has to go; return whether it may keep its slot until it has read why."""
+        """Note that the client is turned away; return whether it may keep its slot until it has read why."""
         self._remove_pending(slot)
         if len(self._leaving) >= MAX_LEAVING:
             return False
@@ -148,19 +148,19 @@ class Admission:
         return True
 
     def tick(self) -> None:
-        """End those that have not said in time who they are."""
+        """End the clients that have not authenticated in time."""
         latest = time.monotonic() - self._config.auth_timeout_s
         for slot in list(self._pending):
             if slot.since <= latest:
                 _carefully(slot, slot.holder.expire)
 
     def renew(self) -> None:
-        """The rules have changed. Whoever cannot go by the new ones ends, and the others go on."""
+        """Apply changed rules to all clients. A client that they leave without an identity ends; the others go on."""
         for slot in self:
             _carefully(slot, slot.holder.renew)
 
     def metrics(self) -> Iterator[Metric]:
-        """The numbers of those who are not known."""
+        """The numbers of unauthenticated clients."""
         yield Metric("pending", len(self._pending), "connections that have not authenticated yet")
         yield Metric(
             "evicted", self._evicted, "unauthenticated connections dropped to make room for others", Kind.COUNTER
@@ -186,10 +186,10 @@ class Admission:
 
 
 def _carefully(slot: Slot, step: Callable[[], None]) -> None:
-    """Take this step of a slot's holder. Whatever it raises, the others have theirs."""
+    """Call a method of a slot's holder. Whatever it raises, the other holders get their call."""
     try:
         step()
-    except Exception:  # a defect of ours: who knows by which rules the client would go on
+    except Exception:  # a defect of ours: it is unknown which rules would apply if the client went on
         log.exception("a client from %s is dropped", slot.origin)
         slot.holder.abort()
 
@@ -197,4 +197,4 @@ def _carefully(slot: Slot, step: Callable[[], None]) -> None:
 def _subtract(counts: Counter[str], name: str) -> None:
     counts[name] -= 1
     if not counts[name]:
-        del counts[name]  # or it would grow with every name ever seen
+        del counts[name]  # or the counter would grow with every name ever seen

@@ -1,6 +1,7 @@
-"""One client as somebody: who it is, what follows from that, and how it is turned away or ended for it.
+"""A client with an identity: how it authenticates, how it is slowed, and how it is turned away or ended.
 
-Nothing of a client is read as lines before it is clear who it is. Rates slow it, by pausing to read, and drop nothing.
+Nothing that a client sends is read as lines before its identity is clear. Rates slow a client by pausing its reading;
+they drop nothing.
 """
 
 from __future__ import annotations
@@ -25,43 +26,44 @@ from aggregator.wire import Code, Failure, replies
 log = logging.getLogger("aggregator")
 
 LOOK_S: Final = 60.0
-"""How often a client that is slowed is read once all the same, if it has nothing that waits: its end is not seen
-otherwise. Until what one read has brought may be taken it may be hours, at a rate of a few bytes a second."""
+"""How often a slowed client is read once in spite of its rate, if none of its input waits, because its end is not seen
+otherwise. At a rate of a few bytes a second, the pause after a single read may last hours."""
 
 
 class AuthenticatedPeer(Peer):
     """A client that has a slot, from ``admit`` on.
 
-    It can be ended in two ways. ``reconnect`` is for one that may come back: as at SIGTERM, all that it sends until it
-    has seen the end is stored. ``disconnect`` is for one that may do nothing any more: that is dropped.
+    There are two ways to end it. ``reconnect`` is for a client that may come back: as at SIGTERM, everything it sends
+    until it has seen the end is stored. ``disconnect`` is for a client that may do nothing any more: what it sends
+    after that is dropped.
     """
 
     caller: Caller
     _slot: Slot | None = None
     _first_line: FirstLine | None = None
-    """Until it is clear whether it says who this is."""
+    """Set until it is clear whether the first line authenticates the client."""
     _rate: Rate | None = None
     _is_rate_lifted = False  # for good
     _slowed: asyncio.TimerHandle | None = None
     _held_s = 0.0
-    """For how long the first line has been unfinished, of somebody who is known without it."""
-    _to_reconnect: Failure | None = None  # when all that was read is taken
+    """How long nothing has followed an unfinished first line, for a client that is identified without it."""
+    _to_reconnect: Failure | None = None  # to be done when all that was read is taken
     _disconnected: Failure | None = None
     _dropped_bytes = 0
-    """What has arrived since then."""
+    """The bytes that have arrived since ``disconnect``."""
 
     # --- what a subclass knows
 
     @property
     def can_say_who(self) -> bool:
-        """Whether there is a way to say who it is, once it is connected."""
+        """Whether a connected client has a way to say who it is."""
         return self._first_line is not None and self.credentials.is_private
 
     def welcome(self) -> None:
-        """Its token is right."""
+        """Called when the client has shown a valid token."""
 
     def reading_changed(self) -> None:
-        """What it may read has changed."""
+        """Called when the topics that the client may read have changed."""
 
     # --- called by the event loop
 
@@ -93,7 +95,7 @@ class AuthenticatedPeer(Peer):
     # --- called by the server
 
     def tick(self) -> None:
-        """Give up waiting for a first line of somebody who is known: what there is of it is read as any other."""
+        """Give up waiting for the first line of a client that is identified without it; read what has come as usual."""
         if self._first_line and self._first_line.has_some and self.caller.identity:
             self._held_s += TICK_S
             if self._held_s > self._state.config.line_timeout_s and (
@@ -103,21 +105,21 @@ class AuthenticatedPeer(Peer):
         super().tick()
 
     def admit(self, slot: Slot) -> None:
-        """It has a slot. See who it is, or let it say so."""
+        """Take the slot. Go on as the identity that the client has, or wait for the client to authenticate."""
         self._slot = slot
         if self.caller.identity:
             self.accept_identity()
         elif self.can_say_who:
             self._state.admission.add_pending(slot)
-        else:  # at once: it would only take one of the few places of strangers, or show its token to everybody
+        else:  # at once: it would only take one of the few pending slots, or show its token to everybody on the way
             self.deny(replies.token_in_the_open() if self._first_line else replies.nobody_is_known())
 
     def expire(self) -> None:
-        """The time to say who it is is over."""
+        """End: the client has not authenticated in time."""
         self.deny(replies.auth_required())
 
     def renew(self) -> None:
-        """The rules have changed: go on by the new ones, or end if it is nobody any more."""
+        """Apply changed rules: go on under the new ones, or end if the client has no identity any more."""
         before = self.caller.identity
         if before is None or self._slot is None or self._phase >= Phase.REFUSING:
             return
@@ -132,9 +134,9 @@ class AuthenticatedPeer(Peer):
                 self.reading_changed()
 
     def reconnect(self, failure: Failure) -> None:
-        """Have it connect again: end as at SIGTERM, although the server goes on."""
+        """Make the client connect again: end the connection as at SIGTERM, although the server goes on."""
         if self._to_reconnect or self._disconnected or self._phase >= Phase.REFUSING:
-            return  # it ends already
+            return  # it is ending already
         log.info("%s: has to connect again: %s", self._inbox.peer, failure.detail)
         self._to_reconnect = failure
         self._end_soon()
@@ -142,22 +144,22 @@ class AuthenticatedPeer(Peer):
     def disconnect(self, failure: Failure) -> None:
         """Store and answer what was read, and close our half; drop what arrives later.
 
-        When its answers are out it is gone in LINGER_S.
+        Once the answers are out, the connection is gone within LINGER_S.
         """
         if self._disconnected or self._phase >= Phase.ENDING:
-            return  # it ends already
+            return  # it is ending already
         log.info("%s: disconnected: %s", self._inbox.peer, failure.detail)
         self._disconnected = failure
         self._end_soon()
 
     def lift_rate(self) -> None:
-        """It is about to end: rates hold no more, because what was read is to be stored in time."""
+        """Stop slowing the client, because it is about to end and what was read must be stored in time."""
         self._is_rate_lifted = True
         self._rate = None
         self._stop_slowing()
 
     def about(self) -> dict[str, Any]:
-        """What CLIENTS shows of it."""
+        """What CLIENTS shows of the client."""
         return {
             "peer": self._inbox.peer, "port": self._port.descriptor, **self.caller.who, "tls": self.credentials.tls,
             "unanswered": self._outbox.unanswered, "slowed": self._gate.is_shut_for(Reason.RATE),
@@ -166,7 +168,7 @@ class AuthenticatedPeer(Peer):
     # --- who it is
 
     def accept_identity(self) -> bool:
-        """Go on as the identity that it has shown to be; return whether there is room for one more of it."""
+        """Go on as the client's identity. Return False, and end, if that identity has too many connections."""
         identity, slot = self.caller.identity, self._slot
         assert identity
         assert slot
@@ -178,7 +180,7 @@ class AuthenticatedPeer(Peer):
         return True
 
     def deny(self, failure: Failure) -> None:
-        """Say once why it is not served, and end."""
+        """Tell the client why it is not served, and end."""
         if failure.code is not Code.BUSY:
             self._state.stats.auth_failed += 1
         self._state.peer_log.say(
@@ -190,7 +192,7 @@ class AuthenticatedPeer(Peer):
         self.refuse(said, LINGER_S if may_linger else 0.0)
 
     def _on_first_line(self, said: Said | None) -> bytes:
-        """Take what the first line says; return what is to be read as lines."""
+        """Act on what the first line says; return the bytes to be read as lines."""
         if said is None:
             return b""
         self._first_line = None
@@ -210,14 +212,14 @@ class AuthenticatedPeer(Peer):
         rate = None if self._is_rate_lifted else self._state.identities.rate(identity)
         if rate is not self._rate:
             self._rate = rate
-            self._stop_slowing()  # that was the old one's
-            self._go_on()  # if its other connections have used up the new one, this one waits as well
+            self._stop_slowing()  # the pause was due to the old rate
+            self._go_on()  # if other connections have used up the new rate, this connection waits as well
         self._inbox.identify(identity)
 
     # --- in
 
     def finish_input(self) -> None:
-        """Take the end of the stream: what was held back comes first."""
+        """Take the end of the stream, after what was held back as the first line."""
         if self._disconnected:
             return
         if self._first_line and self._phase < Phase.ENDING and (data := self._on_first_line(self._first_line.finish())):
@@ -230,19 +232,19 @@ class AuthenticatedPeer(Peer):
         super()._submit(events, settle)
 
     def count(self, lines: int) -> None:
-        """Note events, and other lines, that count by the rate of its identity: a bad line is as much work."""
+        """Count events and other lines against the identity's rate. A bad line is as much work as an event."""
         if self._rate:
             self._slow(self._rate.take_events(lines, time.monotonic()))
 
     # --- pressure
 
     def _slow(self, pause_s: float) -> None:
-        """Read on only when the rate of its identity allows it."""
+        """Pause reading until the identity's rate allows more."""
         if pause_s > 0 and self._gate.shut(Reason.RATE):
             self._slowed = asyncio.get_running_loop().call_later(min(pause_s, LOOK_S), self._go_on)
 
     def _go_on(self) -> None:
-        """Read on, unless the rate has been used since, by this connection or another of its identity."""
+        """Read on, unless a connection of the identity, this one or another, has used up the rate since."""
         left_s = self._rate.pause_s(time.monotonic()) if self._rate else 0.0
         if left_s <= 0:
             self._stop_slowing()
@@ -263,7 +265,7 @@ class AuthenticatedPeer(Peer):
     def _end_soon(self) -> None:
         """Take what was read, in ordinary turns, because it may be a lot; then end."""
         self.lift_rate()
-        self._abort_after(self._state.config.drain_timeout_s)  # if it does not read its answers, or goes on sending
+        self._abort_after(self._state.config.drain_timeout_s)  # if the client reads no answers, or goes on sending
         if self._inbox and self._gate.open:
             self._take_turn()
         self._close_when_done()
@@ -278,11 +280,11 @@ class AuthenticatedPeer(Peer):
                 self.shut_down(failure)
                 return
         if self._disconnected and self._outbox.muted and not self._eof and self._phase < Phase.LOST:
-            return  # it is read until its time is over, so that the log can say how much is dropped
+            return  # read until the deadline, so that the log can say how much is dropped
         super()._close_when_done()
 
     def _end_disconnected(self, failure: Failure) -> None:
-        """All that was read is taken."""
+        """End a disconnected client whose input has all been taken."""
         if self._outbox.muted:
             self._end(b"")
             if not self._transport.is_closing():
@@ -297,7 +299,7 @@ class AuthenticatedPeer(Peer):
 
     def _abort_if_there(self) -> None:
         if self._phase < Phase.LOST:
-            if not self._disconnected:  # whatever it still sends is lost
+            if not self._disconnected:  # it is worth a warning, because whatever the client still sends is lost
                 self._state.peer_log.say(
                     logging.WARNING, f"{self._port.name}: %s was dropped, because it did not end in time",
                     self._inbox.peer,

@@ -18,7 +18,7 @@ def inherited(environment: MutableMapping[str, str]) -> dict[Port, Bound]:
 
 
 async def bind(config: Config, inherited: Mapping[Port, Bound]) -> dict[Port, Bound]:
-    """The sockets of every port that there is to be; what was passed in is not bound again. Raises CannotListen."""
+    """The sockets of every port that is wanted; those that were passed in are not bound again. Raises CannotListen."""
     bound: dict[Port, Bound] = {}
     try:
         for port in PORTS:
@@ -42,7 +42,10 @@ def remove_files(bound: Mapping[Port, Bound]) -> None:
 
 
 def why_not_open(bound: Mapping[Port, Bound], rules: Rules, forward_key: bytes | None) -> str | None:
-    """Why these may not be served: other machines reach one, and nobody has said who they are. None: they may."""
+    """Why these sockets may not be served: other machines can reach one, and nothing there says who they are.
+
+    None: they may be served.
+    """
     if rules.anonymous is Anonymous.ALL or rules.has_addresses:
         return None
     asks_nobody = [port for port in bound if not port.tls and not (port is FORWARD and forward_key)]
@@ -56,5 +59,5 @@ def why_not_open(bound: Mapping[Port, Bound], rules: Rules, forward_key: bytes |
 
 
 def reachable(bound: Bound) -> list[str]:
-    """The addresses of a port that other machines can reach, and where all that is sent can be read on the way."""
+    """The addresses of a port that other machines can reach. Without TLS, all that is sent can be read on the way."""
     return [sockets.name(one) for one in bound.sockets if sockets.is_reachable(one)]

@@ -1,4 +1,4 @@
-"""Who one client is: what it has shown, and which identity that gives it."""
+"""The identity of one client, from what the client has shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aggregator.wire import Failure, replies
 
 
 class Caller:
-    """One client, known or not. What it is comes from its connection alone, never from what an event says."""
+    """One client, identified or not. Its identity comes from its connection alone, never from the content of events."""
 
     def __init__(self, identities: Identities, credentials: Credentials) -> None:
         self._identities = identities
@@ -25,16 +25,16 @@ class Caller:
 
     @property
     def identity(self) -> Identity | None:
-        """Who it is; None: nobody knows."""
+        """The client's identity; None: not known."""
         return self._known.identity if self._known else None
 
     @property
     def by(self) -> AuthMethod | None:
-        """How that is known."""
+        """How the identity is known."""
         return self._known.by if self._known else None
 
     def show(self, text: str) -> Failure | None:
-        """Take a token; return why it does not help."""
+        """Take a token; return why it is refused, or None if it is right."""
         if not self.credentials.is_private:
             return replies.token_in_the_open()
         if not text:
@@ -46,12 +46,12 @@ class Caller:
         return None
 
     def show_key(self) -> None:
-        """It knows the shared key of its port: that makes it somebody, if nothing else does."""
+        """Note that the client knows the shared key of its port, which gives it an identity if nothing else does."""
         self._has_key = True
         self.renew()
 
     def renew(self) -> None:
-        """See who it is by the rules in force. The token that it has shown counts first, and the shared key last."""
+        """Identify the client by the rules in force. A token that it has shown counts first, the shared key last."""
         rules = self._identities.rules
         if self._digest is not None:
             identity = rules.by_digest(self._digest)
@@ -62,12 +62,12 @@ class Caller:
 
     @property
     def who(self) -> dict[str, Any]:
-        """Who it is, as WHOAMI and CLIENTS say it."""
+        """The identity, as WHOAMI and CLIENTS show it."""
         return {"identity": self.identity.name if self.identity else None, "by": self.by}
 
     @property
     def permissions(self) -> dict[str, Any]:
-        """What it may do, as AUTH says it."""
+        """What the client may do, as the answer to AUTH shows it."""
         if (identity := self.identity) is None:
             return {}
         return {"publish": identity.publish.globs, "read": identity.read.globs, "may": sorted(identity.may)}

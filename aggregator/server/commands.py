@@ -1,7 +1,8 @@
-"""The commands: name, usage, help, and a function from what it may see to its answer.
+"""The commands: name, usage, help, and the function that answers each.
 
-Commands read counters and index look-ups only, never ``COUNT(*)``: they answer within milliseconds whatever the size
-and load of the store. An answer is a dict; the connection puts ``"status":"ok"`` before it and carries out QUIT.
+Commands use counters and index look-ups only, never ``COUNT(*)``, so they answer within milliseconds whatever the size
+and load of the store. An answer is a dict; the connection puts ``"status":"ok"`` before it. The connection also
+carries out QUIT.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from aggregator.storage.engine import StorageError
 from aggregator.wire import Word, replies
 
 TOPICS_MAX: Final = 1000
-"""Topics in one answer; the rest is a page further."""
+"""Topics in one answer; the next page has the rest."""
 
 CLIENTS_MAX: Final = 1000
 """The same for clients."""
@@ -41,16 +42,16 @@ _VERSIONS: Final = {
 
 
 class Requirement(Enum):
-    """What a client must be permitted to use a command."""
+    """The permission that a client needs to use a command."""
 
     NOTHING = auto()
     READ = auto()
-    """To read some topic. The others do not exist for it."""
+    """To read some topic. Topics that the client may not read do not exist for it."""
     MONITOR = auto()
     ADMIN = auto()
 
     def is_met_by(self, identity: Identity) -> bool:
-        """Whether this identity may use such a command."""
+        """Whether this identity may use a command with this requirement."""
         if self is Requirement.READ:
             return bool(identity.read)
         return self is Requirement.NOTHING or identity.has(
@@ -60,7 +61,7 @@ class Requirement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """A command's name, how it is typed, what HELP says of it, the function that answers it, and what that takes."""
+    """A command: its name, how it is typed, what HELP says of it, the function that answers it, its requirement."""
 
     word: Word
     usage: str
@@ -99,7 +100,7 @@ def metrics(state: State) -> Iterator[Metric]:
 
 
 async def _stats(arguments: list[str], state: State, asker: Asker) -> Answer:
-    with contextlib.suppress(StorageError):  # then they are of the last time
+    with contextlib.suppress(StorageError):  # then the numbers are those of the last count
         await state.engine.count()
     numbers = {metric.name: metric.value for metric in metrics(state)}
     return {**numbers, "versions": {**_VERSIONS, state.engine.name: state.engine.version}}
@@ -153,7 +154,7 @@ async def _kill(arguments: list[str], state: State, asker: Asker) -> Answer:
         raise BadCommand(replies.missing_argument("an id is missing", COMMANDS[Word.KILL].usage))
     wanted = number("id", arguments[0], 1, MAX_NUMBER)
     found = next((slot for slot in state.admission if slot.number == wanted), None)
-    if found:  # soon, because it may be the one that asks: its answer comes first
+    if found:  # in the loop's next turn: a client that kills its own connection gets the answer first
         asyncio.get_running_loop().call_soon(found.holder.disconnect, replies.killed())
     return {"id": wanted, "killed": found is not None}
 

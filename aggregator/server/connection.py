@@ -40,8 +40,8 @@ class Connection(AuthenticatedPeer):
         super().__init__(state, port, on_end, stream, Inbox(state, port), muted=not port.replies)
         self._first_line = FirstLine(text=False)
         self._deliveries: Deliveries
-        self._no_commands: Failure | None = None  # since it was set: what commands are answered with
-        self._refusal: Failure | None = None  # since REFUSING: what events are answered with
+        self._no_commands: Failure | None = None  # once it is set, the answer to every command
+        self._refusal: Failure | None = None  # from REFUSING on, the answer to every event
         self._running: asyncio.Task[None] | None = None  # the command that is being carried out
 
     # --- called by the event loop
@@ -69,7 +69,7 @@ class Connection(AuthenticatedPeer):
     # --- called by the server
 
     def tick(self) -> None:
-        """Drop a client that is gone, and would not be seen to be, because it only reads."""
+        """Drop a client that only reads and is gone, because nothing else would show that it is gone."""
         is_only_written_to = self._deliveries.subscription or self._running
         if is_only_written_to and is_gone(self._transport.get_extra_info("socket")):
             self.abort()
@@ -79,7 +79,7 @@ class Connection(AuthenticatedPeer):
     def shut_down(self, failure: Failure) -> None:
         """Answer what was read, then close our half; events that arrive until then are answered with ``failure``.
 
-        A silent client gets our half of the close at once, and may go on sending until it has seen that.
+        On a silent port our half is closed at once, and the client may go on sending until it has seen that.
         """
         self.lift_rate()
         if not self._port.replies:
@@ -92,12 +92,12 @@ class Connection(AuthenticatedPeer):
         self._close_when_done()
 
     def reconnect(self, failure: Failure) -> None:
-        """End as at SIGTERM; nothing more is read for it either."""
+        """End as at SIGTERM. Nothing more is read from the store for this client."""
         self._read_no_more(failure)
         super().reconnect(failure)
 
     def disconnect(self, failure: Failure) -> None:
-        """The same for one that may do nothing any more."""
+        """End a client that may do nothing any more. Nothing more is read from the store for it either."""
         self._read_no_more(failure)
         super().disconnect(failure)
 
@@ -111,13 +111,13 @@ class Connection(AuthenticatedPeer):
             self._fill(place, replies.encode(replies.error(failure)))
 
     def reading_changed(self) -> None:
-        """End what it reads now. It may read on another connection, by the new rules."""
+        """If the client is reading, make it connect again, so that it reads under the new rules."""
         if self._deliveries.subscription or self._running:
             assert self.caller.identity
             self.reconnect(replies.permissions_changed(self.caller.identity.name))
 
     def welcome(self) -> None:
-        """Say what it may do."""
+        """Tell the client its identity and what it may do."""
         identity = self.caller.identity
         assert identity
         if self._port.replies:
@@ -126,13 +126,13 @@ class Connection(AuthenticatedPeer):
     # --- lines in
 
     def finish_inbox(self) -> None:
-        """The last line counts, unless it may be cut."""
+        """Take an unterminated last line too, unless it may be cut."""
         if self._transport.get_extra_info("is_cut") and isinstance(self._inbox, Inbox):
             self._inbox.cut()
         super().finish_inbox()
 
     def take(self, found: Events | list[Event | Rejection] | Command | Rejection | Failure) -> None:
-        """Do what lines ask for."""
+        """Act on what one or more lines mean."""
         if isinstance(found, Events):
             self._submit_events(found)
         elif isinstance(found, Rejection):
@@ -202,7 +202,7 @@ class Connection(AuthenticatedPeer):
         self._fill(place, b"" if muted else outcomes.encoded_batch(members, line_number, outcome))
 
     def on_flushed(self) -> None:
-        """Begin the command that is the first in line."""
+        """Start the command that is first in the outbox, if it is not running yet."""
         if (place := self._outbox.command) and place.command and not self._running:
             self._running = asyncio.get_running_loop().create_task(place.command(place))
 
@@ -247,11 +247,11 @@ class Connection(AuthenticatedPeer):
 
     def _look(self, waiting_before: int, answers_waited: bool) -> None:
         if self._deliveries.last_subscription and not answers_waited and self._phase < Phase.CLOSING:
-            self._start_watch()  # deliveries may wait for ever: the rest of them is in the store
+            self._start_watch()  # deliveries may wait for ever, because the store has the rest of them
         else:
             super()._look(waiting_before, answers_waited)
 
     def _give_up_replies(self) -> None:
         super()._give_up_replies()
         if self._deliveries.last_subscription:
-            self._close_our_half()  # so that it sees an end of its deliveries
+            self._close_our_half()  # so that the client sees that its deliveries have ended

@@ -1,17 +1,17 @@
-"""Queue to batches, batches to the engine, outcomes to those who sent the events, after the commit.
+"""Queue to batches, batches to the engine, and, after the commit, outcomes to the senders of the events.
 
-While a batch commits, the next batch is filled: what arrives during a commit is packed as it arrives. It needs no
-timer. A batch that is full before its turn is set aside and prepared, and another is filled. Upkeep is done beside
-commits too, so that the engine is busy while the event loop makes the next batch ready.
+While one batch commits, the next batch is filled: events that arrive during a commit are packed as they arrive. No
+timer is needed. A batch that is full before its turn is set aside and prepared, and another is filled. Upkeep also runs
+alongside commits, so that the engine is busy while the event loop gets the next batch ready.
 
-What happens to a batch is told to every submission in it, exactly once:
+Every submission in a batch is told the outcome of the batch exactly once:
 
-- committed: a Commit, and only then may an ack leave;
-- there is no space: a Failure with ``storage_full``. The store is intact, the next batch is tried as usual, and while
-  there is none the store is probed, so that HEALTH recovers by itself;
-- nothing may be appended at the moment: nobody is told anything, the batch is appended again later;
-- anything else: a Failure with ``storage`` for this batch and all that are queued, and ``run`` raises: the server
-  has to stop, because after a failed fsync nothing this process believes about the disk can be trusted.
+- committed: a Commit. Only then may an ack leave;
+- no space: a Failure with ``storage_full``. The store is intact, and the next batch is tried as usual. While there is
+  no next batch, the store is probed, so that HEALTH recovers without new events;
+- the store is busy: nobody is told anything yet, and the batch is appended again later;
+- any other error: a Failure with ``storage``, for this batch and for everything that is queued. ``run`` raises, and the
+  server has to stop, because after a failed fsync nothing this process believes about the disk can be trusted.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ log = logging.getLogger("aggregator")
 T = TypeVar("T")
 
 RETRY_S: Final = 0.5
-"""Pause before a busy or full store is tried again: acks are to resume within 2 s of space returning, and a probe costs
-one fsync."""
+"""Pause before a busy or full store is tried again. Acks have to resume within 2 s after space returns, and a probe
+costs one fsync."""
 
 WATCH_S: Final = 1.0
 """How often the engine verifies that what it has stored is still there."""
 
 IDLE_S: Final = 1.0
-"""After so long without events, upkeep that is not due yet is done too."""
+"""After this long without events, upkeep that is not due yet is done too."""
 
 Publish = Callable[[Sequence[Events], Commit, Position], None]
-"""Gets the events of each commit, in the parts in which they came, after their acks, and the position behind it."""
+"""Called for each commit, after its acks: with its events in the parts in which they came, and the position after."""
 
 
 class _Filling:
@@ -55,25 +55,25 @@ class _Filling:
         self.batch: Any = engine.new_batch()
         self.submissions: list[Submission] = []
         self.preparing: asyncio.Task[None] | None = None
-        self.handed_over = 0.0  # to be appended; time.monotonic()
+        self.handed_over = 0.0  # time.monotonic() when it was handed over to be appended
 
     def add(self, submission: Submission) -> None:
         self.batch.add(submission.events)
         self.submissions.append(submission)
 
     def prepare(self) -> None:
-        """Begin to prepare it, once."""
+        """Start to prepare the batch, once."""
         if not self.preparing:
             self.preparing = asyncio.create_task(self._engine.prepare(self.batch))
 
     async def prepared(self) -> None:
-        """Wait for that, if it was begun, and raise what it has raised."""
+        """Wait for the preparation, if it was started, and raise what it has raised."""
         if self.preparing:
             preparing, self.preparing = self.preparing, None
             await preparing
 
     def take(self) -> list[Submission]:
-        """Its submissions, to be told. A second call finds none, so that nobody is told twice."""
+        """Take its submissions, to tell them the outcome. A second call finds none, so nobody is told twice."""
         taken, self.submissions = self.submissions, []
         return taken
 
@@ -90,16 +90,16 @@ class Consumer:
         self._health = health
         self._max_batch = max_batch
         self._publish = publish
-        self._failure: StorageFailed | None = None  # of somebody else who writes
+        self._failure: StorageFailed | None = None  # met by another part that writes to the store
         self._over = False  # something has failed: no further batch may be stored
         self._filling = _Filling(engine)
-        self._full: _Filling | None = None  # is the next, before the batch that is being filled
-        self._held_over: Submission | None = None  # is not in a batch yet
+        self._full: _Filling | None = None  # the next batch, ahead of the one that is being filled
+        self._held_over: Submission | None = None  # taken from the intake, and not in a batch yet
         self._under_way: list[_Filling] = []  # being appended, in the order of their events
-        self._turn = asyncio.Lock()  # to be handed to the engine
-        self._quiet = asyncio.Lock()  # to use quiet times
-        self._arrived = asyncio.Event()  # something arrived, or will never again
-        self._ended = asyncio.Event()  # one of the tasks, or all is to end
+        self._turn = asyncio.Lock()  # held for the batch that is handed to the engine next
+        self._quiet = asyncio.Lock()  # held while quiet time is used
+        self._arrived = asyncio.Event()  # something has arrived, or nothing ever will again
+        self._ended = asyncio.Event()  # one of the tasks has ended, or all have to end
         self._room = asyncio.Event()
         self._filler: asyncio.Task[None]
         self._upkeep: asyncio.Task[bool] | None = None
@@ -117,7 +117,7 @@ class Consumer:
                     raise self._failure
                 _raise_what_was_raised(watching, *appenders)
             await self._end_upkeep()
-            if not self._engine.shared:  # it may be out of reach, and others look after it
+            if not self._engine.shared:  # a shared store may be out of reach, and other servers look after it
                 await self._engine.verify()
         except asyncio.CancelledError:
             raise  # the process ends, and its connections with it
@@ -144,7 +144,7 @@ class Consumer:
     # --- filling
 
     async def _fill(self) -> None:
-        """Pack what arrives into the batch that is to be next. A submission is never split, so one may be larger."""
+        """Pack what arrives into the next batch. A submission is never split, so it may exceed a batch's limits."""
         while submission := await self._intake.get():
             self._held_over = submission
             while not self._fits(submission):
@@ -166,27 +166,28 @@ class Consumer:
         )
 
     def _prepare_full(self) -> None:
-        """Have the full batch prepared behind one that is being appended."""
+        """Start to prepare the full batch while another is being appended."""
         if self._full and self._under_way:
             self._full.prepare()
 
     # --- storing
 
     async def _append_batches(self) -> None:
-        """Store one batch after another. So many of these run as appends may be under way."""
+        """Store one batch after another. As many of these tasks run as appends may be under way at a time."""
         try:
             while batch := await self._next():
                 await self._store(batch)
-                if self._under_way:  # one of these may have failed in this turn of the loop: that comes first
+                if self._under_way:  # another append may have failed in this turn of the loop: that comes first
                     await asyncio.sleep(0)
         except BaseException:
             self._over = True
             raise
 
     async def _next(self) -> _Filling | None:
-        """The next batch, which is under way from now on; None if there will be none.
+        """The next batch, which is under way from now on; None if none will follow.
 
-        If a batch is ready, nothing is awaited: the engine gets it in the turn of the loop in which it has become free.
+        If a batch is ready, nothing is awaited, so the engine gets the batch in the same turn of the loop in which the
+        engine has become free.
         """
         while not (batch := self._take_batch()):
             if self._over or self._filler.done():
@@ -246,8 +247,8 @@ class Consumer:
             self._out_of_trouble()
             duplicates = len(commit.duplicates)
             self._stats.committed(len(commit.seqs) - duplicates, duplicates, time.monotonic() - started)
-            # In the loop's next turn: if more is queued, it is on its way to the disk by then, and replies are written
-            # while it commits.
+            # In the loop's next turn: by then the next batch, if there is one, is on its way to the disk, and the
+            # replies are written while it commits.
             asyncio.get_running_loop().call_soon(self._acknowledge, filling.take(), commit, self._engine.head)
         self._under_way.remove(filling)
         self._note_oldest()
@@ -256,7 +257,7 @@ class Consumer:
         pause_s = 0.0
         while True:
             try:
-                async with self._turn:  # in the order of their events; what pauses here holds up later batches
+                async with self._turn:  # in the order of their events; a batch that pauses here holds up later ones
                     if pause_s:
                         await asyncio.sleep(pause_s)
                     await filling.prepared()
@@ -271,19 +272,19 @@ class Consumer:
         self._health.commit_started = self._under_way[0].handed_over if self._under_way else None
 
     def _begin_upkeep(self) -> None:
-        """Have what is due done beside the batch that is being appended."""
+        """Start the upkeep that is due, alongside the batch that is being appended."""
         self._note_upkeep()
         if not self._upkeep and not self._quiet.locked() and self._engine.upkeep_due:
             self._upkeep = self._start(self._engine.upkeep(quiet=False))
 
     def _note_upkeep(self) -> None:
-        """If it has ended, raise what it has raised."""
+        """If the upkeep has ended, raise what it has raised."""
         if self._upkeep and self._upkeep.done():
             upkeep, self._upkeep = self._upkeep, None
             upkeep.result()
 
     async def _end_upkeep(self) -> None:
-        """Wait for it, and raise what it has raised."""
+        """Wait for the upkeep, and raise what it has raised."""
         if self._upkeep:
             await self._upkeep
             self._upkeep = None
@@ -293,7 +294,7 @@ class Consumer:
         try:
             await asyncio.wait({probing, self._filler}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            probing.cancel()  # if it goes on, the server stops, and nothing is left to be stored
+            probing.cancel()  # if it is still running, the server is stopping, and nothing is left to be stored
         await asyncio.wait({probing})
         if probing.cancelled():
             return
@@ -305,7 +306,7 @@ class Consumer:
             self._out_of_trouble()
 
     async def _watch(self) -> None:
-        """Once a second see whether what is stored is still there. Never returns."""
+        """Once a second, verify that what is stored is still there. Never returns."""
         while True:
             await asyncio.sleep(WATCH_S)
             await self._engine.verify()
@@ -331,13 +332,13 @@ class Consumer:
         self._publish([submission.events for submission in submissions], commit, head)
 
     def fail(self, error: StorageFailed) -> None:
-        """End ``run`` with this error, which another part met that writes to the same store."""
+        """End ``run`` with this error, which another part met while writing to the same store."""
         self._failure = error
         self._over = True
         self._ended.set()
 
     def _fail(self, why: str) -> None:
-        """Tell everybody, now and from now on, that nothing is stored any more."""
+        """Tell every submission, those of now and those to come, that nothing is stored any more."""
         self._health.failure = why
         failure = replies.store_failed(why)
         handed_over = [submission for batch in self._under_way for submission in batch.take()]

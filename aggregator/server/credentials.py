@@ -17,7 +17,7 @@ _UCRED: Final = struct.Struct("=iII")  # struct ucred of unix(7): pid, uid, gid
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One client, as far as it has proved who it is without saying a word."""
+    """What one client has proved about itself without sending a line."""
 
     address: str | None
     """The IP address of the peer; None on a unix socket."""
@@ -28,7 +28,7 @@ class Credentials:
     tls: str | None = None
     """The version of TLS, as "TLSv1.3"; None without TLS."""
     is_unix: bool = False
-    """Whether it is on a unix socket, also if its user cannot be told."""
+    """Whether it is on a unix socket, even if its user is not known."""
 
     @property
     def is_local(self) -> bool:
@@ -39,12 +39,12 @@ class Credentials:
 
     @property
     def is_private(self) -> bool:
-        """Whether nobody on the way can read along, so that a secret may be taken."""
+        """Whether nobody on the way can read along, so that a secret may be accepted."""
         return self.tls is not None or self.is_local
 
 
 def of(transport: asyncio.BaseTransport) -> Credentials:
-    """What is known of the client at the other end; an unknown client if it is gone already."""
+    """The credentials of the client at the other end; those of an unknown client if it is gone already."""
     known = transport.get_extra_info("credentials")
     if isinstance(known, Credentials):
         return known
@@ -56,7 +56,7 @@ def of(transport: asyncio.BaseTransport) -> Credentials:
 
 
 def over_tls(plain: asyncio.BaseTransport, tls: ssl.SSLObject) -> Credentials:
-    """The same after a handshake. Raises ValueError if a name in its certificate is no text."""
+    """The credentials after a TLS handshake. Raises ValueError if a name in the certificate is not text."""
     return Credentials(of(plain).address, None, _names(tls.getpeercert()), tls.version())
 
 

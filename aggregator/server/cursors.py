@@ -3,8 +3,9 @@
 Acks are merged: one statement stores all cursors that have moved, at most SAVES_PER_S times a second. An ack is
 answered when it is on disk.
 
-Where servers share the store, the newest reader of a name has claimed it, whichever server it is on. The store moves a
-cursor for the last claim only, and a server looks now and then whether its readers have lost theirs.
+If servers share the store, the newest reader of a name has the claim to it, whichever server that reader is on. The
+store moves a cursor for the last claim only. Each server checks now and then whether its readers have lost their
+claims.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SAVES_PER_S: Final = 20
 """Statements a second, for all cursors together: each is an fsync that commits wait for."""
 
 FOLLOW_S: Final = 1.0
-"""How often the cursor of a reader that has acked all that it was sent is moved past what does not match."""
+"""How often cursors are moved past events that do not match, if their readers have acked everything they were sent."""
 
 
 class Cursors:
@@ -42,17 +43,18 @@ class Cursors:
         on_failure: Callable[[StorageFailed], None],
         on_loss: Callable[[Subscription, str | None, str], None],
     ) -> None:
-        """``on_loss`` gets a reader, the peer that has taken its name on another server, or None, and the name."""
+        """``on_loss`` gets a reader that has lost its name, the peer on another server that has taken the name, and the
+        name. The peer is None if the name was removed."""
         self._engine = engine
         self._on_failure = on_failure
         self._on_loss = on_loss
-        self._claims: dict[str, str] = {}  # of the names that clients of this server have claimed last
+        self._claims: dict[str, str] = {}  # by name, the last claim that a client of this server has made
         self._cursors: dict[str, Cursor] = {}
         self._readers: dict[str, Subscription] = {}
         self._changed: set[str] = set()
         self._gone: set[str] = set()
         self._under_way: set[str] = set()  # changed or gone, and being stored
-        self._waiting: list[asyncio.Future[None]] = []  # for all that has changed so far to be on disk
+        self._waiting: list[asyncio.Future[None]] = []  # done when all changes so far are on disk
         self._something_changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -61,11 +63,11 @@ class Cursors:
         self._cursors = {cursor.name: cursor for cursor in await self._engine.cursors()}
 
     def start(self) -> None:
-        """Begin to store what changes."""
+        """Begin to store changes."""
         self._tasks = [asyncio.create_task(self._store()), asyncio.create_task(self._follow())]
 
     async def stop(self) -> None:
-        """Store nothing any more."""
+        """Stop storing changes."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -93,7 +95,7 @@ class Cursors:
     def move(
         self, name: str, interest: Interest, position: Position, reader: Identity, claim: str | None = None
     ) -> None:
-        """Set a cursor, or make it. It is durable after ``on_disk``; of a shared store, if ``claim`` still holds."""
+        """Set or make a cursor. It is durable after ``on_disk``; on a shared store, only if ``claim`` still holds."""
         self._set(Cursor(name, self._purpose(name, interest, reader), position, _now(), claim or ""))
 
     def forget(self, name: str) -> bool:
@@ -107,8 +109,8 @@ class Cursors:
     async def claim(self, name: str, interest: Interest, start: Position, reader: Identity, peer: str) -> str | None:
         """Make a client the reader of a name on a shared store, and return its claim; a new name begins at ``start``.
 
-        None if the name was not as it is known here: ``refresh`` tells what has become of it. Raises as
-        ``Engine.claim_cursor``.
+        None if the name in the store differs from what is known here: ``refresh`` finds out its present state. Raises
+        what ``Engine.claim_cursor`` raises.
         """
         claim = f"{peer} {secrets.token_hex(4)}"
         known = self._cursors.get(name)
@@ -121,7 +123,7 @@ class Cursors:
         return claim
 
     def is_held(self, name: str, claim: str | None) -> bool:
-        """Whether nobody has claimed the name since, as far as it is known here."""
+        """Whether nobody has claimed the name since ``claim``, as far as is known here. Always, if it is not shared."""
         cursor = self._cursors.get(name)
         return not self._engine.shared or (cursor is not None and cursor.claim == claim == self._claims.get(name))
 
@@ -131,10 +133,10 @@ class Cursors:
         return _peer(cursor.claim) if cursor else ""
 
     def _purpose(self, name: str, interest: Interest, reader: Identity) -> str:
-        """What the name is for from now on.
+        """The purpose of the name from now on.
 
-        Whoever moves a name that is nobody's becomes its owner. Of whoever is let in without being known there may be
-        many, so they own nothing.
+        A reader that moves a name without an owner becomes its owner. Reserved identities own nothing, because many
+        different clients may be anonymous.
         """
         owner = owner_of(known.interest) if (known := self._cursors.get(name)) else None
         if owner is None and reader.name not in RESERVED:
@@ -150,7 +152,7 @@ class Cursors:
         for name in before.keys() | found.keys() | self._cursors.keys():
             ours = self._cursors.get(name)
             if ours is not before.get(name) or name in self._changed | self._gone | self._under_way:
-                continue  # something has happened to it here since
+                continue  # this server has changed it since
             if name in found:
                 self._cursors[name] = found[name]
             else:
@@ -160,9 +162,9 @@ class Cursors:
                 self._on_loss(reader, peer, name)
 
     async def on_disk(self, name: str) -> None:
-        """Return when all that was done to this name is on disk. Raises StorageFull or StorageFailed.
+        """Return when all changes to this name are on disk. Raises StorageFull or StorageFailed.
 
-        What could not be stored is still to be stored: then the next call tries again.
+        What could not be stored is kept, and the next call tries again.
         """
         if name in self._changed or name in self._gone or name in self._under_way:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -177,7 +179,7 @@ class Cursors:
         self._something_changed.set()
 
     async def _store(self) -> None:
-        """Store what has changed, again and again. What could not be stored is stored with the next change."""
+        """Store changes, for ever. What could not be stored is tried again with the next change."""
         while True:
             await self._something_changed.wait()
             self._something_changed.clear()
@@ -191,7 +193,7 @@ class Cursors:
                 error = caught if isinstance(caught, StorageError) else StorageFailed(f"a defect: {caught!r}")
                 self._changed |= changed & self._cursors.keys()
                 self._gone |= self._under_way - self._cursors.keys()
-                if isinstance(error, StorageBusy):  # nobody is told anything: it is tried again
+                if isinstance(error, StorageBusy):  # nobody is told anything, because it is tried again
                     self._waiting = waiting + self._waiting
                     self._something_changed.set()
                 else:
@@ -203,14 +205,14 @@ class Cursors:
                 self._under_way = set()
                 if lost:
                     self._lose([cursor for cursor in moved if cursor.name in lost])
-                    with contextlib.suppress(StorageError):  # then it is found out a little later who has it
+                    with contextlib.suppress(StorageError):  # then the new holders are found out a little later
                         await self.refresh()
                 _tell(waiting, None)
             self._under_way = set()
             await asyncio.sleep(1 / SAVES_PER_S)
 
     def _lose(self, lost: Sequence[Cursor]) -> None:
-        """Their claims do not hold any more. A newer one of this server may."""
+        """Forget the claims of these cursors: they hold no longer. A newer claim made on this server may still hold."""
         for cursor in lost:
             if self._claims.get(cursor.name) == cursor.claim:
                 del self._claims[cursor.name]
@@ -218,7 +220,7 @@ class Cursors:
                 self._changed.discard(cursor.name)
 
     async def _follow(self) -> None:
-        """Move the cursors of readers that have acked all that they were sent past what does not match, for ever."""
+        """For ever, move cursors past events that do not match, if their readers have acked all that they were sent."""
         while True:
             await asyncio.sleep(FOLLOW_S)
             if self._readers:

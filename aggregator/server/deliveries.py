@@ -13,11 +13,11 @@ from aggregator.server.subscription import Subscription
 
 HIGH_BYTES: Final = 256 * 1024
 LOW_BYTES: Final = 64 * 1024
-"""What waits in this process for one subscriber; the rest waits in the store."""
+"""High and low water of what waits in this process for one subscriber; the rest waits in the store."""
 
 
 class Deliveries:
-    """The subscription of one client, if it has one, and the way of its lines. A client gets at most one at a time."""
+    """The subscription of one client, if it has one, and how its lines are written. A client has one at most."""
 
     def __init__(
         self,
@@ -35,16 +35,16 @@ class Deliveries:
         self._reply_buffer = reply_buffer  # high and low water in bytes, while there is no subscription
         self.subscription: Subscription | None = None
         self.last_subscription: Subscription | None = None
-        """The same, also when it is over."""
+        """The latest subscription, even if it is over."""
         self.stopped = False
-        """Whether the connection has come too far towards its end for more lines."""
+        """Whether no more lines may be written, because the connection is ending."""
         self.on_over: Callable[[], None] = lambda: None
         self._full = False
         self._limit_write_buffer()
 
     @property
     def identity(self) -> Identity:
-        """Who the client is: nothing is asked for by one that is not known."""
+        """The client's identity. There is one, because no command is taken from a client without an identity."""
         assert self.caller.identity
         return self.caller.identity
 
@@ -56,7 +56,7 @@ class Deliveries:
     # --- called by commands and by the feed
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Deliver when the reply to the command that is being carried out has left."""
+        """Take a subscription. Its lines begin when the reply to the command that is being carried out has left."""
         self.subscription = self.last_subscription = subscription
 
     def push(self, data: bytes) -> bool:
@@ -67,7 +67,7 @@ class Deliveries:
         return not self._full
 
     def subscription_over(self) -> None:
-        """Nothing follows: the connection ends if its client has closed its half."""
+        """Note that no more lines follow. The connection now ends if its client has closed its half."""
         self.subscription = None
         self._limit_write_buffer()
         asyncio.get_running_loop().call_soon(self.on_over)
@@ -75,7 +75,7 @@ class Deliveries:
     # --- called by the connection
 
     def begin(self) -> None:
-        """The reply to the command that subscribed has been written."""
+        """Begin to deliver: the reply to the command that subscribed has been written."""
         if self.stopped:
             self.end()
         elif self.subscription:
@@ -83,13 +83,13 @@ class Deliveries:
             self._feed.begin(self.subscription)
 
     def pause(self) -> None:
-        """The client does not read for now."""
+        """Pause deliveries: the client does not read for now."""
         self._full = True
         if self.subscription:
             self._feed.pause(self.subscription)
 
     def resume(self) -> None:
-        """It reads again."""
+        """Resume deliveries: the client reads again."""
         self._full = False
         if self.subscription:
             self._feed.resume(self.subscription)

@@ -1,4 +1,4 @@
-"""The start of what a client has sent, as the log may show it."""
+"""The start of what a client has sent, in a form that is safe to log."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 SHOWN_CHARS: Final = 60
-"""Enough to know a program by: a priority, a date and a host are some 40 characters."""
+"""Enough to recognize a program: a priority, a date and a host are some 40 characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """Bytes that are shown only if somebody reads them: printable, in quotes, and cut."""
+    """Bytes as the log shows them: printable, in quotes, and cut. They are formatted only if the line is logged."""
 
     data: bytes
 

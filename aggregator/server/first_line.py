@@ -1,6 +1,6 @@
-"""The first line of a client, as far as it may say who the client is: ``AUTH <token>``, or anything else.
+"""The first line of a client, which may say who the client is: ``AUTH <token>``, or anything else.
 
-Nothing is read as lines before. What a stranger sends is kept up to FIRST_LINE_BYTES, and looked at once.
+Nothing is read as lines before that is clear. It is clear at the latest when more than FIRST_LINE_BYTES have come.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from aggregator.wire.lines import BOM
 
 FIRST_LINE_BYTES: Final = 1024
-"""Most that is kept of somebody who is not known. A token and its word have 61 bytes."""
+"""How much of the first line is looked at. AUTH and a token take 61 bytes."""
 
 _WORD: Final = b"AUTH"
 _AUTH: Final = re.compile(rb"AUTH[ \t\r\n]", re.IGNORECASE)
@@ -24,18 +24,18 @@ class Said:
     """What the first line has said."""
 
     rest: bytes
-    """What is to be read as lines."""
+    """The bytes to be read as lines."""
     token: str | None = None
-    """What stood behind AUTH; None: it was no AUTH."""
+    """The text after AUTH; None: the line was not AUTH."""
     lines: int = 0
-    """Lines of the connection that ``rest`` begins behind."""
+    """The number of lines of the connection before ``rest``."""
 
 
 class FirstLine:
     """Waits for the first line that is not empty.
 
-    ``text``: the stream may hold any text. Then a line is an AUTH only if a token stands in it: no text has that by
-    chance, and a token must not be stored.
+    ``text`` means that the stream may hold any text. Then a line is AUTH only if a token follows the word: no text has
+    that by chance, and a token must not be stored.
     """
 
     def __init__(self, text: bool) -> None:
@@ -44,11 +44,11 @@ class FirstLine:
 
     @property
     def has_some(self) -> bool:
-        """Whether it has begun."""
+        """Whether something has been received, and is held."""
         return bool(self._held)
 
     def feed(self, data: bytes) -> Said | None:
-        """Take the next bytes; None: it takes more of them to tell."""
+        """Take the next bytes; None: it takes more bytes to tell."""
         self._held += data
         head = bytes(self._held[:FIRST_LINE_BYTES])
         line = _without_blanks(head)
@@ -64,7 +64,7 @@ class FirstLine:
         return self._said(line, len(self._held)) if _AUTH.match(line + b"\n") else Said(bytes(self._held))
 
     def _said(self, line: bytes, end: int) -> Said:
-        """What a line with AUTH says. It may have others behind it, up to ``end`` of what is held."""
+        """What a line with AUTH says. ``line`` ends at ``end`` in what is held, and may contain further lines."""
         if self._is_text and not _WITH_TOKEN.match(line):
             return Said(bytes(self._held))
         start = end - len(line)
@@ -74,5 +74,5 @@ class FirstLine:
 
 
 def _without_blanks(head: bytes) -> bytes:
-    """From the first line on that is not empty."""
+    """The bytes from the first line on that is not empty."""
     return head.removeprefix(BOM).lstrip(b" \t\r\n")

@@ -1,7 +1,7 @@
 """A client of the Forward port: chunks in, acks out.
 
-A chunk is acked after the commit of all its events, and not at all if any of them could not be stored: Forward has no
-word for that, so the connection is closed and the client sends the chunk again.
+A chunk is acked after all its events are committed. If any of them could not be stored, the connection is closed,
+because Forward has no negative ack, and the client sends the chunk again.
 """
 
 from __future__ import annotations
@@ -58,14 +58,15 @@ class ForwardConnection(AuthenticatedPeer):
 
     @property
     def can_say_who(self) -> bool:
-        """Whether there is a shared key: Forward knows nothing else."""
+        """Whether there is a shared key: Forward has no other way to authenticate."""
         return self._inbox.wants_key
 
     def shut_down(self, failure: Failure) -> None:
         """Ack what was read, then close our half; what arrives until the peer has seen that is stored too.
 
-        A chunk that wants an ack is not stored then, because it can get none: the client sends it to the next server.
-        Some clients give it another name there, so that it would be stored twice.
+        A chunk that arrives after our half is closed and wants an ack is not stored, because it can no longer be acked:
+        the client sends it to the next server. Some clients give it another name there, so that it would be stored
+        twice.
         """
         self.lift_rate()
         while self._inbox:
@@ -85,7 +86,7 @@ class ForwardConnection(AuthenticatedPeer):
     # --- chunks in, acks out
 
     def take(self, found: Conversion | LetIn | NotForward) -> None:
-        """Submit the events of a chunk; or do what else a message asks for."""
+        """Submit the events of a chunk, or act on another message."""
         if isinstance(found, Conversion):
             self._submit_chunk(found)
         elif isinstance(found, LetIn):
@@ -118,12 +119,12 @@ class ForwardConnection(AuthenticatedPeer):
             self._fill(chunk.place, chunk.ack)
 
     def _refuse_chunk(self, events: Events, publisher: Identity) -> None:
-        """Store nothing of a chunk with an event that its client may not publish: it can be acked only as a whole."""
+        """Store nothing of a chunk if its client may not publish all its events: it can be acked only as a whole."""
         event = next(event for event in events if not publisher.may_publish((event.topic,)))
         rejection = replies.may_not_publish(publisher.name, event)
         for _ in range(len(events)):
             self._state.stats.reject(rejection.code)
-        self.count(len(events))  # or a client that sends it again and again would have no rate
+        self.count(len(events))  # or a client that sends it again and again would not be slowed
         self._inbox.refused(f"{rejection.detail}: {Excerpt(event.topic.encode())}")
         self._end(b"")
 

@@ -1,6 +1,6 @@
-"""What comes in from one Forward client: bytes to messages, messages to chunks of events, a turn at a time.
+"""The input of one Forward client: bytes to messages, messages to chunks of events, a turn at a time.
 
-A chunk is given out when all of it has been read: nothing of one that is broken, or too long, is stored.
+A chunk is given out when all of it has been read, so nothing is stored of a chunk that is broken or too long.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ log = logging.getLogger("aggregator")
 
 ENTRIES_AT_ONCE: Final = TURN_LINES // 10
 EVENT_BYTES_AT_ONCE: Final = TURN_BYTES // 4
-"""After so much the budget of a turn is looked at."""
+"""After this many entries, or bytes of events, the budget of the turn is checked."""
 
 SLICE_BYTES: Final = 4 * 1024
-"""So much of what was read is split into messages at a time: a message may have three bytes, and each costs 10 µs."""
+"""How much input is split into messages at a time. A message may have three bytes, and each message costs 10 µs."""
 
 
 @dataclass(slots=True)
 class LetIn:
-    """The answer to a client's PING, and whether it may go on."""
+    """The answer to a client's PING, and whether the client may go on."""
 
     pong: bytes
     well: bool
 
 
 class ForwardInbox:
-    """The messages of one client of ``port`` that wait; its length is their number."""
+    """The waiting messages of one client of ``port``; its length is their number."""
 
     def __init__(self, state: State, port: Port) -> None:
         self.peer = "a client"
@@ -52,12 +52,12 @@ class ForwardInbox:
         self._config = config = state.config
         self._max_line_bytes = config.max_line_bytes
         self.publisher: Identity | None = NOBODY
-        """Whom the chunks are from; None: somebody who may publish to every topic."""
+        """The identity that the chunks are from; None: one that may publish to every topic."""
         self._fields = Fields(config.forward_id, config.forward_source)
         self._handshake = Handshake(state.forward_key, socket.gethostname()) if state.forward_key else None
         self._splitter = Splitter(HANDSHAKE_BYTES if self._handshake else config.forward_chunk_bytes)
         self._unread = bytearray()  # what is not split into messages yet
-        self._ending = False  # whether the stream ends behind that
+        self._ending = False  # whether the stream ends after ``_unread``
         self._messages: deque[Message | NotForward] = deque()
         self._conversion: Conversion | None = None  # of the message that is being read
         self._unfinished_s = 0.0  # for how long the same message has been unfinished
@@ -67,28 +67,28 @@ class ForwardInbox:
 
     @property
     def cannot_be_slow(self) -> bool:
-        """Few bytes may be many entries."""
+        """Never, because few bytes may be many entries."""
         return False
 
     @property
     def wants_key(self) -> bool:
-        """Whether the client has still to show that it knows the shared key."""
+        """Whether the client still has to show that it knows the shared key."""
         return self._handshake is not None
 
     def identify(self, identity: Identity) -> None:
-        """It is known whom the chunks are from."""
+        """Set the identity that the chunks are from."""
         self.publisher = None if identity.publish.every else identity
         self._max_line_bytes = identity.max_line_bytes or self._config.max_line_bytes
 
     def skip(self, lines: int) -> None:
-        """Forward has no lines."""
+        """Do nothing, because Forward has no lines."""
 
     def hello(self) -> bytes | None:
-        """What is sent first, where there is a shared key."""
+        """The first message to the client, if there is a shared key."""
         return self._handshake.hello() if self._handshake else None
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take the next bytes. What ends the stream is given out in its turn, so there are no last words here."""
+        """Take the next bytes. Whatever ends the stream is given out by ``turn``, so no last reply is returned here."""
         if not self._splitter.broken:
             self._unread += data
         return None
@@ -98,7 +98,7 @@ class ForwardInbox:
         self._ending = True
 
     def turn(self) -> Iterator[Conversion | LetIn | NotForward]:
-        """Read what waits, up to a turn's worth; give out the chunks that are complete."""
+        """Read what waits, up to a turn's worth; give out chunks that are complete."""
         budget, size = TURN_LINES, 0
         try:
             while budget > 0 and size < TURN_BYTES:
@@ -136,7 +136,7 @@ class ForwardInbox:
         self._conversion = None
 
     def wait(self, seconds: float) -> bytes | None:
-        """Seconds have passed; end the client if it has left a message, or its handshake, unfinished for too long."""
+        """Add ``seconds`` to the age of an unfinished message or handshake; end the client if that is too old."""
         if not self._splitter.unfinished and not self._handshake:
             self.forgive()
             return None
@@ -148,7 +148,7 @@ class ForwardInbox:
         return b""
 
     def forgive(self) -> None:
-        """Count the age of what is unfinished from now on: the client could not end it, or need not."""
+        """Restart the age of what is unfinished: the client could not finish it, or need not."""
         self._unfinished_s = 0.0
 
     def refused(self, why: str) -> None:
@@ -157,7 +157,7 @@ class ForwardInbox:
         self._log.say(logging.WARNING, f"{self._port.name}: %s: closed: %s", self.peer, why)
 
     def _split(self) -> int:
-        """Split the next slice of what is unread; return how much it was, in bytes."""
+        """Split the next slice of what is unread; return the length of the slice."""
         piece = bytes(self._unread[:SLICE_BYTES])
         del self._unread[:SLICE_BYTES]
         if piece:

@@ -32,7 +32,7 @@ class Gate:
         self._looking = False
 
     def attach(self, transport: asyncio.Transport) -> None:
-        """The transport to be paused."""
+        """Set the transport to be paused."""
         self._transport = transport
 
     @property
@@ -49,7 +49,7 @@ class Gate:
         return True
 
     def lift(self, reason: Reason) -> None:
-        """This reason is gone."""
+        """Remove a reason. If none is left, read on."""
         if reason not in self._reasons:
             return
         self._reasons.remove(reason)
@@ -61,13 +61,13 @@ class Gate:
             self._transport.resume_reading()
 
     def look(self) -> None:
-        """Read once in spite of all reasons: a client that has gone is not seen otherwise. Then call ``looked``."""
+        """Read once in spite of all reasons, because a client's end is not seen otherwise. Then call ``looked``."""
         if self._reasons and not self._ended and self._transport and not self._transport.is_closing():
             self._looking = True
             self._transport.resume_reading()
 
     def looked(self) -> None:
-        """Something was read; if that was in spite of a reason, nothing more is."""
+        """Note that something was read; if ``look`` was the cause, pause again."""
         if self._looking and self._transport and not self._transport.is_closing():
             self._transport.pause_reading()
         self._looking = False
@@ -76,5 +76,5 @@ class Gate:
         return reason in self._reasons
 
     def end(self) -> None:
-        """Nothing follows: the peer has closed its half."""
+        """Note that nothing follows: the peer has closed its half."""
         self._ended = True

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Final
 
 SLOW_COMMIT_S: Final = 5.0
-"""A commit that takes longer makes HEALTH degraded: the worst batch measured took a tenth of a second."""
+"""A commit that takes longer makes HEALTH degraded. The worst batch measured took a tenth of a second."""
 
 OK: Final = "ok"
 
 
 @dataclass(slots=True)
 class Health:
-    """What is wrong at this moment. The consumer writes it, and the start sets ``trouble`` once."""
+    """What is wrong at this moment. The consumer writes it; the server's start may set ``trouble`` once."""
 
     trouble: str | None = None
     """Why nothing is being stored at the moment."""
@@ -26,7 +26,7 @@ class Health:
 
     @property
     def slow_commit(self) -> str | None:
-        """Whether a commit has been running for too long."""
+        """What is wrong if a commit has been running for too long; None: nothing."""
         age_s = time.monotonic() - self.commit_started if self.commit_started is not None else 0.0
         return f"a commit has been running for {age_s:.1f} s" if age_s > SLOW_COMMIT_S else None
 

@@ -19,7 +19,7 @@ class Identities:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.on_change: Callable[[], None] = lambda: None
-        """Called when other rules are in force."""
+        """Called after the rules have been replaced."""
         self.rules = Rules((), config.anonymous, os.geteuid())
         self._rates: dict[str, Rate] = {}
 
@@ -41,7 +41,7 @@ class Identities:
         return swap
 
     def rate(self, identity: Identity) -> Rate | None:
-        """What its connections share; None: it is not limited."""
+        """The rate that all connections of this identity share; None: it is not limited."""
         if identity.events_per_s is None and identity.bytes_per_s is None:
             return None
         return self._rates.setdefault(identity.name, Rate(identity.events_per_s, identity.bytes_per_s))

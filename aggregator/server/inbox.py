@@ -1,6 +1,7 @@
-"""What comes in from one client: bytes to lines, lines to what they mean.
+"""The input of one client: bytes to lines, lines to what they mean.
 
-It counts and logs what is wrong with them, and answers nothing: what ends a stream is returned as the last reply.
+The inbox counts and logs what is wrong with the lines, and answers nothing. If it finds a reason to end the stream, it
+returns the last reply.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from aggregator.wire.meaning import PIECE_LINES, Interpreter, Meaning
 log = logging.getLogger("aggregator")
 
 NO_LF_S: Final = 5.0
-"""A first line that has not ended by then is worth a warning: its client may never end one."""
+"""A first line that has not ended by then is worth a warning, because its client may never end a line."""
 
 LITTLE_BYTES: Final = 1024
-"""The worst that fits into it, a batch of 500 numbers, takes as long as a slow turn."""
+"""A turn with less input than this is not measured. The worst that fits into it, a batch of 500 numbers, takes as long
+as a slow turn."""
 
 
 class Inbox:
@@ -58,17 +60,17 @@ class Inbox:
         return self._interpreter.line_number
 
     def identify(self, identity: Identity) -> None:
-        """It is known whom the lines are from."""
+        """Set the identity that the lines are from."""
         self._interpreter.publisher = None if identity.publish.every else identity
         longest = identity.max_line_bytes or self._max_line_bytes
         self._splitter.max_line_bytes = self._interpreter.max_line_bytes = longest
 
     def skip(self, lines: int) -> None:
-        """So many lines of the connection were read elsewhere."""
+        """Count lines of the connection that were read elsewhere."""
         self._interpreter.line_number += lines
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take the next bytes. If they turn out to be of another protocol, return what its client is told last."""
+        """Take the next bytes. If they turn out to be of another protocol, return the last reply to the client."""
         splitter = self._splitter
         lines = splitter.feed(data)
         if lines:
@@ -87,7 +89,7 @@ class Inbox:
         self._interpreter.add(self._splitter.finish())
 
     def cut(self) -> None:
-        """The stream has ended, but its last line may be cut: drop that, if it is unfinished."""
+        """Take the end of a stream whose last line may be cut: drop that line if it is unfinished."""
         self._cut = self._splitter.drop_unfinished()
 
     def turn(self) -> Iterator[Meaning | Failure]:
@@ -112,9 +114,9 @@ class Inbox:
         self._cut = b""
 
     def wait(self, seconds: float) -> bytes | None:
-        """Seconds have passed without an end of the unfinished line; return what ends the client if that is too long.
+        """Add ``seconds`` to the age of the unfinished line. If it is too old, return the last reply to the client.
 
-        Its age is counted in these calls, not by the clock: if the server stood still, no client is to blame.
+        The age is counted in these calls, not by the clock, because no client is to blame if the server stood still.
         """
         if not self._splitter.unfinished:
             self.forgive()
@@ -122,7 +124,7 @@ class Inbox:
         self._unfinished_s += seconds
         if self._unfinished_s >= NO_LF_S and not self._warned and self.line_number == 0 and not self._splitter.skipping:
             self._warn()
-        if self._unfinished_s <= self._line_timeout_s:  # the first call came sooner after the line's first byte
+        if self._unfinished_s <= self._line_timeout_s:  # "<=": the first call came sooner after the line's first byte
             return None
         line_number = self.line_number + (0 if self._splitter.skipping else 1)
         framing = self._splitter.look_at_framing()
@@ -135,11 +137,11 @@ class Inbox:
         return replies.encode(replies.error(replies.unfinished_line(line_number, self._line_timeout_s, framing)))
 
     def forgive(self) -> None:
-        """Count the age of the unfinished line from now on: the client could not end it, or need not."""
+        """Restart the age of the unfinished line: the client could not end it, or need not."""
         self._unfinished_s = 0.0
 
     def count_rejection(self, rejection: Rejection, line_number: int, typed: str | None = None) -> None:
-        """Count and log that an event, a line or a command was rejected; ``typed``: a command of an earlier turn."""
+        """Count and log that an event, a line or a command was rejected; ``typed`` is a command of an earlier turn."""
         log.debug("%s: refused line %d: %s: %s", self.peer, line_number, rejection.code, rejection.detail)
         self._stats.reject(rejection.code)
         if rejection.code is Code.TOO_LONG:

@@ -1,7 +1,7 @@
-"""The bounded queue between the connections and the consumer: it counts events and bytes, and pushes back.
+"""The bounded queue between the connections and the consumer: it counts events and bytes, for backpressure.
 
 One item is a submission: all events of one connection that arrived together. Nothing is ever refused here, because
-what was read must be answered; a connection that finds the intake full stops reading until it is told that there is
+what was read must be answered. A connection that finds the intake full stops reading until it is told that there is
 room.
 """
 
@@ -19,10 +19,10 @@ from aggregator.storage.engine import Commit
 from aggregator.wire import Failure
 
 LOW_WATER_DIVISOR: Final = 2
-"""Paused senders are resumed at this part of a limit: half keeps the consumer busy while they wake up."""
+"""Paused senders resume at this part of a limit. Half keeps the consumer busy while they wake up."""
 
 Outcome = Commit | Failure
-"""What became of events that were committed together: durable, or unknown."""
+"""The outcome of events that were appended together: durable, or unknown."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +63,7 @@ class Intake:
         self._queue.put_nowait(submission)
 
     def when_room(self, callback: Callable[[], None]) -> None:
-        """Call back once, when there is room again, each waiting connection in its turn."""
+        """Have ``callback`` called once, when there is room again. Waiting connections are called in order."""
         self._callbacks.append(callback)
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Intake:
         self._queue.put_nowait(None)
 
     async def get(self) -> Submission | None:
-        """The next submission, or None when the intake is closed and all was taken. It counts until ``took``."""
+        """The next submission, or None when the intake is closed and empty. A submission counts until ``took``."""
         while (submission := await self._queue.get()) is None:
             self._queue.put_nowait(None)  # the end mark moves behind whatever was put after it
             if self._queue.qsize() == 1:
@@ -79,17 +79,17 @@ class Intake:
         return submission
 
     def divert(self, to: Callable[[Submission], None]) -> list[Submission]:
-        """Return all that is queued, and hand what is put from now on to ``to``: nothing will be stored any more."""
+        """Return all that is queued, and hand later submissions to ``to``: nothing will be stored any more."""
         self._divert = to
         drained = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
         return [submission for submission in drained if submission is not None]
 
     def took(self, batch: Sequence[Submission]) -> None:
-        """These submissions are on their way to the disk: there is room for others."""
+        """Stop counting these submissions, which are on their way to the disk. There is room for others now."""
         for submission in batch:
             self.waiting_events -= len(submission.events)
             self.waiting_bytes -= submission.size_bytes
-        # Below the low water mark wake those who wait, but only as many as fill the queue again.
+        # Below the low water mark, wake waiting connections, but only as many as fill the queue again.
         if (
             self.waiting_events <= self.max_events // LOW_WATER_DIVISOR
             and self.waiting_bytes <= self.max_bytes // LOW_WATER_DIVISOR
@@ -98,7 +98,7 @@ class Intake:
                 self._callbacks.popleft()()
 
     def metrics(self) -> Iterator[Metric]:
-        """What waits in it."""
+        """The numbers of what waits in it."""
         yield Metric("queue_events", self.waiting_events, "events read that wait for their commit", in_health=True)
         yield Metric("queue_limit", self.max_events, "events at which clients are not read any more")
         yield Metric("queue_bytes", self.waiting_bytes, "bytes of the same events")

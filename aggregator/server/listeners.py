@@ -1,4 +1,4 @@
-"""Listeners, and the registry of their connections: who is accepted, and who is refused at which limit."""
+"""Listeners, and the registry of their connections: which clients are accepted, and which are refused at a limit."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ BACKLOG: Final = 1024
 """Connections the kernel completes before we accept them; shippers come back all at once after a restart."""
 
 BUSY_LINGER_S: Final = 0.1
-"""How long a client over the connection cap is waited for after our half of the close, so that it can read why; half of
-the spare descriptors may wait for that at a time."""
+"""How long a client over the connection cap is waited for after our half of the close, so that it can read why. At most
+half of the spare descriptors wait for that at a time."""
 
 EMPTY_BACKLOG_S: Final = 0.5
 """How long a stopping server accepts clients that have connected already; thousands a second are no trouble."""
 
 RECONNECTS_AT_ONCE: Final = 8
 RECONNECT_PAUSE_S: Final = 0.1
-"""So many clients are made to connect again at a time, and the next a little later: half of those that one address may
-have in handshakes."""
+"""How many clients are made to connect again at a time, and the pause before the next ones. The number is half of the
+handshakes that one address may have at a time."""
 
 KEEPALIVE_IDLE_S: Final = 60
 KEEPALIVE_INTERVAL_S: Final = 15
 KEEPALIVE_PROBES: Final = 4
-"""A peer that vanished without a word is noticed after 60 + 4 x 15 s. Shippers are silent for hours: there is no idle
-timeout."""
+"""A peer that vanished without a word is noticed after 60 + 4 x 15 s. There is no idle timeout, because shippers are
+silent for hours."""
 
 
 class Client(Holder, Protocol):
-    """Who has a slot: a peer, or what stands for it until its handshake is over."""
+    """What has a slot: a peer or, until its handshake is over, the handshake."""
 
     def admit(self, slot: Slot) -> None:
-        """It has this slot."""
+        """Take this slot."""
 
     def tick(self) -> None:
-        """``peer.TICK_S`` have passed."""
+        """Called every ``peer.TICK_S``."""
 
     def shut_down(self, failure: Failure) -> None:
         """End: the server is stopping, or its store has failed."""
@@ -79,7 +79,7 @@ class Listeners:
         self._contexts = contexts  # None: no port speaks TLS
         self._turns = TlsTurns()
         self._listeners: list[asyncio.Server] = []
-        self._backlogs: list[socket.socket] = []  # those that end with this process
+        self._backlogs: list[socket.socket] = []  # sockets whose backlogs end with this process
         self._files: list[sockets.SocketFile] = []
         self._connections: dict[Client, Slot] = {}
         self._refused: set[Client] = set()
@@ -100,7 +100,7 @@ class Listeners:
             self._listeners.append(await asyncio.start_server(partial(self._accept, port), sock=one, backlog=BACKLOG))
 
     def tick(self) -> None:
-        """``peer.TICK_S`` have passed."""
+        """Called every ``peer.TICK_S``."""
         self._state.admission.tick()
         for connection in list(self._connections):
             connection.tick()
@@ -138,7 +138,7 @@ class Listeners:
         return handshake
 
     def _opened(self, connection: AuthenticatedPeer, handshake: TlsHandshake, transport: TlsTransport) -> None:
-        """A handshake has ended well: the client takes its slot."""
+        """A handshake has succeeded: its connection takes over the slot."""
         slot = self._connections.pop(handshake)
         self._connections[connection] = slot
         slot.holder = connection
@@ -151,7 +151,7 @@ class Listeners:
         self._state.stats.connections_refused += 1
         if not self._stopping:
             self._state.peer_log.say(logging.WARNING, "a client was refused: %s", failure.detail)
-        # Over TLS it could be told only after a handshake, which costs more than to serve it.
+        # A TLS client could be told only after a handshake, which costs more than serving the client.
         if isinstance(client, TlsHandshake) or not port.replies or len(self._refused) >= SPARE_DESCRIPTORS // 2:
             client.abort()
             return
@@ -159,7 +159,7 @@ class Listeners:
         client.refuse(replies.encode(replies.error(failure)), BUSY_LINGER_S)
 
     def _ended(self, ended: Peer | TlsHandshake) -> None:
-        client = cast(Client, ended)  # a peer has no slot, and an AuthenticatedPeer has
+        client = cast(Client, ended)  # each peer here is an AuthenticatedPeer, which can have a slot
         self._refused.discard(client)
         if slot := self._connections.pop(client, None):
             self._state.admission.leave(slot)
@@ -168,13 +168,13 @@ class Listeners:
             self._nobody_left.set()
 
     def verify_again(self) -> None:
-        """Other authorities or revocation lists are in force: whoever has shown a certificate has to show it again.
+        """Make clients that have shown a certificate show it again: other authorities or revocation lists are in force.
 
-        They are sent away a few at a time, because those that come back together push each other out.
+        The clients are sent away a few at a time, because clients that come back together push each other out.
         """
         shown = deque[AuthenticatedPeer]()
         for client in list(self._connections):
-            if not isinstance(client, AuthenticatedPeer):  # its handshake goes by the old ones
+            if not isinstance(client, AuthenticatedPeer):  # its handshake uses the old ones
                 client.abort()
             elif client.credentials.certificate:
                 shown.append(client)
@@ -185,7 +185,7 @@ class Listeners:
             client = clients.popleft()
             try:
                 client.reconnect(replies.other_authorities())
-            except Exception:  # a defect of ours: the others have to show theirs all the same
+            except Exception:  # a defect of ours: the other clients have to show their certificates all the same
                 log.exception("a client that has shown a certificate is dropped")
                 client.abort()
         if clients:
@@ -194,9 +194,9 @@ class Listeners:
     # --- stopping
 
     async def empty_backlog(self) -> None:
-        """Accept clients that have connected already: a listener that closes resets its backlog.
+        """Accept clients that have connected already, because a listener that closes resets its backlog.
 
-        Those of a socket that lives on wait for the next server.
+        Clients of a socket that lives on wait for the next server.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(EMPTY_BACKLOG_S):
@@ -210,12 +210,12 @@ class Listeners:
         return bool(poll.poll(0))
 
     def stop(self, failure: Failure) -> None:
-        """Accept nobody any more, and end every connection; ``failure`` is told to clients that go on sending.
+        """Stop accepting, and end every connection; ``failure`` is the answer to clients that go on sending.
 
         Silent clients get our half of the close and are read to their end; the others get their replies first.
         """
         self._stopping = failure
-        # Not wait_closed(): Python 3.12 waits there for connections that are not ours to wait for any more.
+        # Not wait_closed(): in Python 3.12 it also waits for connections, and those are not ours to wait for any more.
         for listener in self._listeners:
             listener.close()
         for file in self._files:
@@ -231,7 +231,7 @@ class Listeners:
         return len(left)
 
     async def all_gone(self, timeout_s: float, unless: asyncio.Task[None] | None = None) -> None:
-        """Wait until no connection is left, or until ``unless`` has ended: nothing that is read is stored then."""
+        """Wait until no connection is left, or ``unless`` has ended: after that nothing that is read is stored."""
         if self._connections:
             self._nobody_left.clear()
             gone = asyncio.create_task(self._nobody_left.wait())
@@ -252,8 +252,8 @@ def _class_for(port: Port) -> type[Connection | WrapConnection | ForwardConnecti
 
 
 def _origin(client: Credentials) -> str:
-    """What counts as one address: an IPv4 address, or the half of an IPv6 address that names a network, because each
-    host has 2^64 of the other half. On a unix socket it is the user."""
+    """What counts as one address: an IPv4 address; the network half of an IPv6 address, because each host has 2^64
+    addresses of its own; or the user on a unix socket."""
     if client.uid is not None:
         return f"uid {client.uid}"
     if client.is_unix:

@@ -1,7 +1,7 @@
-"""The server's log on standard error. Neither the event loop nor the end of the process waits for who reads it.
+"""The server's log on standard error. If nobody reads it, the event loop never waits, and the exit at most FLUSH_S.
 
-(The standard library's QueueListener waits at its end without limit, and a full queue of its QueueHandler is a
-traceback on standard error.)
+(The standard library's QueueListener waits without limit when it is stopped, and its QueueHandler writes a traceback to
+standard error when its queue is full.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FLUSH_S: Final = 1.0
 
 
 class Log(logging.Handler):
-    """One line a record, written by a thread."""
+    """A handler that writes one line for each record, in a thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,11 +28,11 @@ class Log(logging.Handler):
         self._lines = streams.LineWriter(streams.STDERR, self._gap)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have a record written."""
+        """Queue a record to be written."""
         self.say(self.format(record))
 
     def say(self, text: str) -> None:
-        """Have a line written as it is."""
+        """Queue a line to be written as it is."""
         self._lines.put(_encoded(text))
 
     def flush(self) -> None:
@@ -49,14 +49,14 @@ def _encoded(text: str) -> bytes:
 
 
 class _Formatter(logging.Formatter):
-    """With stamps in UTC that say so, and messages that take one line."""
+    """Formats with timestamps marked as UTC, and each message on one line."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 
     def format(self, record: logging.LogRecord) -> str:
-        return token.redacted(super().format(record))  # here, because nothing is logged that does not come by
+        return token.redacted(super().format(record))  # here, because everything that is logged passes here
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         if not record.message.isprintable():  # it may quote a client, and be read on a terminal
@@ -65,9 +65,9 @@ class _Formatter(logging.Formatter):
 
 
 def start(level: str) -> Log:
-    """Send the log to standard error, from this level on; of other packages only what is wrong.
+    """Send the log to standard error, from this level on; of other packages only warnings and errors.
 
-    What Python itself has to say goes there too: it would write to standard error, and wait.
+    Python's own messages go to the log too. Otherwise Python would write them to standard error itself, and wait.
     """
     log = Log()
     ours = logging.getLevelName(level.upper())

@@ -1,7 +1,7 @@
-"""What goes out to one client: replies in the order of their lines. It has no transport.
+"""The output to one client: replies in the order of their lines. The outbox has no transport.
 
-Each line gets a place in one FIFO, which a commit or a command fills. A command may start when its place is the first,
-that is, when everything sent before it has been committed and answered.
+Each line gets a place in one FIFO. A commit or a command fills the place. A command may start when its place is the
+first, that is, when everything sent before it has been committed and answered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 
 
 class Place:
-    """A place in the FIFO, for the reply to so many lines. ``command`` fills it once it is the first in line."""
+    """A place in the FIFO, for the reply to a number of lines. ``command`` fills it once it is the first place."""
 
     __slots__ = ("command", "lines", "reply", "then")
 
@@ -20,11 +20,11 @@ class Place:
         self.command = command
         self.reply: bytes | None = None
         self.then: Callable[[], None] | None = None
-        """What may begin when the reply has been written."""
+        """Called when the reply has been written."""
 
 
 class Outbox:
-    """The replies to one client. ``muted``, it drops them; lines are still counted until they are answered."""
+    """The replies to one client. If ``muted``, it drops them, but still counts lines until they are settled."""
 
     def __init__(self, muted: bool) -> None:
         self.muted = muted
@@ -40,7 +40,7 @@ class Outbox:
 
     @property
     def command(self) -> Place | None:
-        """The place of the command that is the first in line, if it is not filled yet."""
+        """The first place, if it is a command's and is not filled yet."""
         first = self._places[0] if self._places else None
         return first if first and first.command and first.reply is None else None
 
@@ -75,7 +75,7 @@ class Outbox:
         return b"".join(ready)
 
     def written(self) -> None:
-        """What was taken has been written: begin what may follow it."""
+        """Call what may follow the replies that were taken, because they have been written."""
         begin, self._then = self._then, []
         for then in begin:
             then()

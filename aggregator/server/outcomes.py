@@ -1,4 +1,4 @@
-"""What became of events, as the replies that say so."""
+"""The outcomes of events, as replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aggregator.wire.replies import Reply
 
 
 def encoded(events: Events, outcome: Outcome) -> bytes:
-    """The replies to events that were committed together, one line each."""
+    """The replies to events that have one outcome, one line for each event."""
     if isinstance(outcome, Failure):
         return b"".join(map(replies.encode, _replies(list(events), outcome)))
     return replies.encode_acks(events, outcome.seqs, outcome.duplicates, outcome.offset)

@@ -1,18 +1,18 @@
-"""One client of any port: its transport, its pressure, and the phases of its end. What it says, a subclass knows.
+"""One client of any port: its transport, its backpressure, and the phases of its end. Its subclasses know what a client
+says.
 
-An ``asyncio.Protocol``, not a task with a stream: after a reset a StreamReader throws away complete lines it already
-holds, and awaiting ``drain()`` before reading on deadlocks against a peer that does not read.
+It is an ``asyncio.Protocol``, not a task with a stream. After a reset a StreamReader throws away complete lines it
+already holds, and awaiting ``drain()`` before reading on deadlocks against a peer that does not read.
 
 Rules that hold here:
 
 - Replies leave in the order of what they answer (``outbox``).
-- Reading is paused, never awaited (``gate``). One client gets no more than a turn's worth of what it has sent
-  interpreted in one turn of the loop, because the other clients want their turns.
+- Reading is paused, never awaited (``gate``). In one turn of the loop at most a turn's worth of a client's input is
+  interpreted, so that other clients get their turns.
 - While many events wait for their commit, a client that has sent few lines is read a little later, when more of its
   lines have arrived.
-- Only this object writes to its transport, and never to a closing one (uvloop raises).
-- What was read is stored, whatever becomes of the connection; only an unfinished last line or message is dropped by a
-  reset.
+- Only this object and its ``Deliveries`` write to its transport, and never to a closing one (uvloop raises).
+- What was read is stored, however the connection ends. A reset drops only an unfinished last line or message.
 """
 
 from __future__ import annotations
@@ -49,29 +49,29 @@ four connections together can still fill it."""
 
 GATHER_EVENTS: Final = 256
 GATHER_S: Final = 0.004
-"""While so many events wait, a connection from which fewer than PIECE_LINES were read is read again only after this
-time. At half of peak over 8 connections, each read has a dozen lines; reading, judging and answering them by the dozen
-took a tenth more processor time, and a quarter more in the percentiles. With fewer events waiting a commit is over
-sooner than this."""
+"""While so many events wait, a connection from which fewer than PIECE_LINES lines were read is read again only after
+this time. At half of the peak rate over 8 connections, each read has a dozen lines. Reading, judging and answering them
+by the dozen took a tenth more processor time, and a quarter more in the percentiles. With fewer events waiting, a
+commit is over sooner than this."""
 
 REPLY_DEADLINE_S: Final = 5.0
-"""How long a client may leave its reply buffer full before it is muted. Long enough for a busy reader to come back,
-short enough that a fire-and-forget sender on the wrong port is held up only once."""
+"""How long a client may leave its reply buffer full before it is muted. It is long enough for a busy reader to come
+back, and short enough that a fire-and-forget sender on the wrong port is held up only once."""
 
 TICK_S: Final = 1.0
-"""How often unfinished lines are looked at."""
+"""How often unfinished lines are checked."""
 
 LINGER_S: Final = 1.0
-"""How long to wait for the peer's end after ours, reading and dropping: closing a socket with unread data makes the
-kernel send a reset, which destroys replies that the peer has not read yet."""
+"""How long to wait for the peer's end of the stream after ours. Until then input is read and dropped, because closing a
+socket with unread data makes the kernel send a reset, which destroys replies that the peer has not read yet."""
 
 QUIET_S: Final = 1.0
-"""A silent client that sends nothing for so long after our half of the close is closed: what it has to say next, it
-says to the next server. Under load shippers send every few milliseconds."""
+"""A silent client is dropped if it sends nothing for this long after our half of the close. What it sends later goes to
+the next server. Under load, shippers send every few milliseconds."""
 
 
 class Phase(IntEnum):
-    """How far a connection has come towards its end. The peer's half-close and being muted are apart from that."""
+    """How far a connection has come towards its end. The peer's half-close and being muted are independent of it."""
 
     SERVING = auto()
     REFUSING = auto()  # the server is stopping: events are answered with an error
@@ -81,7 +81,7 @@ class Phase(IntEnum):
 
 
 class AnyInbox(Protocol):
-    """What comes in from one client; its length is the number of lines or messages that wait to be interpreted."""
+    """The input of one client; its length is the number of lines or messages that wait to be interpreted."""
 
     peer: str
 
@@ -92,13 +92,13 @@ class AnyInbox(Protocol):
         """Whether so little waits that the next turn need not be measured."""
 
     def identify(self, identity: Identity) -> None:
-        """It is known whom it is from, which bounds what is taken. Called again when that changes."""
+        """Set the client's identity, which limits what is taken. Called again when the identity changes."""
 
     def skip(self, lines: int) -> None:
-        """So many lines of the connection were read elsewhere."""
+        """Count lines of the connection that were read elsewhere."""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take the next bytes. If the stream ends here, return what its client is told last."""
+        """Take the next bytes. If the stream has to end here, return the last reply to the client."""
 
     def finish(self) -> None:
         """Take the orderly end of the stream."""
@@ -107,20 +107,20 @@ class AnyInbox(Protocol):
         """Interpret what comes next, up to a turn's worth."""
 
     def clear(self) -> None:
-        """Drop what waits."""
+        """Drop the input that waits."""
 
     def wait(self, seconds: float) -> bytes | None:
-        """Seconds have passed; return what ends the client if it has left something unfinished for too long."""
+        """Add ``seconds`` to the age of what is unfinished. If that is too old, return the last reply to the client."""
 
     def forgive(self) -> None:
-        """Count the age of what is unfinished from now on."""
+        """Restart the age of what is unfinished."""
 
 
 class Peer(asyncio.Protocol):
-    """A client of one port. ``muted``, it is never answered."""
+    """A client of one port. If ``muted``, it is never answered."""
 
     advice: ClassVar[str] = ""
-    """What the log says to those who do not read their replies."""
+    """What the log advises if a client does not read its replies."""
 
     def __init__(
         self,
@@ -131,12 +131,12 @@ class Peer(asyncio.Protocol):
         inbox: AnyInbox,
         muted: bool,
     ) -> None:
-        self._stream = stream  # kept alive only: since Python 3.12 it closes the transport when it is collected
+        self._stream = stream  # only kept alive: since Python 3.12 it closes its transport when it is collected
         self._state = state
         self._port = port
         self._on_end = on_end
         self._transport: asyncio.Transport
-        self.credentials: Credentials  # since connection_made
+        self.credentials: Credentials  # set by connection_made
         self._inbox = inbox
         self._outbox = Outbox(muted)
         self._gate = Gate(self._on_gate_open)
@@ -151,7 +151,7 @@ class Peer(asyncio.Protocol):
     # --- what a subclass knows
 
     def take(self, found: Any) -> None:
-        """Do what one thing that was interpreted asks for."""
+        """Act on one thing that the inbox has interpreted."""
         raise NotImplementedError
 
     def shut_down(self, failure: Failure) -> None:
@@ -160,14 +160,14 @@ class Peer(asyncio.Protocol):
 
     @property
     def has_more_to_say(self) -> bool:
-        """Whether something will be written that answers nothing."""
+        """Whether something other than replies will be written."""
         return False
 
     def say_no_more(self) -> None:
-        """Nothing but replies may be written from now on."""
+        """Write nothing but replies from now on."""
 
     def on_flushed(self) -> None:
-        """Replies were written."""
+        """Called when replies have been written."""
 
     # --- called by the event loop
 
@@ -222,12 +222,12 @@ class Peer(asyncio.Protocol):
     # --- called by the server
 
     def refuse(self, last_reply: bytes, linger_s: float) -> None:
-        """Say why this client is not served, and close."""
+        """Tell the client why it is not served, and close."""
         self._linger_s = linger_s
         self._end(last_reply)
 
     def tick(self) -> None:
-        """TICK_S have passed: end a client that leaves a line unfinished for too long, because it is held in memory."""
+        """Called every TICK_S: end a client that leaves a line unfinished for too long, which takes up memory."""
         if not self._gate.open or self._eof or self._phase >= Phase.ENDING:
             self._inbox.forgive()
         elif (last_reply := self._inbox.wait(TICK_S)) is not None:
@@ -247,13 +247,13 @@ class Peer(asyncio.Protocol):
             self.finish_inbox()
 
     def finish_inbox(self) -> None:
-        """The inbox has all that was sent."""
+        """Tell the inbox that it has all that was sent."""
         self._inbox.finish()
 
     def _take_turn(self) -> bool:
-        """Interpret what was read, up to a turn's worth; return whether an event among it was queued.
+        """Interpret what was read, up to a turn's worth; return whether any event in it was queued.
 
-        A turn may also begin where other clients are served, or commits are made: so nothing is raised here.
+        Nothing is raised here, because a turn may also begin in code that serves other clients or makes commits.
         """
         try:
             return self._interpret()
@@ -269,7 +269,8 @@ class Peer(asyncio.Protocol):
     def _interpret(self) -> bool:
         intake = self._state.intake
         waiting_before = intake.waiting_events
-        # To ask for the processor time twice takes 2 % of what an event takes that comes by itself (bench/notebook.md).
+        # Asking for the processor time twice takes 2 % of the time that an event takes that comes alone
+        # (bench/notebook.md).
         started_s = None if self._inbox.cannot_be_slow else time.thread_time()
         for found in self._inbox.turn():
             self.take(found)
@@ -283,7 +284,7 @@ class Peer(asyncio.Protocol):
     def _settle_carefully(self, settle: Callable[[Outcome], None], outcome: Outcome) -> None:
         try:
             settle(outcome)
-        except Exception:  # a defect of ours: this client must not wait for ever, nor those who are told after it
+        except Exception:  # a defect of ours: neither this client nor those told after it must wait for ever
             log.exception("%s: a reply failed", self._inbox.peer)
             self.abort()
 
@@ -322,7 +323,8 @@ class Peer(asyncio.Protocol):
     # --- pressure
 
     def _push_back(self, queued: bool, took_s: float) -> None:
-        # A client that only asks is not held up: the end of its stream would not be seen until its turn comes.
+        # A client that sends only commands is not held up by a full intake, because the end of its stream would not be
+        # seen until its turn comes.
         intake = self._state.intake
         if queued and intake.full and self._gate.shut(Reason.INTAKE):
             intake.when_room(partial(self._gate.lift, Reason.INTAKE))
@@ -337,7 +339,7 @@ class Peer(asyncio.Protocol):
                 asyncio.get_running_loop().call_later(0, lift)
 
     def _let_more_come(self) -> None:
-        """Events that come in small pieces would only wait for a commit: read the next few together."""
+        """Read the client's next small pieces together, because their events would only wait for a commit."""
         if self._state.intake.waiting_events >= GATHER_EVENTS and self._gate.shut(Reason.GATHERING):
             asyncio.get_running_loop().call_later(GATHER_S, self._gate.lift, Reason.GATHERING)
 
@@ -370,7 +372,7 @@ class Peer(asyncio.Protocol):
             return
         if self._transport.is_closing() or not over:
             return
-        self.say_no_more()  # nothing may be written behind the end of our half
+        self.say_no_more()  # nothing may be written after the end of our half
         if self._outbox.muted:
             self._transport.abort()
         elif self._eof:
@@ -389,8 +391,8 @@ class Peer(asyncio.Protocol):
     def _close_in_silence(self) -> None:
         """Close our half at once, and read on until the peer has seen that.
 
-        Some look for it only when they have something to send (rsyslog), so one that sends nothing for a while is
-        closed.
+        Some peers look for it only when they have something to send (rsyslog), so a peer that sends nothing for
+        QUIET_S is dropped.
         """
         if not self._transport.is_closing():
             self._close_our_half()

@@ -1,4 +1,4 @@
-"""What the log says of clients. A client must not be able to fill the disk with our log, so it is limited."""
+"""What the log says about clients. It is limited, because a client must not be able to fill the disk with our log."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _DETAIL = re.compile("%[sdg]")
 log = logging.getLogger("aggregator")
 
 PEER_LOG_INTERVAL_S: Final = 10.0
-"""What clients do wrong is logged at most once in this time for each kind of it, with the number left out."""
+"""Each kind of mistake that clients make is logged at most once in this time, with the number of lines left out."""
 
 
 class PeerLog:
-    """Says what clients do, of each kind at most one line in PEER_LOG_INTERVAL_S, with the number left out."""
+    """Logs what clients do: of each kind at most one line in PEER_LOG_INTERVAL_S, with the number of lines left out."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, tuple[float, int]] = {}  # when the next line of a kind may come, and how many did not
+        self._kinds: dict[str, tuple[float, int]] = {}  # when a kind's next line may come, and how many were left out
 
     def say(self, level: int, kind: str, *details: object) -> None:
         """Log ``kind``, a format string, with its details, unless a line of its kind was logged just now."""
@@ -37,16 +37,16 @@ class PeerLog:
         self._kinds[kind] = now + PEER_LOG_INTERVAL_S, 0
 
     def rejected(self, port: Port, peer: str, line: int, rejection: Rejection, start: Excerpt) -> None:
-        """Say what a client sent that is not stored. On a port without replies nobody else is told.
+        """Log an event, line or command that was rejected. On a port without replies only the log says so.
 
-        The start of the line tells which program it is from.
+        The start of the line shows which program it is from.
         """
         level = logging.INFO if port.replies else logging.WARNING
         kind = f"{port.name}: rejected line %d of %s: {rejection.code}: %s: %s"
         self.say(level, kind, line, peer, rejection.detail, start)
 
     def close(self) -> None:
-        """Say how much was left out, before the server ends."""
+        """Log how many lines were left out, before the server ends."""
         for kind, (_, left_out) in self._kinds.items():
             if left_out:
                 what = _DETAIL.sub("…", kind)

@@ -1,6 +1,7 @@
-"""Lines for subscribers, in pieces: a write costs 8 µs whatever it holds, and a full buffer is exceeded by one piece.
+"""Lines for subscribers, joined to pieces. A piece has many lines, because a write costs 8 µs whatever it holds. Its
+size is bounded, because a full buffer is exceeded by one piece.
 
-Pure: what a commit or a slice of the store has for one interest.
+Pure: it picks what a commit or a slice of the store has for one interest.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from aggregator.wire import delivery
 from aggregator.wire.interest import Interest
 
 PIECE_BYTES: Final = 128 * 1024
-"""A piece is complete when it has so much. The last block, or the last event, may double it."""
+"""A piece is complete when it has this size. The last block, or the last event, may double it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Piece:
 
 
 def of_commit(interest: Interest, topics: Sequence[str], json: Sequence[bytes], commit: Commit) -> Iterator[Piece]:
-    """The new events of a whole commit that are wanted."""
+    """The events of a whole commit that are new and wanted."""
     seqs = commit.seqs
     distinct = set(topics)
     wanted = set(filter(interest.wants_topic, distinct))

@@ -1,4 +1,4 @@
-"""The kinds of port. One more kind is one more line of PORTS, and what serves it in ``listeners``."""
+"""The kinds of port. To add a kind, add it to PORTS, and add the class that serves it to ``listeners``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class Port:
     """What clients of one listener may expect."""
 
     name: str
-    """As in the log."""
+    """Its name in the log."""
     option: str
-    """What sets its number or path; the field of Config has the same name."""
+    """The option that sets its number or path; the field of Config has the same name."""
     descriptor: str
     """``FileDescriptorName`` of a socket that is passed in (systemd.socket(5))."""
     replies: bool
-    """Whether each line is answered. Otherwise no client is told anything that it did not ask for: a client that does
-    not read would be harmed."""
+    """Whether each line is answered. If not, a client is told nothing that it did not ask for, because that would harm
+    a client that does not read."""
 
     tls: bool = False
     """Whether its clients speak TLS."""
@@ -30,7 +30,7 @@ class Port:
 
     @property
     def host_option(self) -> str:
-        """What sets the address that it listens on."""
+        """The option that sets the address it listens on."""
         return "--tls-host" if self.tls else "--host"
 
     def host(self, config: Config) -> str:

@@ -1,8 +1,8 @@
-"""What a name was made for, as the store keeps it beside the cursor, and who may know of a reader.
+"""The purpose of a cursor's name, as the store keeps it with the cursor, and who may know of a reader.
 
-It is JSON: the patterns and filters that the reader asked for; ``readable``, what it could read when it moved the
-cursor last, if not all; and ``owner``, the identity that the name belongs to, if there is one. Names that were made
-before there were owners have none.
+A purpose is JSON. It has the patterns and filters that the reader asked for; ``readable``, the topics that the reader
+could read when it last moved the cursor, unless it could read all; and ``owner``, the identity that the name belongs
+to, if there is one. Names that were made before there were owners have none.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from aggregator.access.topics import Topics
 from aggregator.wire.interest import Interest
 
 REMEMBERED: Final = 1000
-"""Judgements that are kept: one asker and all the names that the store keeps."""
+"""Answers that are cached: enough for one asker and all the names that the store keeps."""
 
 
 def to_json(interest: Interest, owner: str | None = None) -> str:
-    """A purpose: two are equal if their texts are."""
+    """A purpose as text. Two purposes are equal if their texts are."""
     options = {
         "source": interest.source, "contains": interest.contains, "shard": interest.shard,
         "readable": interest.readable, "owner": owner,
@@ -43,7 +43,7 @@ def owner_of(purpose: str) -> str | None:
 
 
 def is_for(purpose: str, interest: Interest) -> bool:
-    """Whether its reader asked for the same, whatever either of them may read."""
+    """Whether the purpose's reader asked for the same as ``interest``, whatever either of the two readers may read."""
     return _request(purpose) == _request(to_json(interest))
 
 
@@ -52,7 +52,7 @@ def _request(purpose: str) -> dict[str, Any]:
 
 
 def is_visible_to(purpose: str, asker: Identity) -> bool:
-    """Whether somebody may know of a reader: it is his own name, or he may read all that this reader can get."""
+    """Whether ``asker`` may know of a reader: it owns the name, or may read everything that this reader can get."""
     return asker.read.every or _is_visible(purpose, asker.name, asker.read)
 
 

@@ -1,6 +1,6 @@
-"""The arguments of SUBSCRIBE and EVENTS: patterns, and options in pairs at the end of the line.
+"""The arguments of SUBSCRIBE and EVENTS: patterns, then options as pairs of a name and a value.
 
-The line is read from its end, so a topic may be called AFTER: what is left in front are the patterns, at least one.
+The line is read from its end, so a topic may be called AFTER. What is left at the front are the patterns, at least one.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class BadCommand(Exception):
 
 def number(name: str, text: str, lowest: int, highest: int) -> int:
     """A number among arguments. Raises BadCommand."""
-    # isdecimal() keeps out signs, blanks and underscores, the length a number that int() would take long for.
+    # isdecimal() keeps out signs, blanks and underscores. The limit of length keeps out numbers that take int() long.
     if text.isdecimal() and len(text) <= 19 and lowest <= int(text) <= highest:
         return int(text)
     raise BadCommand(replies.bad_number(name, text, lowest, highest))
 
 
 def bad_position(name: str, text: str, state: State) -> BadCommand:
-    """For a text that is no position."""
+    """The error for a text that is not a position."""
     head = state.feed.head
     if isinstance(head, int):
         return BadCommand(replies.bad_number(name, text, 0, MAX_NUMBER))
@@ -69,7 +69,7 @@ class Query:
             raise BadCommand(replies.bad_option(str(error), self.usage)) from None
 
     def position(self, name: str, state: State) -> Position | None:
-        """The position that an option names, if it is there. Raises BadCommand."""
+        """The position that an option gives; None if the option is not there. Raises BadCommand."""
         if (text := self.options.get(name)) is None:
             return None
         position = state.engine.parse_position(text)
@@ -80,14 +80,20 @@ class Query:
         return position
 
     def before(self, state: State) -> Position | None:
-        """The position that BEFORE names, if it is there: before an event, whose seq it is. Raises BadCommand."""
+        """The position that BEFORE gives; None if the option is not there. A seq means just before its event.
+
+        Raises BadCommand.
+        """
         position = self.position("BEFORE", state)
         if position is None or not self.options["BEFORE"].isdecimal():
             return position
         return state.engine.retreat(position, [int(self.options["BEFORE"])])
 
     async def moment(self, name: str, state: State) -> Position | None:
-        """The position before a moment that an option names, if it is there. Raises BadCommand, StorageUnreadable."""
+        """The position before the point in time that an option gives; None if the option is not there.
+
+        Raises BadCommand, StorageUnreadable.
+        """
         if (text := self.options.get(name)) is None:
             return None
         now = time.time_ns() // 1_000_000
@@ -97,9 +103,9 @@ class Query:
         if found == now:
             return state.feed.head
         sought = await state.engine.seek(found)
-        # What is committed, and not published yet, is still to be delivered.
+        # Events that are committed and not published yet are still to be delivered.
         position = state.engine.earlier(state.feed.head, sought)
-        if position == state.feed.head and found > now:  # past all that is stored, though the clock may be set back
+        if position == state.feed.head and found > now:  # past all that is stored, even if the clock was set back
             raise BadCommand(replies.not_now(f"{name.lower()}: {text[:40]} is still to come"))
         return position
 
@@ -110,7 +116,7 @@ class Query:
 
 
 def parse(arguments: Sequence[str], known: Collection[str], usage: str, exclusive: Collection[str] = ()) -> Query:
-    """Split arguments. ``known`` are the names of options, of which only one of ``exclusive`` may be there.
+    """Split arguments. ``known`` are the names of options; of those in ``exclusive`` at most one may be there.
 
     Raises BadCommand.
     """

@@ -1,4 +1,4 @@
-"""SIGHUP: what is in files is read again, without dropping anybody. All of it is replaced, or nothing."""
+"""SIGHUP: the server reads its files again without a restart. If a file is broken, nothing is replaced."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class CannotLoad(Exception):
 
 
 class Reloadable(Protocol):
-    """What is in files."""
+    """Something that is read from files."""
 
     def load(self) -> Callable[[], None]:
-        """Read and check everything; return what replaces the old by the new. Raises CannotLoad.
+        """Read and check everything; return a function that replaces the old by the new. Raises CannotLoad.
 
-        It is called in a thread, because a disk may be slow; what it returns is called in the event loop.
+        It is called in a thread, because a disk may be slow; the function it returns is called in the event loop.
         """
 
 
 class LogLevel:
-    """The level of the log, in a file, so that it can be changed while the server runs."""
+    """The log level, read from a file so that it can be changed while the server runs."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -52,11 +52,11 @@ _OR: Final = ", ".join(LEVELS[:-1]) + " or " + LEVELS[-1]
 
 
 class LoadedInPart(Exception):
-    """Some of what was read is in force, and a defect of ours kept out the rest."""
+    """Only some of what was read is in force, because of a defect of ours."""
 
 
 async def load(reloadables: Sequence[Reloadable]) -> None:
-    """Read everything, and replace it. Raises CannotLoad, and then everything is as before; or LoadedInPart."""
+    """Read everything, and put it in force. Raises CannotLoad, which leaves everything as before, or LoadedInPart."""
     swaps = [await asyncio.to_thread(one.load) for one in reloadables]
     failures = []
     for swap in swaps:
@@ -69,7 +69,7 @@ async def load(reloadables: Sequence[Reloadable]) -> None:
 
 
 async def keep_loading(reloadables: Sequence[Reloadable], asked: asyncio.Event, stats: Stats) -> None:
-    """Do it whenever ``asked`` is set. A broken file changes nothing: that is logged, and shown in ``stats``."""
+    """Load whenever ``asked`` is set. A broken file changes nothing; the failure is logged, and shown in ``stats``."""
     while True:
         await asked.wait()
         asked.clear()

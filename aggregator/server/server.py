@@ -105,9 +105,10 @@ class Server:
         self._bound = bound
 
     async def prove(self) -> None:
-        """Commit once what changes nothing, before anybody relies on it. Raises CannotStart.
+        """Commit something that changes nothing, before anybody relies on the store. Raises CannotStart.
 
-        A full disk and another program's lock are no reason not to start: the consumer knows how to wait for their end.
+        The server starts in spite of a full disk or another program's lock, because the consumer can wait for their
+        end.
         """
         engine = self._state.engine
         try:
@@ -121,7 +122,7 @@ class Server:
     async def run(self, stop: asyncio.Event, reload: asyncio.Event) -> bool:
         """Serve until ``stop`` is set, or until the store fails. Return whether all that was read is stored.
 
-        Read what is in files again whenever ``reload`` is set.
+        The files are read again whenever ``reload`` is set.
         """
         asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         # 1. Accept clients.
@@ -168,7 +169,7 @@ class Server:
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            # asyncio tries a whole backlog in vain each second, and would log a traceback each time.
+            # asyncio tries to accept a whole backlog each second, and would log a traceback each time.
             self._state.peer_log.say(logging.ERROR, "cannot accept clients: %s", error.strerror)
         else:
             loop.default_exception_handler(context)
@@ -179,13 +180,13 @@ class Server:
 
     async def _drain(self, consumer: asyncio.Task[None]) -> bool:
         self._supervisor.stopping()
-        # 1. Accept who has connected already, and then nobody any more.
+        # 1. Accept clients that have connected already.
         await self._listeners.empty_backlog()
-        # 2. End every subscription, then every connection.
+        # 2. End every subscription, stop accepting, and end every connection.
         self._state.follower.stop()
         self._state.feed.stop(replies.no_more_deliveries())
         self._listeners.stop(replies.stopping())
-        # 3. Wait for them, but not for ever. What was read of those that remain is stored all the same.
+        # 3. Wait for the connections, but not for ever. What was read from those that remain is stored all the same.
         loop, drain_timeout_s = asyncio.get_running_loop(), self._state.config.drain_timeout_s
         deadline = loop.time() + drain_timeout_s + LAST_COMMIT_S
         await self._listeners.all_gone(drain_timeout_s, unless=consumer)
@@ -194,9 +195,9 @@ class Server:
             return False
         if left := self._listeners.abort():
             log.warning("%d connections did not end in time", left)
-            # Lines that were read may still wait for room in the queue: after ``close`` nobody would take them.
+            # Lines that were read may still wait for room in the queue. After ``close`` nobody would take them.
             await self._listeners.all_gone(deadline - loop.time(), unless=consumer)
-        # 4. Let the consumer store what is queued, in what is left of that time and a little more.
+        # 4. Let the consumer store what is queued, until the deadline.
         self._state.intake.close()
         done, _ = await asyncio.wait({consumer}, timeout=max(0.0, deadline - loop.time()))
         if not done or consumer.exception():
@@ -217,7 +218,7 @@ class Server:
         return True
 
     async def _fail(self, consumer: asyncio.Task[None]) -> None:
-        """The store is broken: no more acks. Tell those who wait, and leave the files to the next start's recovery."""
+        """The store is broken: no more acks. Tell waiting clients, and leave the files to the next start's recovery."""
         failure = replies.store_failed(self._state.health.failure or "")
         self._supervisor.stopping()
         error = consumer.exception()
@@ -242,17 +243,17 @@ class Files:
 async def serve(config: Config) -> End:
     """Run a server; return how it ended. Raises CannotStart, CannotListen and StorageUnusable.
 
-    Threads may be stuck for ever, in a commit, a question to a name server, or a file on a disk that hangs: the process
-    has to end by ``os._exit``, because they would keep it alive.
+    The process has to end by ``os._exit``. Threads may be stuck for ever, in a commit, a query to a name server, or a
+    file on a disk that hangs, and would keep the process alive.
     """
     stop, reload = asyncio.Event(), asyncio.Event()
-    signals.handle(stop, reload)  # before anything else: a process 1 without a handler is not ended by SIGTERM at all
+    signals.handle(stop, reload)  # before anything else: SIGTERM does not end a process 1 that has no handler
     _allow_descriptors(config.max_connections)
     inherited = _inherited()
     ports = [port for port in PORTS if port in inherited or port.is_on(config)]
     files = Files(config, ports)
     try:
-        # 1. Read what is in files, and bind: so whatever is wrong with them is found before there is a database.
+        # 1. Read the files, and bind the ports, so that whatever is wrong there is found before there is a database.
         forward_key = await _unless_stopped(stop, _read(config, files, FORWARD in ports), "reading files")
         bound = await _unless_stopped(stop, binding.bind(config, inherited), f"looking for {config.host}")
         # 2. Open the store, prove it, and serve.
@@ -281,22 +282,22 @@ async def _serve(
         await _unless_stopped(stop, server.prove(), "proving the store")
         return End.WELL if await server.run(stop, reload) else End.BADLY
     except _Stopped:
-        raise  # a commit is on its way; the process ends
+        raise  # the probe's commit may be under way; the process ends
     except BaseException:
         await engine.close()
         raise
 
 
 class _Stopped(Exception):
-    """The server was told to stop; the text says while doing what."""
+    """The server was told to stop; the text says what it was doing."""
 
 
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T], what: str) -> T:
-    """Do this, which a disk, a name server or a database may hold up for ever. Raises _Stopped."""
+    """Do ``work``, which a disk, a name server or a database may hold up for ever. Raises _Stopped."""
     working, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
     if not working.done():
-        working.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody hears of it any more
+        working.add_done_callback(lambda done: done.cancelled() or done.exception())  # or asyncio would log its error
         raise _Stopped(what)
     stopped.cancel()
     return working.result()
@@ -319,7 +320,7 @@ def _inherited() -> dict[Port, Bound]:
 
 
 def _forward_key(config: Config) -> bytes | None:
-    """What Forward clients must know; None: nothing. Raises CannotStart, also if the port cannot be served here."""
+    """The key that Forward clients must know; None: no key. Raises CannotStart, also if msgpack is missing."""
     if importlib.util.find_spec("msgpack") is None:
         raise CannotStart("the forward port needs msgpack: pip install 'aggregator[forward]'")
     path = config.forward_shared_key_file
@@ -335,10 +336,10 @@ def _forward_key(config: Config) -> bytes | None:
 
 
 def _allow_descriptors(connections: int) -> None:
-    """At the limit of descriptors asyncio logs a thousand errors a second and uvloop drops peers: stay below it.
+    """Stay below the limit of descriptors, where asyncio logs a thousand errors a second and uvloop drops peers.
 
-    Where it may be, also when a whole backlog arrives at once: the event loop accepts all of it before the first one
-    is refused.
+    If the hard limit allows it, there is room for a whole backlog that arrives at once too: the event loop accepts all
+    of it before the first client is refused.
     """
     needed = connections + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -11,15 +11,15 @@ from typing import Final
 log = logging.getLogger("aggregator")
 
 REPEAT_S: Final = 0.2
-"""The same signal within this time is the same request: ``timeout`` and some supervisors signal a process, and then
-its group. Nobody types that fast."""
+"""A signal that follows another within this time is the same request: ``timeout`` and some supervisors signal a
+process, and then its group. Nobody types that fast."""
 
 
 def handle(stop: asyncio.Event, reload: asyncio.Event) -> None:
     """Set ``stop`` at a signal that asks the server to end; at a second one end the process. Set ``reload`` at SIGHUP.
 
-    A server that has a terminal ends at SIGHUP too, because that says that the terminal is closed. It is never taken
-    for a second signal: a terminal says so more than once, and systemd may send it right after SIGTERM.
+    A server that has a terminal ends at SIGHUP instead, because SIGHUP then means that the terminal is closed. SIGHUP
+    never counts as a second signal: a terminal sends it more than once, and systemd may send it right after SIGTERM.
     """
     loop = asyncio.get_running_loop()
     has_terminal = _has_terminal()
@@ -42,14 +42,14 @@ def handle(stop: asyncio.Event, reload: asyncio.Event) -> None:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue  # nohup
         loop.add_signal_handler(number, on_signal, number)
-    # SIGUSR1 and SIGUSR2 would end the process: other servers open their logs again at these. SIGTTOU would stop it:
-    # in the background, for writing its log to a terminal on which somebody has set ``stty tostop``.
+    # SIGUSR1 and SIGUSR2, at which other servers reopen their logs, would end the process. SIGTTOU would suspend it if
+    # it runs in the background and writes its log to a terminal on which somebody has set ``stty tostop``.
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal, as it has not under a service manager and in a container."""
+    """Whether this process has a controlling terminal. Under a service manager and in a container it has none."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
     except OSError:

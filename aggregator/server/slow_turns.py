@@ -1,6 +1,7 @@
 """Turns of the event loop that take long: one line of a mebibyte can take 0.1 s.
 
-After each of them the loop has as much time for everything else, whoever sends such lines, and however many do.
+After each slow turn, the loop has as much time for everything else as that turn took, whichever clients send such
+lines, and however many.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ SLOW_TURN_S: Final = 0.005
 
 
 class SlowTurns:
-    """Lets the clients that had a slow turn have their next one at a time, each after a rest."""
+    """Gives the clients that had a slow turn their next turns one at a time, each after a rest."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
@@ -24,7 +25,7 @@ class SlowTurns:
         self._timer: asyncio.TimerHandle | None = None
 
     def rest(self, took_s: float, callback: Callable[[], None]) -> None:
-        """A client's turn took so long: call back when its next turn may begin."""
+        """Note that a client's turn took ``took_s``; call back when its next turn may begin."""
         self._rest_until = max(self._rest_until, time.monotonic()) + took_s
         self._waiting.append(callback)
         if not self._timer:

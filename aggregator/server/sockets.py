@@ -1,4 +1,4 @@
-"""What an administrator calls a host and a port, or a path, as sockets that are bound and do not listen yet."""
+"""What an administrator calls a host and a port, or a path, as bound sockets. Those of a host do not listen yet."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from aggregator.server.port import Port
 log = logging.getLogger("aggregator")
 
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""Why one of a name's addresses may be left out: ``localhost`` means ::1 too, also on machines without IPv6."""
+"""Errors at which one of a name's addresses is left out: ``localhost`` means ::1 too, even on machines without IPv6."""
 
-_Address: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]  # the latter as ``bind`` takes it
+_Address: TypeAlias = tuple[socket.AddressFamily, tuple[Any, ...]]  # the second as ``socket.bind`` takes it
 
 
 class CannotListen(Exception):
@@ -35,7 +35,7 @@ class CannotListen(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The sockets of one port. ``lives_on``: they are another process's too, and clients can wait in their backlog."""
+    """The sockets of one port. ``lives_on``: another process has them too, so clients can wait in their backlog."""
 
     sockets: Sequence[socket.socket]
     lives_on: bool = False
@@ -51,7 +51,7 @@ class SocketFile:
     inode: int
 
     def remove(self) -> None:
-        """Remove it, unless another file is there by now."""
+        """Remove the file, unless another file has taken its place."""
         with contextlib.suppress(OSError):
             found = self.path.lstat()
             if (found.st_dev, found.st_ino) == (self.device, self.inode):
@@ -59,16 +59,16 @@ class SocketFile:
 
 
 def bind_path(port: Port, path: Path, mode: int) -> Bound:
-    """A unix socket at ``path``, which those may connect to who may write to its file. Raises CannotListen.
+    """A unix socket at ``path``. Whoever may write to its file may connect. Raises CannotListen.
 
-    The file of a server that was killed is replaced: nobody listens there. This one listens at once, so that another
-    server that is started now does not take its file for such a one.
+    The file of a server that was killed is replaced, because nobody listens there. The new socket listens at once, so
+    that another server that is started now does not take its file for that of a killed server.
     """
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _make_room(path)
         one.bind(str(path))
-        path.chmod(mode)  # before it listens, so nobody has connected
+        path.chmod(mode)  # before the socket listens, so nobody has connected
         found = path.lstat()
         one.listen(1)
     except OSError as error:
@@ -106,7 +106,7 @@ def name(one: socket.socket) -> str:
 
 
 def is_reachable(one: socket.socket) -> bool:
-    """Whether other machines can reach it."""
+    """Whether other machines can reach this socket."""
     return one.family != socket.AF_UNIX and not address.is_loopback(one.getsockname()[0])
 
 
@@ -126,7 +126,7 @@ def _make_room(path: Path) -> None:
 
 
 async def _addresses(port: Port, host: str, number: int) -> list[_Address]:
-    if host == "*":  # the first of them that there is
+    if host == "*":  # ``bind`` takes the first of these that exists here
         return [(socket.AF_INET6, ("::", number)), (socket.AF_INET, ("0.0.0.0", number))]  # noqa: S104 (by request)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(

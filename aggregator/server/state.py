@@ -30,7 +30,7 @@ class State:
     follower: Follower
     cursors: Cursors
     forward_key: bytes | None = None
-    """What Forward clients must know."""
+    """The key that Forward clients must know."""
     identities: Identities = field(default_factory=lambda: Identities(Config()))
     admission: Admission = field(default_factory=lambda: Admission(Config(), PeerLog()))
     stats: Stats = field(default_factory=Stats)

@@ -12,7 +12,7 @@ from aggregator.metric import Kind, Metric, counter, declared, gauge
 from aggregator.wire import Code
 
 _COMMITS_KEPT: Final = 1024
-"""Commit times kept for the percentiles: the last few seconds under load, and exact when idle."""
+"""Commit times kept for the percentiles: under load those of the last few seconds, with few commits all of them."""
 
 _RATE_WINDOW_S: Final = 10
 """Events a second are a mean over this time: steady enough to read, short enough to follow a change."""
@@ -38,7 +38,7 @@ class Stats:
     muted: int = counter("muted", "connections whose replies were given up, because they were not read")
     batches: int = counter("batches", "transactions that stored events")
     config_reload_ok: bool = True
-    """Whether the last SIGHUP could read all files."""
+    """Whether everything was reloaded at the last SIGHUP."""
     _rejected_by_code: Counter[str] = field(default_factory=Counter)
     _handshakes: Counter[str] = field(default_factory=Counter)
     _started: float = field(default_factory=time.monotonic)
@@ -51,7 +51,7 @@ class Stats:
         self._rejected_by_code[code.value] += 1
 
     def handshake(self, result: str) -> None:
-        """Count one handshake of TLS that has ended: ok, failed, not_tls, timed_out or gone."""
+        """Count one TLS handshake that has ended: ok, failed, not_tls, timed_out or gone."""
         self._handshakes[result] += 1
 
     def committed(self, stored: int, duplicate: int, commit_s: float) -> None:
@@ -67,7 +67,7 @@ class Stats:
         self._per_second.append((second, acked))
 
     def metrics(self) -> Iterator[Metric]:
-        """All of it, with the values of this moment."""
+        """All numbers, with their current values."""
         yield from declared(self)
         yield Metric("rejected_by_code", dict(self._rejected_by_code), "rejected, by code", Kind.COUNTER)
         yield Metric("tls_handshakes", dict(self._handshakes), "handshakes of TLS, by result", Kind.COUNTER)

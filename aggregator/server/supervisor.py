@@ -1,8 +1,8 @@
 """What the service manager is told: sd_notify(3), with ``NOTIFY_SOCKET``, and the watchdog of systemd.service(5).
 
-Without such a manager nothing is sent. The watchdog is fed by the event loop, and only while the store is well: a
-server whose store has failed, or whose commit does not end, is ended and started again. A full disk, or another program
-that keeps the store busy, is no such reason, because a restart mends neither.
+Without a service manager nothing is sent. The event loop feeds the watchdog, and only while the store is well. So the
+manager restarts a server whose store has failed, or whose commit does not end. A full disk, or another program that
+keeps the store busy, is no reason to stop feeding, because a restart mends neither.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from aggregator.server.health import Health
 log = logging.getLogger("aggregator")
 
 BEAT_S: Final = 1.0
-"""How often the status is looked at."""
+"""How often the status is checked."""
 
 _BEATS_PER_WATCHDOG: Final = 3
-"""The watchdog is fed this many times in its time: sd_watchdog_enabled(3) recommends twice, and a beat may be late."""
+"""The watchdog is fed this many times in its timeout: sd_watchdog_enabled(3) recommends two, and a beat may be late."""
 
 
 class Supervisor:
@@ -36,12 +36,12 @@ class Supervisor:
         self._stopping = False
 
     def ready(self) -> None:
-        """The server is ready. From now on its status is told when it changes, and the watchdog is fed."""
+        """Report that the server is ready. From now on, report changes of its status, and feed the watchdog."""
         self._tell("READY=1", f"STATUS={self._current_status()}")
         self._beat()
 
     def stopping(self) -> None:
-        """The server is about to end."""
+        """Report that the server is about to end."""
         self._stopping = True
         self._tell("STOPPING=1", f"STATUS={self._current_status()}")
 
@@ -51,7 +51,7 @@ class Supervisor:
         lines = []
         if self._current_status() != self._status:
             lines.append(f"STATUS={self._current_status()}")
-        stuck = self._health.slow_commit and not self._health.trouble  # a store that is busy or full says so
+        stuck = self._health.slow_commit and not self._health.trouble  # a busy or full store sets ``trouble``
         if self._watchdog_s and not self._health.failure and not stuck:
             lines.append("WATCHDOG=1")
         self._tell(*lines)
@@ -78,7 +78,7 @@ class Supervisor:
 
 
 def _address(text: str) -> str:
-    """A socket's address as the variable has it: a path, or a name in the abstract namespace behind ``@``."""
+    """A socket's address from the variable: a path, or a name in the abstract namespace after ``@``."""
     if text.startswith("@"):
         return "\0" + text[1:]
     if text and not text.startswith("/"):
@@ -88,7 +88,7 @@ def _address(text: str) -> str:
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """The time after which the manager takes this process for dead; None if it does not watch it."""
+    """The time after which the manager takes this process for dead; None if the manager does not watch it."""
     microseconds, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if not microseconds.isdecimal() or int(microseconds) == 0 or pid not in ("", str(os.getpid())):
         return None

@@ -1,7 +1,8 @@
-"""What the kernel knows of a client that is only written to.
+"""What the kernel knows of a client that only reads.
 
-Whoever reads may be silent for ever, and half closed. Then a reset is not read, and while something is on its way to a
-client that has vanished, keepalive waits for the retransmissions to end: by default for a quarter of an hour.
+Such a client may be silent for ever, and its half may be closed. Then the server does not see a reset by reading. While
+data is on its way to a client that has vanished, keepalive waits for the retransmissions to end: by default for a
+quarter of an hour.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import struct
 from typing import Final
 
 SILENT_MS: Final = 120_000
-"""How long nothing may be acknowledged of what is on its way: as long as keepalive takes for a client that is idle. A
+"""How long data on its way may stay without any acknowledgement: as long as keepalive takes for an idle client. A
 client whose window is closed has nothing on its way, and may stay."""
 
 _TCP_CLOSE: Final = 7

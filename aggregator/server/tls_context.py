@@ -1,6 +1,6 @@
 """Certificates to TLS contexts. They are loaded as a whole, and replaced as a whole: a broken file changes nothing.
 
-(``load_cert_chain`` on a context in use replaces the certificate before it finds that the key does not fit.)
+(``load_cert_chain`` on a context in use replaces the certificate before it finds that the key does not match.)
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _CERTIFICATE_START: Final = b"-----BEGIN CERTIFICATE-----"  # the same, section 
 
 
 class Contexts:
-    """The TLS contexts of one server: of ports that reply, and of silent ports.
+    """The TLS contexts of one server: one for ports that reply, and one for silent ports.
 
-    Clients of a silent port are not told what is missing, so with a client CA each of them has to have a certificate.
+    A silent port cannot tell a client that its certificate is missing. So if there is a client CA, each client of a
+    silent port must have a certificate.
     """
 
     def __init__(self, config: Config) -> None:
@@ -31,16 +32,16 @@ class Contexts:
         self._silent: ssl.SSLContext
         self._authorities: list[bytes] | None = None
         self.on_other_authorities: Callable[[], None] = lambda: None
-        """Called when client certificates are verified by other authorities, or other revocation lists."""
+        """Called when client certificates are verified by other authorities, or other revocation lists, than before."""
 
     def of(self, port: Port) -> ssl.SSLContext:
         """The context for the next client of this port."""
         return self._replying if port.replies else self._silent
 
     def load(self) -> Callable[[], None]:
-        """Read all files; return what makes new clients get them. Raises CannotLoad."""
+        """Read all files; return a function that puts them in force for new clients. Raises CannotLoad."""
         config = self._config
-        # Before OpenSSL reads the same: a file that changes in between is new again at the next reload.
+        # Read before OpenSSL reads the same files: one that changes in between counts as changed at the next reload.
         options = {"--tls-client-ca": config.tls_client_ca, "--tls-crl": config.tls_crl}
         authorities = [_read(path, option) for option, path in options.items() if path]
         replying = _context(config, ssl.CERT_OPTIONAL)
@@ -62,7 +63,7 @@ def _context(config: Config, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
         raise CannotLoad("--tls-crl needs --tls-client-ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A ticket of TLS 1.3 would lie unread at a client that only writes: its close would be a reset, which destroys
+    # A client that only writes would leave a TLS 1.3 ticket unread. Its close would then send a reset, which destroys
     # what it has sent just before.
     context.num_tickets = 0
     context.options |= ssl.OP_NO_RENEGOTIATION
@@ -78,10 +79,10 @@ def _context(config: Config, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
 
 
 def _refuse_resumption(tls: ssl.SSLObject, server_name: str | None, context: ssl.SSLContext) -> int | None:
-    """End a handshake that goes on with an earlier session: that checks no certificate again.
+    """End a handshake that resumes an earlier session, because no certificate is checked again then.
 
-    TLS 1.2 offers that for two hours, and Python cannot switch it off. An alert makes the client forget its session.
-    (OpenSSL calls this for every handshake, whether or not the client names a server.)
+    TLS 1.2 offers resumption for two hours, and Python cannot switch it off. An alert makes the client forget its
+    session. (OpenSSL calls this function for every handshake, whether or not the client names a server.)
     """
     return ssl.ALERT_DESCRIPTION_HANDSHAKE_FAILURE if tls.session_reused else None
 

@@ -1,4 +1,4 @@
-"""A client of a TLS port until its handshake is over: it has a slot, and is one of those who are not known."""
+"""A client of a TLS port until its handshake is over. It has a slot, which is pending."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from aggregator.server.tls import Result, TlsTransport
 from aggregator.wire import Failure
 
 LAST_HANDSHAKE_S: Final = 1.0
-"""How long handshakes may go on when the server is stopping: whoever is in the middle of one may end it, and strangers
-hold up nothing."""
+"""How long handshakes may go on when the server is stopping. A client in the middle of one may finish it, and a client
+that does not authenticate holds up nothing."""
 
 
 class TlsHandshake:
-    """Who has the slot of a connection from the accept on. Its layer tells it what becomes of the handshake.
+    """Holds the slot of a connection from the accept on. The TLS layer tells it how the handshake ends.
 
-    ``on_open`` is called when that has ended well, with the transport for the client; ``on_end`` when the connection
-    has ended before.
+    ``on_open`` is called when the handshake has succeeded, with the transport for the client; ``on_end`` when the
+    connection has ended before that.
     """
 
     def __init__(
@@ -38,31 +38,31 @@ class TlsHandshake:
         self._port = port
         self._plain = plain
         self._on_open, self._on_end = on_open, on_end
-        self._slot: Slot | None = None  # None: it was refused
+        self._slot: Slot | None = None  # None: the client was refused
         self._result: Result | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     # --- called by the server
 
     def admit(self, slot: Slot) -> None:
-        """It has a slot, among those who are not known."""
+        """Take the slot, which is pending from now on."""
         self._slot = slot
         self._state.admission.add_pending(slot)
 
     def expire(self) -> None:
-        """It has taken too long."""
+        """End: the handshake has taken too long."""
         self.finished(Result.TIMED_OUT, "it was not done in time")
         self.abort()
 
     def renew(self) -> None:
-        """It is not known yet, so other rules change nothing."""
+        """Do nothing: the client is not identified yet, so other rules change nothing."""
 
     def disconnect(self, failure: Failure) -> None:
-        """Drop it: it has done nothing yet."""
+        """Drop the connection, because its client has done nothing yet."""
         self.abort()
 
     def about(self) -> dict[str, Any]:
-        """What CLIENTS shows of it."""
+        """What CLIENTS shows of the client."""
         name = self._plain.get_extra_info("peername")
         return {
             "peer": address.join(address.unmapped(name[0]), name[1]) if name else "a client",
@@ -70,10 +70,10 @@ class TlsHandshake:
         }  # fmt: skip
 
     def tick(self) -> None:
-        """Nothing changes here by itself: the handshake has its deadline as a stranger."""
+        """Do nothing: a pending slot has its deadline already."""
 
     def shut_down(self, failure: Failure) -> None:
-        """The server is stopping: the handshake may end first, if that is soon."""
+        """The server is stopping: let the handshake finish first, if it does so within LAST_HANDSHAKE_S."""
         self._timer = asyncio.get_running_loop().call_later(LAST_HANDSHAKE_S, self.abort)
 
     def abort(self) -> None:
@@ -84,17 +84,17 @@ class TlsHandshake:
 
     @property
     def is_stranger(self) -> bool:
-        """Whether it is not known yet whose slot this is: a client may have to say so after its handshake."""
+        """Whether the client is not identified yet. It may have to authenticate after its handshake."""
         return self._slot is None or self._slot.identity is None
 
     def opened(self, transport: TlsTransport) -> None:
-        """The handshake has ended well."""
+        """The handshake has succeeded."""
         self.finished(Result.OK)
         self._stop_timer()
         self._on_open(self, transport)
 
     def finished(self, result: Result, why: str = "") -> None:
-        """The handshake has ended, well or not. The first end counts."""
+        """Record how the handshake has ended. Only the first call counts."""
         if self._slot is None or self._result:
             return
         self._result = result

@@ -1,4 +1,4 @@
-"""When the work of TLS gets its turns that anybody can ask for: handshakes, and what strangers send after them."""
+"""The turns of TLS work that anybody can cause: handshakes, and what strangers (unauthenticated clients) send after."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Final
 
 TURN_S: Final = 0.004
-"""How long steps are run in one turn of the loop. One of a handshake takes 0.2 ms (ECDSA) to 1.1 ms (RSA, client
-certificate, CRL), and the worst that a stranger sends 6 ms (``tls.STRANGER_BYTES``)."""
+"""How long steps are run in one turn of the loop. A step of a handshake takes 0.2 ms (ECDSA) to 1.1 ms (RSA, client
+certificate, CRL). The worst that a stranger sends takes 6 ms (``tls.STRANGER_BYTES``)."""
 
 REST_S: Final = 0.001
-"""An event loop sleeps for whole milliseconds (uvloop), so shorter rests are added up."""
+"""The event loop (uvloop) sleeps for whole milliseconds, so shorter rests are added up."""
 
 
 class TlsTurns:
     """Runs steps: a few in each turn of the loop, and then none for as long as they took.
 
-    So the clients that are known already have at least half of the loop, however many strangers there are.
+    So the clients that are identified already have at least half of the loop, however many strangers there are.
     """
 
     def __init__(self) -> None:

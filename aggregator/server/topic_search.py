@@ -1,7 +1,8 @@
-"""TOPICS for those who may read some topics only: names are looked at for a while, and the next answer goes on there.
+"""TOPICS for clients that may read only some topics. An answer searches for a limited time; the next one goes on there.
 
-Among a million names there may be none that they may read, and the names in between must not be told. So an answer that
-was cut short leaves here how far it has looked, for whoever may read as much and asks for what follows.
+Among a million names there may be none that the client may read, and the client must not be told other names. So a
+search that was cut short is remembered here, with the name that it has reached. The next request with the same
+permissions that asks for what follows goes on from that name.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from aggregator.server.turns import in_turns
 from aggregator.storage.engine import AnyEngine, Topic
 
 PAGE: Final = 1000
-"""Names in one look at the store. To judge them takes 0.3 ms, and 64 globs of stars 25 ms."""
+"""Names that the store is asked for at a time. Judging them takes 0.3 ms, and by 64 globs of stars 25 ms."""
 
 REMEMBERED: Final = 256
 """Searches that are remembered, for all identities together."""
 
 REMEMBERED_S: Final = 60.0
-"""How long. After that it begins afresh, because topics may have come in between."""
+"""How long a search is remembered. After that it starts again, because topics may have been added in between."""
 
 
 class Found(NamedTuple):
@@ -28,9 +29,9 @@ class Found(NamedTuple):
 
     topics: list[Topic]
     total: int | None
-    """How many topics there are that may be read, if all were looked at."""
+    """How many topics the client may read, if all names were looked at."""
     truncated: bool
-    """Whether it was cut short before it had as many topics as were asked for."""
+    """Whether the search was cut short before it had as many topics as were asked for."""
 
 
 class TopicSearches:
@@ -40,7 +41,7 @@ class TopicSearches:
         self._reached: dict[tuple[Topics, str], tuple[str, float]] = {}
 
     async def find(self, engine: AnyEngine, may_read: Topics, limit: int, after: str, seconds: float) -> Found:
-        """The topics behind ``after`` that may be read. Raises StorageUnreadable."""
+        """The topics after ``after`` that the client may read. Raises StorageUnreadable."""
         deadline = time.monotonic() + seconds
         start = name = self._resume(may_read, after)
         found, count, is_cut = list[Topic](), 0, False
@@ -57,7 +58,7 @@ class TopicSearches:
         return Found(found, None if start or is_cut else count, truncated)
 
     def _resume(self, may_read: Topics, after: str) -> str:
-        """Up to which name there is nothing behind ``after`` that may be read, as far as is known."""
+        """The name to search from: as far as is known, no topic between ``after`` and this name may be read."""
         name, at = self._reached.pop((may_read, after), (after, 0.0))
         return name if time.monotonic() - at < REMEMBERED_S else after
 

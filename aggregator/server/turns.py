@@ -10,11 +10,11 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 TURN_S: Final = 0.002
-"""How long one answer is worked on before everybody else has a turn: twice as long as ordinary lines take."""
+"""How long one answer is worked on before everybody else gets a turn: twice as long as a turn of ordinary lines."""
 
 
 async def in_turns(things: Sequence[T]) -> AsyncIterator[T]:
-    """Each of these things, with turns for everybody else in between."""
+    """Yield each of these things, with turns for everybody else in between."""
     began = time.monotonic()
     for thing in things:
         if time.monotonic() - began > TURN_S:

@@ -33,18 +33,18 @@ class WrapConnection(AuthenticatedPeer):
         super().connection_lost(exc)
 
     def shut_down(self, failure: Failure) -> None:
-        """Close our half at once: what it sends until it has seen that is stored too."""
+        """Close our half at once; what the client sends until it has seen that is stored too."""
         self.lift_rate()
         self._close_in_silence()
 
     def disconnect(self, failure: Failure) -> None:
-        """A text without an end is kept here too."""
+        """End a client that may do nothing any more. A text without an end is kept here too."""
         if not self._first_line:
             self.finish_input()
         super().disconnect(failure)
 
     def take(self, found: Events | Refused) -> None:
-        """Submit what texts have become."""
+        """Submit the events that texts have become."""
         if isinstance(found, Refused):
             self.count(found.events)
             return

@@ -1,6 +1,6 @@
-"""What comes in from one client of the wrap port: bytes to texts, texts to events.
+"""The input of one client of the wrap port: bytes to texts, texts to events.
 
-Nothing is rejected here but what a client may not publish. A stream that holds no text, such as TLS, is named in the
+Only events that the client may not publish are rejected here. A stream that holds no text, such as TLS, is named in the
 log and ended.
 """
 
@@ -28,27 +28,28 @@ from aggregator.wrap.wrapper import Defaults, Wrapper
 log = logging.getLogger("aggregator")
 
 PIECE_TEXTS: Final = 100
-"""Texts that are wrapped together, because some of the cost is fixed; the loop's other work comes in between turns."""
+"""Texts that are wrapped together, because some of the cost is fixed. The loop's other work is done between turns."""
 
 TURN_TEXTS: Final = 300
 """Texts of one connection wrapped in one turn of the loop, about 1 ms: each costs more than an event."""
 
 SLICE_BYTES: Final = 16 * 1024
-"""So much of what was read is cut into texts at a time: a text may have two bytes, and each costs some 2 µs."""
+"""How much input is cut into texts at a time. A text may have two bytes, and each text costs some 2 µs."""
 
 SLICES_AT_ONCE: Final = 4
-"""So many slices are looked at in one turn if no text ends in them: the worst JSON takes 20 ms a slice."""
+"""How many slices are searched in one turn if no text ends in them. The worst JSON takes 20 ms a slice."""
 
 MAX_TEXT_BYTES: Final = 32 << 20
-"""Longest text, whatever the longest line: each control character takes six bytes in JSON, and SQLite takes 10^9."""
+"""Longest text, even if longer lines are allowed: each control character takes six bytes in JSON, and SQLite takes at
+most 10^9 bytes."""
 
 WARN_S: Final = 5.0
-"""A text that has not ended by then is worth a warning: its client may end texts in a way that is not known here."""
+"""A text that has not ended by then is worth a warning, because its client may end texts in a way not known here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """So many events were not given out, because their client may not publish them."""
+    """The number of events that were not given out, because their client may not publish them."""
 
     events: int
 
@@ -63,13 +64,13 @@ class WrapInbox:
         self._log = state.peer_log
         self._port = port
         self._config = state.config
-        self._publisher: Identity | None = NOBODY  # None: somebody who may publish to every topic
+        self._publisher: Identity | None = NOBODY  # None: an identity that may publish to every topic
         self._framer = Framer(min(state.config.max_line_bytes, MAX_TEXT_BYTES))
-        self._framing: Framing | None = None  # as the log knows it
+        self._framing: Framing | None = None  # the last one that was logged
         self._over = False
         self._wrapper: Wrapper | None = None
         self._unread = bytearray()  # what is not cut into texts yet
-        self._ending = False  # whether the stream ends behind that
+        self._ending = False  # whether the stream ends after ``_unread``
         self._texts: deque[Text] = deque()
         self._given_out = 0  # texts
         self._unfinished_s = 0.0
@@ -80,21 +81,21 @@ class WrapInbox:
 
     @property
     def cannot_be_slow(self) -> bool:
-        """Few bytes may be many texts."""
+        """Never, because few bytes may be many texts."""
         return False
 
     def identify(self, identity: Identity) -> None:
-        """It is known whom the texts are from. How long they may be is settled by the first of them."""
+        """Set the identity that the texts are from. Once the first text has begun, the longest length is fixed."""
         self._publisher = None if identity.publish.every else identity
         if self._framer.framing is None and not self._framer.unfinished:
             longest = identity.max_line_bytes or self._config.max_line_bytes
             self._framer = Framer(min(longest, MAX_TEXT_BYTES))
 
     def skip(self, lines: int) -> None:
-        """Lines that were read elsewhere are no texts."""
+        """Do nothing: lines that were read elsewhere are not texts."""
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take the next bytes. If they turn out to be no text, return that the stream is over."""
+        """Take the next bytes. If they turn out not to be text, return an empty last reply, which ends the stream."""
         self._unread += data
         self._cut(slices=1)
         return b"" if self._over else None
@@ -140,9 +141,9 @@ class WrapInbox:
         self._texts.clear()
 
     def wait(self, seconds: float) -> bytes | None:
-        """Seconds have passed without an end of the unfinished text.
+        """Add ``seconds`` to the age of the unfinished text.
 
-        What is unfinished for too long is stored as it is: a part of a text that may go on.
+        A text that is unfinished for too long is stored as it is: as a part of a text that may go on.
         """
         framer = self._framer
         if texts := framer.settle():
@@ -167,11 +168,11 @@ class WrapInbox:
         return b"" if self._over else None
 
     def forgive(self) -> None:
-        """Count the age of the unfinished text from now on."""
+        """Restart the age of the unfinished text."""
         self._unfinished_s = 0.0
 
     def _permitted(self, events: Events, publisher: Identity) -> Events:
-        """Those that the client may publish. The others are counted and logged: nobody else is told."""
+        """The events that the client may publish. The others are counted and logged; only the log tells of them."""
         permitted = Events()
         for event in events:
             if publisher.may_publish((event.topic,)):
@@ -184,7 +185,7 @@ class WrapInbox:
         return permitted
 
     def _cut(self, slices: int = SLICES_AT_ONCE) -> bool:
-        """Cut what is unread, as far as it takes to have texts, up to so many slices; return whether there are any."""
+        """Cut unread input until there are texts, up to ``slices`` slices; return whether there are any."""
         while not self._texts and self._unread and slices:
             slices -= 1
             self._texts += self._framer.feed(bytes(self._unread[:SLICE_BYTES]))
@@ -198,7 +199,7 @@ class WrapInbox:
         return bool(self._texts)
 
     def _name_framing(self) -> None:
-        """Say how the stream is framed, once for each kind; if it is no text, that it is over."""
+        """Log how the stream is framed, once for each kind. If it turns out not to be text, log that and end it."""
         framer = self._framer
         if framer.foreign and not self._over:
             self._over = True
