@@ -193,9 +193,11 @@ def play(scenario: Callable[[Scene], Awaitable[None]], shared: bool = False) -> 
     async def run() -> None:
         scene = Scene(shared)
         scene.feed.start()
+        scene.follower.start()
         try:
             await scenario(scene)
         finally:
+            scene.follower.stop()
             scene.feed.stop(replies.no_more_deliveries())
 
     asyncio.run(run())
