@@ -317,7 +317,7 @@ _CUTTERS: Final[dict[Framing, type[_Cutter]]] = {
 
 
 def _character_boundary(text: bytearray, limit: int) -> int:
-    """Where to cut a text longer than ``limit``: there, or up to 3 bytes before, so as not to split a UTF-8 character."""
+    """Where to cut a text longer than ``limit``: there, or up to 3 bytes earlier to keep a UTF-8 character whole."""
     for at in range(limit, max(limit - 4, 0), -1):
         if text[at] & 0xC0 != 0x80:
             return at

@@ -1,4 +1,4 @@
-"""Arrays in PostgreSQL's binary format, made and read whole: psycopg's own lists took three times as long.
+"""Arrays in PostgreSQL's binary format, made and read as a whole: psycopg's own lists took three times as long.
 
 Pure: bytes in, bytes out.
 """
@@ -46,17 +46,17 @@ def int4(value: int) -> bytes:
 
 
 def int4_elements(count: int, elements: Iterable[bytes]) -> bytes:
-    """An array of integers that ``int4`` has made: whoever repeats a few makes each once."""
+    """An array of elements that ``int4`` has made: a caller that repeats a few integers makes each element once."""
     return _array(INT4, count, b"".join(elements))
 
 
 def plain_int4s(values: Sequence[int]) -> bytes:
-    """Integers one after the other, as a byte string of ours has them."""
+    """Integers one after the other, in a byte string of our own format."""
     return struct.pack(f"!{len(values)}i", *values)
 
 
 def read_plain_int4s(data: bytes) -> tuple[int, ...]:
-    """The same integers. Raises ValueError."""
+    """The integers that ``plain_int4s`` has written. Raises ValueError."""
     if len(data) % 4:
         raise ValueError("its integers are cut")
     return struct.unpack(f"!{len(data) // 4}i", data)
@@ -68,7 +68,7 @@ def read_int4s(data: bytes | None) -> tuple[int, ...]:
 
 
 def read_int8s(data: bytes | None) -> tuple[int, ...]:
-    """The same of 64 bits."""
+    """The elements of an array of 64-bit integers; none if it is NULL."""
     return _read(data, "iq")
 
 

@@ -1,17 +1,19 @@
-"""One connection, which is made anew when it is needed.
+"""One connection, which is made again whenever it is needed.
 
 Rules that hold here:
 
-- A statement is never cancelled. To cancel the wait for a standby is to be told of success, although no standby has the
-  commit. A deadline shuts the socket down instead: the server goes on, and the statement's outcome is unknown. Each
-  statement runs in a task of its own, because psycopg would cancel it with the task that waits for it.
-- A success with a warning is no success: an administrator who cancels that wait causes one.
-- Nor is a success that a later statement does not confirm: whoever empties ``synchronous_standby_names`` ends all waits
-  without a warning.
-- After an error of the connection the next one begins with the next host: a primary that has lost its standbys, and the
-  others of us, still calls itself one.
+- A statement is never cancelled. If a statement is cancelled while it waits for a standby, PostgreSQL reports success
+  although no standby has the commit. Instead a deadline shuts the socket down: the server carries on, and the
+  statement's outcome is unknown. Each statement runs in a task of its own, because psycopg would cancel the statement
+  together with the task that waits for it.
+- A success with a warning does not count as a success: an administrator who cancels the wait for a standby causes such
+  a warning.
+- A success that a later statement does not confirm does not count either: emptying ``synchronous_standby_names`` ends
+  all waits without a warning.
+- After a connection error, the next attempt begins with the next host: a primary that is cut off from its standbys and
+  from our other servers still claims to be the primary.
 
-A thread for each connection was tried: a small statement took twice the processor time, and longer.
+A thread for each connection was tried: a small statement took twice the processor time, and more time overall.
 """
 
 from __future__ import annotations
@@ -31,14 +33,14 @@ from psycopg.pq import ExecStatus, Format, abc
 from aggregator.storage.postgres.target import Target
 
 DEADLINE_S: Final = 10.0
-"""How long a statement may take before its connection is given up. As long as a host that has vanished is waited for,
-and twice as long as a batch waits for its lane."""
+"""How long a statement may take before its connection is given up. A connection waits as long for a host that has
+vanished; a batch waits half as long for its lane."""
 
 RETRY_S: Final = 0.2
-"""Pause before something that has failed is tried again: a failover takes a second or a few."""
+"""Pause before a failed attempt is repeated: a failover takes a second or a few."""
 
 CLOSE_S: Final = 1.0
-"""How long a statement that is on its way may take when the store is closed."""
+"""How long a running statement may take when the store is closed."""
 
 T = TypeVar("T")
 
@@ -50,11 +52,11 @@ class NotConnected(Exception):
 
 
 class Unknown(Exception):
-    """What was sent may have been carried out."""
+    """The statement may have been carried out."""
 
 
 class Statement(NamedTuple):
-    """A statement that returns one row, and its parameters. All is binary."""
+    """A statement that returns one row, and its parameters. The parameters and the row are binary."""
 
     text: bytes
     values: Sequence[bytes | None]
@@ -62,7 +64,7 @@ class Statement(NamedTuple):
 
 
 class Link:
-    """One statement at a time, first come, first served. ``on_connect`` is called with each new connection."""
+    """Runs one statement at a time, first come, first served. ``on_connect`` is called with each new connection."""
 
     def __init__(self, target: Target, on_connect: Callable[[Connection], Awaitable[object]]) -> None:
         self._target = target
@@ -75,7 +77,7 @@ class Link:
         self._closed = False
         self._warnings: list[str] = []
         self.outdated = False
-        """Whether the next statement needs a new connection. Whoever sets this knows of another server."""
+        """Whether the next statement needs a new connection, because another server has become the primary."""
 
     async def rows(self, statement: str, parameters: Any = None) -> list[Any]:
         """The rows of a statement, in Python's types. Raises as ``run`` does."""
@@ -87,7 +89,7 @@ class Link:
         return await self.run(work)
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do something with the connection.
+        """Call ``work`` with the connection.
 
         Raises NotConnected, Unknown, and psycopg.Error for what the server or psycopg has refused.
         """
@@ -98,7 +100,7 @@ class Link:
         return await asyncio.shield(running)
 
     def _await_end(self) -> None:
-        """Whatever is on its way has so long, and as long again if it has no socket yet."""
+        """Start the deadline. It starts again when it passes, because a new connection may have no socket yet."""
         self._deadline = asyncio.get_running_loop().call_later(DEADLINE_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -110,7 +112,7 @@ class Link:
             self._deadline.cancel()
         self._turn.release()
         if not running.cancelled():
-            running.exception()  # whoever waited may be gone
+            running.exception()  # retrieved here, because the task that waited may be gone
 
     async def _work(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         connection = await self._connected()
@@ -119,7 +121,7 @@ class Link:
             done = await work(connection)
         except psycopg.Error as error:
             broken = connection.closed or (error.sqlstate is None and isinstance(error, psycopg.OperationalError))
-            if not broken:  # a refusal; by psycopg if it has no SQLSTATE
+            if not broken:  # the server has refused the statement, or psycopg has if there is no SQLSTATE
                 raise
             await self._drop()
             if error.sqlstate is not None:  # the server's last word on this connection
@@ -143,7 +145,7 @@ class Link:
         except psycopg.Error as error:
             self._attempt += 1
             raise NotConnected(_text(error)) from error
-        connection.prepare_threshold = None  # a pool between us and the server may change its connections
+        connection.prepare_threshold = None  # a connection pool in between may switch to another server connection
         connection.add_notice_handler(self._note)
         try:
             self._socket = socket.socket(fileno=os.dup(connection.fileno()))
@@ -176,18 +178,18 @@ class Link:
             await connection.close()
 
     def _shut_down(self) -> None:
-        """End whatever is on its way, as if the network had: its outcome is unknown."""
+        """End the running statement as a network failure would: its outcome is unknown."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     async def drop(self) -> None:
-        """Connect anew for the next statement."""
+        """Drop the connection; the next statement makes a new one."""
         async with self._turn:
             await self._drop()
 
     async def close(self, wait_s: float = CLOSE_S) -> None:
-        """Let go of the connection, whatever it is doing. A statement that is on its way may take so long."""
+        """Close the connection, even if it is busy. A running statement may take ``wait_s`` longer."""
         self._closed = True
         dropping = asyncio.ensure_future(self.drop())
         if not (await asyncio.wait({dropping}, timeout=wait_s))[0]:
@@ -200,8 +202,8 @@ async def execute(
 ) -> list[bytes | None]:
     """Carry out a statement that commits by itself; return its only row.
 
-    ``confirmation`` is sent together with it, carried out after its commit, and has to succeed. Raises Unknown if it
-    does not, and psycopg.Error.
+    ``confirmation`` is sent together with the statement, is carried out after its commit, and must succeed. Raises
+    Unknown if the confirmation fails, and psycopg.Error.
     """
     pgconn = connection.pgconn
     if confirmation is None:
@@ -212,7 +214,7 @@ async def execute(
         _send(pgconn, each)
         pgconn.pipeline_sync()  # each is a transaction of its own
     results = [await connection.wait(generators.execute(pgconn))]
-    for _ in range(3):  # a sync, the other's, and a sync
+    for _ in range(3):  # a sync, the result of the confirmation, and a sync
         results.append(await connection.wait(generators.fetch_many(pgconn)))
     pgconn.exit_pipeline_mode()
     row = _row(results[0])

@@ -1,12 +1,13 @@
-"""All tables and functions. They are made, or checked, at each start: many servers may start at once.
+"""All tables and functions. Each start creates or checks them; many servers may start at once.
 
-A *lane* is a schema with keys, blocks, postings, and a row that every batch locks first. The lock makes the commits of
-a lane a chain: whoever sees a number sees all before it. A topic lives in one lane for ever, so its dedup, its order
-and its reads stay within one lane. On Citus each lane is on one node, and no statement is distributed.
+A *lane* is a schema with keys, blocks, postings, and a row that every batch locks first. The lock puts the commits of a
+lane in sequence: whoever sees a number sees all lower numbers. A topic stays in one lane for ever, so its dedup, its
+order and its reads stay within that lane. On Citus each lane is on one node, and no statement is distributed.
 
-Two rules for whoever changes a statement here. No plan may depend on statistics: with a join the function kept a plan
-made for an empty table, and took twice the time; so keys are looked up by a scalar subquery. No commit may change a row
-that other commits change: with a snapshot held open somewhere, each of its dead versions has to be walked over.
+Two rules apply to every change of a statement here. First, no plan may depend on statistics: with a join, the function
+kept a plan made for an empty table and took twice the time, so a scalar subquery looks up the keys. Second, no commit
+may change a row that other commits change: while any snapshot is held open, the dead versions of such a row pile up,
+and each access has to walk over them.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ VERSION: Final = 2
 Connection = psycopg.AsyncConnection[Any]
 
 LOCK_TIMEOUT_S: Final = 5
-"""How long a batch waits for its lane. It fails then before anything is stored."""
+"""How long a batch waits for its lane. After that it fails, before anything is stored."""
 
 WEAK: Final = "AGG01"
-"""The SQLSTATE of an append that was refused, because its commit would not be durable."""
+"""The SQLSTATE of an append that was refused because its commit would not be durable."""
 
 LOCK: Final = 0x41475245
-"""The advisory lock of whoever makes tables or topics ("AGRE")."""
+"""The advisory lock that a server holds while it creates tables or topics ("AGRE")."""
 
 _COMMON: Final = """
 CREATE SCHEMA aggregator;
@@ -209,7 +210,7 @@ END $$;
 """
 
 
-# Not by to_regclass: it may remember that there was no such table before we waited for the lock.
+# Not by to_regclass: it may remember that there was no such table before the wait for the lock.
 _THERE: Final = """
 SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'aggregator' AND c.relname = 'store'
@@ -222,13 +223,13 @@ def lane_name(lane: int) -> str:
 
 
 async def hold(connection: Connection, lane: int, standbys: int) -> None:
-    """Commit what changes nothing, and see whether the commit has waited for the standbys. Raises psycopg.Error."""
+    """Commit something that changes nothing, and check that this has waited for the standbys. Raises psycopg.Error."""
     for function in ("hold", "durable"):
         await connection.execute(f"SELECT {lane_name(lane)}.{function}(%s)", (standbys,))
 
 
 class Store:
-    """What ``prepare`` has found, or made."""
+    """The store that ``prepare`` has found or created."""
 
     def __init__(self, version: int, name: str, stride: int, lanes: int) -> None:
         self.version = version
@@ -238,7 +239,7 @@ class Store:
 
 
 async def read(connection: Connection) -> Store | None:
-    """What is there, if anything is."""
+    """The store in the database, if there is one."""
     if not await _rows(connection, _THERE):
         return None
     rows = await _rows(connection, "SELECT version, name, stride, lanes FROM aggregator.store")
@@ -251,15 +252,15 @@ async def read(connection: Connection) -> Store | None:
 
 
 async def prepare(connection: Connection, lanes: int | None) -> Store:
-    """Make what is missing, or add lanes. Raises StorageUnusable and psycopg.Error.
+    """Create what is missing, or add lanes. Raises StorageUnusable and psycopg.Error.
 
-    Without ``lanes`` there are as many as before, and one at first. The connection commits each statement.
+    Without ``lanes`` a store keeps its number of lanes, and a new store has one. The connection commits each statement.
     """
     found = await read(connection)
     if found is None or (lanes or 0) > found.lanes:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-            found = await read(connection)  # another server may have made it
+            found = await read(connection)  # another server may have created it
             if found is None:
                 stride = 1 if (lanes or 1) == 1 else STRIDE
                 await connection.execute(_COMMON)
@@ -285,7 +286,7 @@ async def prepare(connection: Connection, lanes: int | None) -> Store:
 
 
 async def _compression(connection: Connection) -> str:
-    """lz4 takes a third of the time of pglz, and is not in every build."""
+    """The clause for lz4, which takes a third of the time of pglz but is not in every build."""
     ((methods,),) = await _rows(connection, "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
     return "COMPRESSION lz4" if "lz4" in methods else ""
 
