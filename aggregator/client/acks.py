@@ -41,7 +41,7 @@ class Acks:
             subscription.ack(self._sent.position)
 
     def answered(self, taken: bool) -> None:
-        """An ack that was not taken is sent again, because its events come again only on a new connection."""
+        """Record the answer. An ack that was not taken is sent again: only a new connection brings its events again."""
         if not taken:
             self._done = self._done or self._sent
         self._sent = None

@@ -25,7 +25,7 @@ CLOSE_S: Final = 2.0
 """How long the end of the program waits for a screen that is stopped."""
 
 _GONE: Final = (errno.EPIPE, errno.EIO, errno.EBADF)
-"""Nobody reads any more: a closed pipe, a terminal that was hung up. This is not a failure."""
+"""Errors that mean that nobody reads any more: a closed pipe, a terminal that was hung up. They are not failures."""
 
 
 class Screen:
@@ -94,7 +94,7 @@ class Screen:
         while (data := self._queue.get()) is not None:
             try:
                 while data and not self._gone:
-                    with contextlib.suppress(BlockingIOError):  # another program may have made the terminal so
+                    with contextlib.suppress(BlockingIOError):  # another program may have made it non-blocking
                         data = data[os.write(STDERR, data) :]
                         continue
                     select.select([], [STDERR], [])

@@ -1,4 +1,4 @@
-r"""What programs write that know nothing of this server, as events. Pure: no asyncio, no socket.
+r"""The output of programs that know nothing of this server, as events. Pure: no asyncio, no socket.
 
 What a text becomes::
 

@@ -28,7 +28,7 @@ _lenient: Final = json.JSONDecoder(parse_constant=json_text.no_constant).decode
 
 
 def decode(content: bytes) -> Any:
-    """The JSON value of a text. Raises ValueError if it is none, or too deep to be read."""
+    """The JSON value of a text. Raises ValueError if the text is not JSON, or is nested too deeply to be read."""
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -39,7 +39,7 @@ def decode(content: bytes) -> Any:
 
 
 def find(fields: Any, name: str) -> Any:
-    """A member of an object; a name with dots may also name a member of a nested object. None if there is none."""
+    """A member of an object; a name with dots may also name one of a nested object. None if there is no such member."""
     if type(fields) is not dict:
         return None
     if name in fields:

@@ -161,7 +161,7 @@ class _Cutter(ABC):
         return made
 
     def shed(self, size: int, texts: list[Text], spare: int = 0) -> int:
-        """Remove parts from the front of a text of ``size`` bytes while it exceeds the limit; return what size is left.
+        """Remove parts from the front of a text of ``size`` bytes while it exceeds the limit; return the size left.
 
         The last ``spare`` bytes may turn out not to belong to the text.
         """

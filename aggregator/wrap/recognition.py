@@ -70,7 +70,7 @@ class Recognition:
 
     def __init__(self, limit: int) -> None:
         self.likely: Framing | None = None
-        """The framing if nothing follows; set while exactly a whole text is there."""
+        """The framing if nothing follows; set while a whole text is there."""
         self._limit = limit
         self._searched = 0
         self._line_end = -1  # the index of the end of the first line

@@ -167,7 +167,7 @@ class Wrapper:
         )
 
     def _part(self, part: Part) -> None:
-        """Take a part of a text. The first part sets the topic, time and source of all parts, as a syslog line may."""
+        """Take a part of a text. All parts get the topic, time and source of the first, as of a syslog line's head."""
         line, escaped = _readable(part.content)
         payload: dict[str, Any] = {"message": line}
         if part.offset == 0 or self._cut is None:

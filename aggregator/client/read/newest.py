@@ -50,7 +50,7 @@ class Pages:
             page, fields = await self._page(min(count - len(found), PAGE_EVENTS), before)
             head = fields["seq"] if head is None else head
             found += page
-            before = fields.get("before", page[-1].seq if page else None)  # a store with several lanes says it
+            before = fields.get("before", page[-1].seq if page else None)  # a store with several lanes sends it
             if not page or (len(page) < PAGE_EVENTS and len(found) < count and not fields.get("truncated")):
                 return Newest(found[::-1], head, bool(fields.get("truncated")))
         return Newest(found[::-1], head, False)

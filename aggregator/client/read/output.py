@@ -85,7 +85,7 @@ class Output:
 
     def _write(self, data: bytes) -> None:
         while data:
-            with contextlib.suppress(BlockingIOError):  # another program may have made the terminal so
+            with contextlib.suppress(BlockingIOError):  # another program may have made it non-blocking
                 data = data[os.write(self._fd, data) :]
                 continue
             select.select([], [self._fd], [])

@@ -1,4 +1,4 @@
-"""What became of the events."""
+"""Counts what became of the events."""
 
 from __future__ import annotations
 

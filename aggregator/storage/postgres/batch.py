@@ -84,7 +84,7 @@ class Batch:
     def cut_again(self, part: Part, topics: Mapping[str, Topic]) -> None:
         """Build a part again, with the ids that its topics have now. Raises StorageFailed.
 
-        Nothing of the part may be stored. The new ids are compared with the database once more.
+        It must be certain that nothing of the part is stored. The new ids are compared with the database once more.
         """
         if any(topics[name].lane != part.lane for name in part.topics):
             raise StorageFailed("topics of a batch were lost, and made again in another lane")

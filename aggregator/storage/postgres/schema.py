@@ -1,8 +1,8 @@
 """All tables and functions. Each start creates or checks them; many servers may start at once.
 
 A *lane* is a schema with keys, blocks, postings, and a row that every batch locks first. The lock puts the commits of a
-lane in sequence: whoever sees a number sees all lower numbers. A topic stays in one lane for ever, so its dedup, its
-order and its reads stay within that lane. On Citus each lane is on one node, and no statement is distributed.
+lane in sequence: a reader that sees a number sees all lower numbers. A topic stays in one lane for ever, so its dedup,
+its order and its reads stay within that lane. On Citus each lane is on one node, and no statement is distributed.
 
 Two rules apply to every change of a statement here. First, no plan may depend on statistics: with a join, the function
 kept a plan made for an empty table and took twice the time, so a scalar subquery looks up the keys. Second, no commit

@@ -24,7 +24,7 @@ MAX_LISTED: Final = 32
 _BY_NAME: Final = "SELECT name, id, lane FROM aggregator.topics WHERE name = ANY(%s)"
 _BY_ID: Final = "SELECT name, id, lane FROM aggregator.topics WHERE id = ANY(%s)"
 _NEXT: Final = "SELECT name, id, lane FROM aggregator.topics WHERE id > %s ORDER BY id LIMIT %s"
-# One server at a time: whoever sees an id must also see all lower ids, because readers look for topics past an id.
+# One server at a time: a reader that sees an id must also see all lower ids, because it looks for topics past an id.
 _MAKE: Final = f"""
 WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({schema.LOCK}))
 INSERT INTO aggregator.topics (name, lane) SELECT made.name, made.lane

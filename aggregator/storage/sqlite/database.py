@@ -76,7 +76,7 @@ class Database:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             database = cls(path, made)
             database._lock()
-        except (OSError, RuntimeError, StorageUnusable) as error:  # the second: a loop of links
+        except (OSError, RuntimeError, StorageUnusable) as error:  # RuntimeError: a loop of links
             file.remove(made)
             if isinstance(error, StorageUnusable):
                 raise

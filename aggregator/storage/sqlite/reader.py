@@ -28,7 +28,7 @@ SLICE_BLOCKS: Final = 4
 """Blocks in a slice: about 1,000 events, or 256 KiB, half a millisecond of the event loop."""
 
 HEADS: Final = 64
-"""Of how many blocks only the topics are read, to find the wanted blocks."""
+"""How many blocks are read without their events, only for their topics, to find the wanted blocks."""
 
 MAX_RECEIVED_AT: Final = 253_402_300_800_000
 """The year 10000, which no clock has reached, and which cannot be shown."""

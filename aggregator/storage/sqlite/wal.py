@@ -28,7 +28,7 @@ COMMIT_PAGES: Final = 5
 """Pages that any commit changes, besides those that its events fill."""
 
 TRUNCATE_DIVISOR: Final = 4
-"""A WAL file larger than this part of its limit is cut at the next checkpoint. That checkpoint waits for readers,
+"""A WAL file larger than its limit divided by this is cut at the next checkpoint. That checkpoint waits for readers,
 because readers that always overlap would keep SQLite from ever restarting the WAL."""
 
 RETRY_S: Final = 0.5

@@ -62,7 +62,7 @@ _KINDS: Final[dict[type, str]] = {
 
 
 def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any] | Pairs:
-    # Somebody can choose integers that all have the same hash; a dict of many of them takes for ever. Texts are safe.
+    # A client can choose integers that all have the same hash; a dict of many of them takes for ever. Texts are safe.
     if len(pairs) > _MANY_NAMES and any(type(name) is not str for name, _ in pairs):
         return Pairs(pairs)
     try:
