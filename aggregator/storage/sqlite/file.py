@@ -114,7 +114,8 @@ class Names:
         self._paths = list(map(str, paths))
         self._folder = str(paths[0].parent)
         self._known: dict[str, tuple[int, int]] = {}
-        self._settled: tuple[int, int, int] | None = None  # the folder, and its last change before all was well
+        # The folder and its last change, as of the last check without a fault.
+        self._settled: tuple[int, int, int] | None = None
 
     def fault(self) -> str | None:
         """What has happened to the first name that no longer leads to the file that it led to at its first check."""

@@ -43,7 +43,8 @@ from aggregator.storage.sqlite.memtable import Memtable
 from aggregator.storage.sqlite.schema import KEY_COLUMNS
 
 FANOUT: Final = 8
-"""How many runs of a level become one of the next. With more, keys are merged less often, but are in more tables."""
+"""How many runs of a level become one of the next. With more, keys are merged less often, but looked for in more
+tables."""
 
 SLICE_KEYS: Final = 2048
 """Fewest keys merged at a time: about 2 ms, of which the commit is a tenth."""

@@ -20,7 +20,8 @@ from aggregator.storage.sqlite.writer import Writer
 
 MAX_LISTED_TOPICS: Final = 32
 RARE_DIVISOR: Final = 16
-"""Up to MAX_LISTED_TOPICS are read through postings, if they were named or have only 1/RARE_DIVISOR of all events."""
+"""Up to MAX_LISTED_TOPICS are read through postings, if they were named or have at most 1/RARE_DIVISOR of all
+events."""
 
 PAGE: Final = 1000
 """How many topics are examined at a time, about 1 ms."""
