@@ -1,7 +1,7 @@
 """The command line: one module for each command, and ``parser`` for what they have in common.
 
-Exit codes: 0 all went well; 1 it did not (what was asked for failed, or not every event was taken); 2 the command
-line or the environment is wrong; 130 interrupted.
+Exit codes: 0 all went well; 1 it did not (the command has failed, or not every event was taken); 2 the command line or
+the environment is wrong; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = options.run
     options.remarks = settle(options)
     options.variables = set[str]().union(*(command.variables for command in commands.choices.values()))
-    if run is not serve.run:  # the server has a log for them
+    if run is not serve.run:  # the server logs them
         for remark in options.remarks:
             complain(remark)
     try:

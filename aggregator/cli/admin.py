@@ -32,7 +32,7 @@ def add_command(commands: Commands) -> None:
     )
     admin.set_defaults(run=_run, parser=admin)
     add_target(admin)
-    admin.add_argument(  # one argument for all of it, or argparse would take a "--" for its own
+    admin.add_argument(  # one argument for all words, or argparse would take a "--" for its own
         "command",
         nargs=argparse.REMAINDER,
         metavar="COMMAND",
@@ -63,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _for_terminal(reply: bytes) -> bytes:
-    """The same JSON to be read, in characters that the terminal has."""
+    """The same JSON for people to read, in characters that the terminal has."""
     text = _indented(printable(reply.decode(errors="backslashreplace")))
     try:
         return text.encode(sys.stdout.encoding)

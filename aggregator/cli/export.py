@@ -1,4 +1,4 @@
-"""``aggregator export``: all events of a time, complete or with an exit code that says otherwise."""
+"""``aggregator export``: all events of a time; the exit code says whether they are complete."""
 
 from __future__ import annotations
 

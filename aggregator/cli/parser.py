@@ -22,17 +22,18 @@ from aggregator.wrap.topic import BadTemplate, TopicTemplate
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 MAX_BYTES: Final = 256 << 20
-"""Most that a size may be set to: a batch of that and one line more stays below SQLite's limit of 1,000,000,000."""
+"""The largest size that may be set: a batch of that size, and one line more, stays below SQLite's limit of
+1,000,000,000."""
 
 ENV: Final = "AGGREGATOR_"
 _LINK: Final = re.compile(r"(tcp|udp|sctp)://")
 _OF_KUBERNETES: Final = re.compile(ENV + r"(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)")
-"""What Kubernetes sets in each container of a namespace that has a service called aggregator or aggregator-…, besides
-``AGGREGATOR_PORT=tcp://…``."""
+"""Variables that Kubernetes sets in each container of a namespace with a service called aggregator or aggregator-…, in
+addition to ``AGGREGATOR_PORT=tcp://…``."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is one line: what is wrong, not the whole usage."""
+    """argparse, but a mistake is reported in one line: what is wrong, not the whole usage."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -42,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (try --help)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        # As argparse has it, a full disk is a traceback or nothing, which depends on Python's version.
+        # argparse itself turns a full disk into a traceback or into nothing, depending on Python's version.
         if file is not sys.stdout:
             _write_error(message)
         elif not put_out(message.encode(file.encoding, "backslashreplace")):
@@ -50,9 +51,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def put_out(data: bytes) -> bool:
-    """Write a result to standard output; return whether that went well, and say so if not.
+    """Write a result to standard output; return whether that went well, and report it if not.
 
-    It did if the reader has gone: ``head`` and ``grep -q`` have seen what they wanted.
+    A reader that has gone is no failure: ``head`` and ``grep -q`` have seen what they wanted.
     """
     _, error = streams.write(streams.STDOUT, data)
     if error is None or isinstance(error, BrokenPipeError):
@@ -68,7 +69,8 @@ def complain(message: str) -> int:
 
 
 def _write_error(text: str) -> None:
-    streams.write(streams.STDERR, text.encode(sys.stderr.encoding, "backslashreplace"))  # if not, there is nowhere else
+    # If this fails, there is nowhere else to report it.
+    streams.write(streams.STDERR, text.encode(sys.stderr.encoding, "backslashreplace"))
 
 
 # --- options and variables
@@ -76,9 +78,9 @@ def _write_error(text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """An option that is not on the command line: what its variable says, else ``otherwise``.
+    """The value of an option that is not on the command line: that of its variable, else ``otherwise``.
 
-    The variable is not looked at before it is needed, so that what is wrong with it harms no other command.
+    The variable is not read before it is needed, so that a mistake in it harms no other command.
     """
 
     parser: Parser
@@ -99,9 +101,9 @@ class Default:
 
 
 def settle(options: argparse.Namespace) -> list[str]:
-    """Give each option that is not on the command line its value; return what is to be said of the environment.
+    """Give each option that is not on the command line its value; return remarks on the environment.
 
-    ``options.typed`` are the names of the others.
+    ``options.typed`` gets the names of the options that are on the command line.
     """
     remarks: list[str] = []
     options.typed = {name for name, value in vars(options).items() if not isinstance(value, Default)}
@@ -112,7 +114,7 @@ def settle(options: argparse.Namespace) -> list[str]:
 
 
 def unknown_variables(known: set[str]) -> list[str]:
-    """Variables that look like an option's, and are none."""
+    """Variables that look like an option's, but are not."""
     ours = {name for name in os.environ if name.startswith(ENV) and os.environ[name]}
     return sorted(name for name in ours - known if not _OF_KUBERNETES.fullmatch(name))
 
@@ -129,7 +131,7 @@ def option(
 ) -> None:
     """An option that may also be set as ``AGGREGATOR_…`` in the environment; the command line wins.
 
-    A variable that is empty is not set.
+    An empty variable counts as not set.
     """
     name = flag.removeprefix("--").replace("-", "_")
     variable = ENV + name.upper()
@@ -183,14 +185,14 @@ def seconds(text: str) -> float:
 
 
 def age_or_time(text: str) -> str:
-    """A time as the server reads it, and as it was typed: ages are counted from the server's clock."""
+    """A time that the server can read, returned as it was typed, because ages are counted from the server's clock."""
     if moment.read(text, 0) is None:
         raise argparse.ArgumentTypeError(f"expected a date and time, an age like 10m, or NOW, got {text!r}")
     return text
 
 
 def position(text: str) -> int | str:
-    """A position, which only the server looks into."""
+    """A position, which only the server interprets."""
     if not text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"expected a position, got {text!r}")
     return int(text) if text.isdecimal() and len(text) <= 18 else text
@@ -242,7 +244,7 @@ def field(text: str) -> str | None:
 
 
 def topic_template(text: str) -> str:
-    """A topic that may have fields of the payload in it."""
+    """A topic that may contain fields of the payload."""
     try:
         TopicTemplate(text)
     except BadTemplate as error:

@@ -15,7 +15,7 @@ A T is a date and time, an age such as 10m (s, m, h, d), or NOW; it is compared 
 
 
 def add_reader(commands: Commands, name: str, what: str, epilog: str, until: str | None) -> Parser:
-    """Add a command that reads; ``until`` is where it ends unless it is told."""
+    """Add a command that reads; ``until`` is the default end."""
     reader = commands.add_parser(
         name, help=what, epilog=_EPILOG + epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -47,14 +47,14 @@ log = logging.getLogger("aggregator")
 SWITCH_INTERVAL_S: Final = 0.0001
 """How long Python lets one thread run while another waits, instead of 5 ms: the database's thread asks for the
 interpreter several times a batch. With 0.5 ms the median latency at half load was half as long again; 0.02 ms are no
-better, and the changing begins to cost."""
+better, and the switching begins to cost."""
 
 GC_THRESHOLDS: Final = (100_000, 20, 100)
-"""When Python looks for reference cycles, instead of at every 700 objects more: a batch makes tens of thousands, none
-of them in a cycle, and all are gone with the next. Measured 9 % more events a second."""
+"""When Python looks for reference cycles, instead of after every 700 new objects: a batch makes tens of thousands of
+objects, none of them in a cycle, and all are gone with the next batch. Measured: 9 % more events a second."""
 
 UMASK: Final = 0o027
-"""The files are for the server's user and group: whoever reads them reads every event."""
+"""The files are for the server's user and group only, because anybody who can read them can read every event."""
 
 
 def add_command(commands: Commands) -> None:
@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     for one, other in combinations(PORTS, 2):
         if (number := one.number(config)) and number == other.number(config):
             options.parser.error(f"{one.option} and {other.option} are both {number}")
-    os.umask(os.umask(UMASK) | UMASK)  # stricter ones stay
+    os.umask(os.umask(UMASK) | UMASK)  # a stricter umask stays
     to_stderr = server_log.start(config.log_level)
     for remark in options.remarks:
         log.warning(remark)

@@ -1,4 +1,4 @@
-"""``aggregator tail``: events as they come, and the last ones before."""
+"""``aggregator tail``: the newest events, and later events as they come."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aggregator.client.read.show import FORMATS
 from aggregator.client.read.tail import TailOptions, tail
 
 MAX_NEWEST: Final = 1_000_000
-"""They are held in memory, because they are read backwards."""
+"""Most events of ``-n``. They are held in memory, because they are read backwards."""
 
 DEFAULT_NEWEST: Final = 10
 

@@ -1,4 +1,4 @@
-"""The server that a command talks to: where it is, how it is spoken to, and who we are."""
+"""The server that a command talks to: where it is, how to talk to it, and how to authenticate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TLS: Final = "tls:"
 _UNIX: Final = "unix:"
 
 MAX_TOKEN: Final = 1000
-"""Characters: the line that says a token has at most 1,024 bytes."""
+"""Most characters of a token, because the line that sends it has at most 1,024 bytes."""
 
 
 class _Target(NamedTuple):
@@ -30,7 +30,8 @@ class _Target(NamedTuple):
 def add_target(parser: Parser) -> None:
     """The options that name a server.
 
-    Without them it is the one that the environment configures, as in a container: at its unix socket, if there is one.
+    Without them it is the server that the environment configures, as in a container, at its unix socket if there is
+    one.
     """
     defaults = Config()
     configured_path = Default(parser, ENV + "SOCKET", file, None)
@@ -54,7 +55,7 @@ def add_target(parser: Parser) -> None:
 
 
 def server_of(options: argparse.Namespace) -> Server:
-    """The server that they name. Ends the program if a file cannot be used."""
+    """The server that these options name. Ends the program if a file cannot be used."""
     target: _Target = options.to
     if not target.tls and options.typed & {"ca", "cert", "key"}:
         options.parser.error("--ca, --cert and --key need --to tls:HOST:PORT")

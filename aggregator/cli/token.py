@@ -1,4 +1,4 @@
-"""``aggregator token``: a new token, and what the file of ``--identities`` has to say of it."""
+"""``aggregator token``: a new token, and its stanza for the file of ``--identities``."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from aggregator.server.port import PORTS, Port
 SERVICE: Final = "aggregator.service"
 
 _EXAMPLES: Final = {"--wrap-port": 8082, "--forward-port": 24224, "--tls-port": 6513, "--tls-silent-port": 6514}
-"""The number in the unit where the port is off by default; Forward clients send to theirs by default, and so does
+"""The number in the unit of a port that is off by default. Forward clients send to their number by default, and so does
 syslog over TLS."""
 
 _OWNER: Final = """\
@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _where(port: Port) -> str:
-    """Where the socket of a port listens, as ListenStream takes it: TLS everywhere, and what is plain on loopback."""
+    """Where the socket of a port listens, as ListenStream takes it: TLS on all addresses, plain text on loopback."""
     if port.unix:
         return f"/run/aggregator-{port.descriptor}.sock"
     number = port.number(Config()) or _EXAMPLES[port.option]
@@ -65,7 +65,7 @@ def _where(port: Port) -> str:
 
 
 def _program() -> list[str]:
-    """How this installation is called: its script, or its Python where it has none."""
+    """How to run this installation: its script, or its Python if it has no script."""
     python = Path(sys.executable)
     script = python.with_name("aggregator")
     return [str(script)] if script.exists() else [str(python), "-m", "aggregator"]

@@ -1,4 +1,4 @@
-"""The wire from the other side. Programs may import what is named here.
+"""The protocol from the client's side. Programs may import the names that are listed here.
 
 - ``Sender``       events in flight, each sent again until acked
 - ``Subscriber``   stored events as an iterator, across restarts

@@ -1,4 +1,4 @@
-"""Acks of a reader with a name: one in flight, for all that is done by then."""
+"""Acks of a reader with a name: one ack at a time is in flight, for all events that are done by then."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from aggregator.client.delivered import DeliveredEvent
 from aggregator.client.subscription import Subscription
 
 DUE_EVENTS: Final = 1_000
-"""So many events that are done are acked at once, fewer with the next tick."""
+"""This many events that are done are acked at once, fewer with the next tick."""
 
 
 class Acks:
-    """What is done and not acked, and what was acked and is not answered."""
+    """Which events are done and not acked, and which ack is not answered."""
 
     def __init__(self) -> None:
         self._done: DeliveredEvent | None = None
@@ -30,7 +30,7 @@ class Acks:
         return self._count >= DUE_EVENTS
 
     def done(self, event: DeliveredEvent) -> None:
-        """This event and all before it are handled."""
+        """Record that this event and all before it are handled."""
         self._done = event
         self._count += 1
 
@@ -41,12 +41,12 @@ class Acks:
             subscription.ack(self._sent.position)
 
     def answered(self, taken: bool) -> None:
-        """One that was not taken is sent again: its events have yet to come again on a new connection."""
+        """Record the answer. An ack that was not taken is sent again: only a new connection brings its events again."""
         if not taken:
             self._done = self._done or self._sent
         self._sent = None
 
     def forget(self) -> None:
-        """The connection is lost: the events will come again."""
+        """Forget everything: the connection is lost, so the events will come again."""
         self._done = self._sent = None
         self._count = 0

@@ -25,8 +25,8 @@ async def ask(
 ) -> bytes:
     """Send one admin command; return the reply as it came, a line of JSON without its LF.
 
-    Not decoded, because most decoders lose digits of large numbers. ``host``, ``ssl`` and ``token`` are as in
-    ``Sender``. Raises OSError and NotOurProtocol.
+    The reply is not decoded, because most decoders lose digits of large numbers. ``host``, ``ssl`` and ``token`` are as
+    in ``Sender``. Raises OSError and NotOurProtocol.
     """
     if not command.strip() or "\n" in command:
         raise ValueError("expected one command on one line")
@@ -51,9 +51,9 @@ async def _exchange(server: Server, line: bytes) -> bytes:
             transport.write(auth_line(server.token))
         transport.write(line)
         if server.ssl:
-            transport.write(QUIT)  # our half of TLS cannot be closed alone here
+            transport.write(QUIT)  # with TLS, our half of the stream cannot be closed alone here
         else:
-            with contextlib.suppress(OSError):  # whoever has closed already may have said why
+            with contextlib.suppress(OSError):  # a server that has already closed may have said why
                 transport.write_eof()
         if server.token:
             take_auth_reply(await reader.readline())

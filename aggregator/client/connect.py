@@ -1,6 +1,6 @@
-"""From a server's name to a connection: every address that the name has gets its chance (RFC 8305).
+"""From a server's name to a connection: every address that the name has is tried (RFC 8305).
 
-Where a host is asked for, the path of a unix socket will do: what begins with ``/`` is one, and has no port.
+The path of a unix socket may stand in place of a host: a host that begins with ``/`` is a path, and has no port.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aggregator.address import is_loopback, join, without_brackets
 from aggregator.client.reply import reason
 
 STAGGER_S: Final = 0.25
-"""How long an address is tried before the next one is tried beside it; RFC 8305 recommends this."""
+"""How long an address is tried before the next one is tried in parallel; RFC 8305 recommends this time."""
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """For all addresses together. A packet filter that drops packets would make the kernel try for two minutes."""
@@ -43,19 +43,19 @@ def shown(host: str, port: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a server is, and how it is spoken to."""
+    """Where a server is, and how to talk to it."""
 
     host: str
     """A name, an address, or the path of a unix socket."""
     port: int
     ssl: ssl.SSLContext | None = None
-    """With it the server is spoken to over TLS; its certificate has to be for ``host``."""
+    """If set, the connection uses TLS, and the server's certificate must be for ``host``."""
     token: str | None = field(default=None, repr=False)
-    """What says who we are. It goes over TLS, a unix socket or loopback, and nowhere else."""
+    """Authenticates the client. It is sent over TLS, a unix socket or loopback only."""
 
     @property
     def shown(self) -> str:
-        """Its address as people write it."""
+        """The server's address as people write it."""
         return shown(self.host, self.port)
 
 
@@ -70,7 +70,7 @@ class Reached(NamedTuple):
 async def open_connection(
     server: Server, factory: Callable[[], AnyProtocol], last: SocketAddress | None = None
 ) -> tuple[Reached, asyncio.Transport, AnyProtocol]:
-    """Connect this protocol, over TLS if that is wanted, as ``connect`` does. Raises OSError."""
+    """Connect a protocol as ``connect`` does, over TLS if ``server`` says so. Raises OSError."""
     reached = await connect(server.host, server.port, last)
     if server.token and not server.ssl and not _is_local(reached):
         reached.socket.close()
@@ -90,8 +90,8 @@ def _is_local(reached: Reached) -> bool:
 async def connect(host: str, port: int, last: SocketAddress | None = None) -> Reached:
     """Connect to the first address that answers.
 
-    The address ``last`` is tried after all others, because it has disappointed. Raises OSError; its text is fit to
-    be shown, and names every reason when the addresses fail for different ones.
+    The address ``last`` is tried after all others, because it did not work the last time. Raises OSError. Its text can
+    be shown to users, and names every reason if the addresses fail for different reasons.
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -150,6 +150,6 @@ async def _connect(found: _Found) -> _Connected:
 
 
 def _close_late(task: asyncio.Task[_Connected]) -> None:
-    """A connection that was made in the same moment as the first."""
+    """Close a connection that was made in the same moment as the first."""
     with contextlib.suppress(asyncio.CancelledError, OSError):
         task.result()[0].close()

@@ -1,4 +1,4 @@
-"""One connection to a server: who we are is said first, whole replies come in, and there is a reason why it ended."""
+"""One connection to a server: it authenticates first, receives whole replies, and gives the reason why it ended."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from aggregator.wire.lines import LineSplitter
 
 
 class NotKnown(Exception):
-    """The server does not take our token. It may do so later."""
+    """The server does not accept our token. It may accept the token later."""
 
 
 def auth_line(token: str) -> bytes:
-    """The first line of a connection, which says who we are."""
+    """The first line of a connection, which authenticates the client."""
     return f"AUTH {token}\n".encode()
 
 
 def take_auth_reply(reply: bytes | None) -> None:
-    """Look at the reply to that line. Raises NotKnown."""
+    """Check the reply to that line. Raises NotKnown."""
     try:
         fields = decode(reply or b"")
     except NotOurProtocol as error:
@@ -33,7 +33,7 @@ def take_auth_reply(reply: bytes | None) -> None:
 class Connection(asyncio.Protocol):
     """Hands on whole replies as they arrive; ``over`` gets the reason why the connection ended.
 
-    With a ``token``, that is line 1 of the connection, and its reply is not handed on.
+    With a ``token``, ``auth_line`` is line 1 of the connection, and its reply is not handed on.
     """
 
     transport: asyncio.Transport
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         self.heard_at = self._loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's are none by their class
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports do not have this class
         if self._token:
             self.transport.write(auth_line(self._token))
 
@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
             self.end(str(why))
 
     def eof_received(self) -> None:
-        self.end("lost the connection: closed by the server")  # it replies to nothing any more
+        self.end("lost the connection: closed by the server")  # no reply will come any more
 
     def connection_lost(self, error: Exception | None) -> None:
         self.end(f"lost the connection: {reason(error) if isinstance(error, OSError) else error}")

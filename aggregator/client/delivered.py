@@ -1,4 +1,4 @@
-"""A stored event as it is delivered: its bytes as they came, taken apart only when somebody asks."""
+"""A stored event as it is delivered: its bytes as they came, parsed only on demand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _RECEIVED_AT: Final = b',"received_at":"'
 
 
 class DeliveredEvent:
-    """One event, with what the store knows of it.
+    """One event, with its seq and the time of its receipt.
 
-    The server puts two members at the end of the event, ``seq`` and ``received_at``. Events may have members of these
-    names themselves, so the last ones count.
+    The server appends two members to the event, ``seq`` and ``received_at``. Events may have members of these names
+    themselves, so the last ones count.
     """
 
     __slots__ = ("_position", "_value", "line")
@@ -29,29 +29,29 @@ class DeliveredEvent:
 
     @property
     def position(self) -> int | str:
-        """A reader that has handled it, and all that came before it, goes on after this: the seq, or a text."""
+        """Where a reader goes on that has handled this event and all before it: the seq, or a text."""
         return self.seq if self._position is None else self._position
 
     @property
     def seq(self) -> int:
-        """Its number: no other event has it."""
+        """The event's number, which no other event has."""
         start = self.line.rindex(_SEQ) + len(_SEQ)
         return int(self.line[start : self.line.index(b",", start)])
 
     @property
     def received_at(self) -> str:
-        """When the server stored it, as RFC 3339 has it, in UTC."""
+        """When the server stored the event, in the form of RFC 3339, in UTC."""
         start = self.line.rindex(_RECEIVED_AT) + len(_RECEIVED_AT)
         return self.line[start:-2].decode()
 
     @property
     def json(self) -> bytes:
-        """The event byte for byte as it was sent, but for blanks around it."""
+        """The event byte for byte as it was sent, except for blanks around it."""
         return self.line[: self.line.rindex(_SEQ)] + b"}"
 
     @property
     def value(self) -> dict[str, Any]:
-        """The same decoded. Digits that a float cannot hold are lost here; they are there in ``json``."""
+        """The decoded event. Digits that a float cannot hold are lost here, but not in ``json``."""
         if self._value is None:
             self._value = json_text.decode(self.json)
         found: dict[str, Any] = self._value
@@ -67,7 +67,7 @@ class DeliveredEvent:
 
 
 def follow(after: int | str | None, events: Iterable[DeliveredEvent]) -> None:
-    """Give events their positions: of a reader who was at ``after`` and had these next."""
+    """Give events their positions, for a reader that was at ``after`` and got these events next."""
     if isinstance(after, str):
         for event in events:
             event._position = after = behind(after, (event.seq,))

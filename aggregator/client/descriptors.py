@@ -8,11 +8,11 @@ import resource
 from typing import Final
 
 SPARE_DESCRIPTORS: Final = 24
-"""What the program opens besides the files that it reads: its connection above all. Files may not have them."""
+"""Descriptors that files may not take. The program needs them for everything else, its connection above all."""
 
 
 def allow_descriptors(files: int) -> None:
-    """Raise the soft limit as far as so many files need, where it may be."""
+    """Raise the soft limit to what this many files need, as far as the hard limit allows."""
     needed = files + 2 * SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -21,7 +21,7 @@ def allow_descriptors(files: int) -> None:
 
 
 def open_to_read(name: str) -> int:
-    """Open a file or pipe, unless that takes the last descriptors. Raises OSError."""
+    """Open a file or pipe, unless that takes one of the spare descriptors. Raises OSError."""
     fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe without a writer must not hold up the loop
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and fd >= soft - SPARE_DESCRIPTORS:

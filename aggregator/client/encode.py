@@ -1,4 +1,4 @@
-"""From what a program has to an event's line: JSON, with what every event must have."""
+"""From a program's mapping to an event's line: JSON, with the fields that every event must have."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import orjson
 def event_line(event: Mapping[str, Any]) -> bytes:
     """An event as one line of JSON, without its LF.
 
-    What is missing is filled in: ``timestamp`` with now, ``event_id`` with a random one, ``source`` with this host's
-    name. A topic and a payload are the caller's. An event that may be sent again by a later run of the program needs an
-    event_id of its own, because only the same id makes it the same event.
+    Missing fields are filled in: ``timestamp`` with the current time, ``event_id`` with a random id, ``source`` with
+    this host's name. The caller provides topic and payload. If a later run of the program may send an event again, the
+    caller must provide its event_id too, because only the same id makes it the same event.
 
-    Raises TypeError for what is no JSON. Dates of ``datetime`` are encoded as RFC 3339 has them.
+    Raises TypeError for a value that has no form in JSON. Dates of ``datetime`` are encoded in the form of RFC 3339.
     """
     filled = {
-        "topic": None,  # its place: names come first, where acks are compared with lines
+        "topic": None,  # keeps the first place: acks are compared with lines faster if the names come first
         "event_id": event["event_id"] if "event_id" in event else uuid.uuid4().hex,
         "timestamp": event["timestamp"] if "timestamp" in event else datetime.now(UTC),
         "source": event["source"] if "source" in event else host_name(),
@@ -35,5 +35,5 @@ def event_line(event: Mapping[str, Any]) -> bytes:
 
 @functools.cache
 def host_name() -> str:
-    """This host's name, as ``source`` has it."""
+    """This host's name, the default ``source``."""
     return socket.gethostname()

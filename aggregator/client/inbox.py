@@ -1,4 +1,4 @@
-"""What has arrived, in order, and waits for the loop body: bounded by bytes, because the server keeps the rest."""
+"""What has arrived, in order, and waits for the loop body: bounded in bytes, because the server keeps the rest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAX_WAITING_BYTES: Final = 1 << 20
 """Above this the socket is not read. One read may exceed it."""
 
 Aside = tuple[Status, Position, dict[str, Any]]
-"""A line between deliveries: its status, how far it says that the reader is, and all of it."""
+"""A line between deliveries: its status, the reader's position in it, and all of its fields."""
 
 Item = list[DeliveredEvent] | Aside | AnotherStore
 
 
 class Inbox:
-    """Lists of events that were delivered together, and what came between them."""
+    """Lists of events that were delivered together, and the lines that came between them."""
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
@@ -35,20 +35,20 @@ class Inbox:
         return self._bytes >= MAX_WAITING_BYTES
 
     def put(self, item: Item) -> None:
-        """Add what arrives."""
+        """Add an item that has arrived."""
         self._items.append(item)
         if isinstance(item, list):
             self._bytes += sum(len(event.line) for event in item)
 
     def take(self) -> Item:
-        """The oldest."""
+        """Remove and return the oldest item."""
         item = self._items.popleft()
         if isinstance(item, list):
             self._bytes -= sum(len(event.line) for event in item)
         return item
 
     def drop(self) -> int:
-        """Forget everything; return how many events that were."""
+        """Forget everything; return how many events were forgotten."""
         events = sum(len(item) for item in self._items if isinstance(item, list))
         self._items.clear()
         self._bytes = 0

@@ -1,12 +1,13 @@
-"""Records of Python's logging to a server, by a thread of their own: what is logged is stored, or it is said.
+"""Python's logging to a server, from a thread of its own: a record is stored, or its loss is reported.
 
 Rules that hold here:
 
-- The program is never held up for longer than it allows. Records that have no ack yet are bounded; past that a new
-  one is dropped and counted.
-- What was dropped or rejected is said when there is room again, and at the end: on standard error, and what was dropped
-  also as an event, where the readers of the log see the hole.
-- A child made by fork has none of its parent's records and no thread; it starts its own with its first record.
+- The program is never held up for longer than it allows. The number of records without an ack is bounded; past the
+  bound a new record is dropped and counted.
+- Dropped records are reported on standard error when there is room again, and at the end. When there is room again, an
+  event reports them too, so that the readers of the log see the hole. The first rejected record is reported on standard
+  error; all of them are counted.
+- A child made by fork has none of its parent's records and no thread; it starts its own thread with its first record.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from aggregator.wire import Status
 
 QUEUE_RECORDS: Final = 10_000
 QUEUE_BYTES: Final = 16 << 20
-"""Records without an ack: some seconds of a busy program, or what is logged while a server restarts."""
+"""Most records without an ack: some seconds of a busy program, or what is logged while a server restarts."""
 
 CLOSE_S: Final = 5.0
 """How long the end of the program waits for the last acks."""
 
 RETRY_S: Final = 5.0
-"""The pause before what is no aggregator is tried again."""
+"""The pause before a server that is not an aggregator is tried again."""
 
 _JOIN_S: Final = 1.0
 _STDERR: Final = 2
@@ -48,10 +49,10 @@ _STDERR: Final = 2
 class LogHandler(logging.Handler):
     """Sends each record as an event of one topic: ``logging.getLogger().addHandler(LogHandler(port=8080))``.
 
-    ``block_s`` is how long a program waits for room when too many records have no ack; with 0 they are dropped at
-    once. ``close_s`` is how long ``flush`` and the end of the program wait for the last acks. ``host``, ``ssl`` and
-    ``token`` are as in ``Sender``. A formatter is not used, because the event has the parts of the record, each by
-    itself.
+    ``block_s`` is how long a program waits for room when too many records have no ack; with 0, new records are dropped
+    at once. ``close_s`` is how long ``flush`` and the end of the program wait for the last acks. ``host``, ``ssl`` and
+    ``token`` are as in ``Sender``. A formatter is not used, because the event has each part of the record in a field of
+    its own.
     """
 
     def __init__(
@@ -71,9 +72,9 @@ class LogHandler(logging.Handler):
     ) -> None:
         super().__init__(level)
         self.dropped = 0
-        """Records that were not sent, because there was no room for them."""
+        """How many records were not sent, because there was no room for them."""
         self.rejected = 0
-        """Records that the server did not take."""
+        """How many records the server has rejected."""
         self._server, self._topic = Server(host, port, ssl, token), topic
         self._source = host_name() if source is None else source
         self._block_s, self._close_s = block_s, close_s
@@ -82,7 +83,7 @@ class LogHandler(logging.Handler):
         _handlers.add(self)
 
     def createLock(self) -> None:
-        """No lock around ``emit``: who waits for room must not hold up who finds some."""
+        """No lock around ``emit``: a thread that waits for room must not hold up a thread that finds room."""
         self.lock = None
 
     def _begin(self) -> None:
@@ -93,15 +94,15 @@ class LogHandler(logging.Handler):
 
     @property
     def unanswered(self) -> int:
-        """Records without an ack."""
+        """How many records have no ack."""
         return len(self._queue)
 
     # --- in the threads of the program
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record. It is formatted now, because what it was made of may change."""
+        """Take a record. It is formatted now, because the objects in it may change."""
         if threading.current_thread() is self._thread:
-            return  # what the sending says of itself would go on for ever
+            return  # to send records about the sending would go on for ever
         try:
             if not self._queue.put(event_of(record, self._topic, self._source), self._block_s):
                 self.dropped += 1
@@ -116,7 +117,7 @@ class LogHandler(logging.Handler):
 
     def _signal(self, event: asyncio.Event) -> None:
         if self._loop:
-            with contextlib.suppress(RuntimeError):  # it has ended
+            with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(event.set)
 
     def flush(self) -> None:
@@ -159,7 +160,7 @@ class LogHandler(logging.Handler):
             sender.stopped.add_done_callback(lambda _: self._wake.set())
             try:
                 await self._send(sender)
-            except Exception as error:  # what listens there is no aggregator; it may be one later
+            except Exception as error:  # the server is not an aggregator; it may be one later
                 self._say(f"{self._server.shown}: {error}; trying again")
             finally:
                 await sender.close()
@@ -167,7 +168,7 @@ class LogHandler(logging.Handler):
             await asyncio.sleep(RETRY_S)
 
     async def _send(self, sender: Sender) -> None:
-        """Send what comes. Raises what stops the sender."""
+        """Send records as they come. Raises the error that stops the sender."""
         while not sender.stopped.done():
             self._wake.clear()
             while one := self._queue.take():
@@ -185,7 +186,7 @@ class LogHandler(logging.Handler):
         self._say_dropped(self._queue.untold(self._hole))
 
     def _hole(self, count: int) -> bytes:
-        """An event that stands for what was dropped."""
+        """An event that stands for the dropped records."""
         text = f"{count} log records were dropped before this one"
         record = logging.makeLogRecord({"name": __name__, "levelname": "WARNING", "msg": text, "created": time.time()})
         return event_of(record, self._topic, self._source)
@@ -195,14 +196,17 @@ class LogHandler(logging.Handler):
             self._say(f"{self._server.shown}: {count} log records were dropped, because too many had no ack")
 
     def _say(self, text: str) -> None:
-        """One line on standard error, as logging itself does where it cannot log."""
+        """Write one line to standard error, as logging itself does when it cannot log."""
         if logging.raiseExceptions:
             with contextlib.suppress(OSError):  # there is nowhere else
                 os.write(_STDERR, f"aggregator: {text}\n".encode(errors="backslashreplace"))
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """A loop that is alone in its thread, so it may wait for a name server. Threads for that end before the program."""
+    """A loop that is alone in its thread, so it may wait for a name server.
+
+    The threads that asyncio uses for that otherwise end before the program does.
+    """
 
     async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> Any:
         return socket.getaddrinfo(host, port, **options)
@@ -211,7 +215,8 @@ class _Loop(asyncio.SelectorEventLoop):
 _handlers: Final[weakref.WeakSet[LogHandler]] = weakref.WeakSet()
 
 _of_parents: Final[list[object]] = []
-"""Event loops of threads that exist in a parent only. They are kept, because their end would touch its connections."""
+"""Event loops of threads that exist only in a parent process. They are kept, because their destruction would touch the
+parent's connections."""
 
 
 def _begin_in_child() -> None:

@@ -1,4 +1,4 @@
-"""Lines of log records that have no ack yet: filled by the threads of a program, emptied by one that sends."""
+"""Lines of log records that have no ack yet: filled by the threads of a program, emptied by the thread that sends."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 class LogQueue:
-    """Bounded in lines and bytes, those that were sent and have no ack among them."""
+    """Bounded in lines and bytes. Lines that were sent and have no ack count too."""
 
     def __init__(self, lines: int, size_bytes: int, on_line: Callable[[], None]) -> None:
-        """``on_line`` is called when there is something to take, while there was nothing before."""
+        """``on_line`` is called when there is a line to take and there was none before."""
         self._most_lines, self._most_bytes = lines, size_bytes
         self._on_line = on_line
         self._changed = threading.Condition()  # guards all that follows
@@ -19,13 +19,13 @@ class LogQueue:
         self._taken: dict[int, bytes] = {}
         self._number = 0
         self._bytes = 0
-        self._untold = 0  # dropped since somebody was told
+        self._untold = 0  # lines dropped since drops were last reported
         self._acked = 0
-        self._stuck_at = -1  # the number of acks when waiting for another was no use
+        self._stuck_at = -1  # the number of acks when a wait last timed out
         self.closed = False
 
     def __len__(self) -> int:
-        """Lines without an ack."""
+        """How many lines have no ack."""
         return len(self._waiting) + len(self._taken)
 
     def put(self, line: bytes, block_s: float) -> bool:
@@ -59,22 +59,23 @@ class LogQueue:
             return number, line
 
     def take_back(self) -> None:
-        """What was taken and has no ack is to be sent again."""
+        """Let the lines that were taken and have no ack be sent again."""
         with self._changed:
             self._waiting.extendleft(reversed(self._taken.items()))
             self._taken.clear()
 
     def answered(self, number: int) -> None:
-        """This line has its final reply."""
+        """Remove a line that has its final reply."""
         with self._changed:
             self._bytes -= len(self._taken.pop(number))
             self._acked += 1
             self._changed.notify_all()
 
     def untold(self, make_line: Callable[[int], bytes] | None = None) -> int:
-        """How many lines were dropped since this was asked last.
+        """How many lines were dropped since a call last returned their number.
 
-        With ``make_line`` it is 0 until half of the queue is free, and a line made from the number takes their place.
+        With ``make_line`` the result is 0 until half of the queue is free; then a line that is made from the number
+        is queued in place of the dropped lines.
         """
         with self._changed:
             count = self._untold
@@ -86,7 +87,7 @@ class LogQueue:
             return count
 
     def wait(self, wait_s: float) -> None:
-        """Wait until every line has its ack. If that was no use and no ack has come since, it is not tried again."""
+        """Wait until every line has its ack, but not if the last wait timed out and no ack has come since."""
         with self._changed:
             if self._stuck_at != self._acked and not self._changed.wait_for(lambda: not len(self), wait_s):
                 self._stuck_at = self._acked

@@ -11,7 +11,7 @@ import orjson
 from aggregator.client.encode import event_line
 
 _OF_LOGGING: Final = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"])
-"""What every record has: anything else was given as ``extra``."""
+"""The attributes of every record; any other attribute was given as ``extra``."""
 
 _formatter: Final = logging.Formatter()
 
@@ -19,7 +19,7 @@ _formatter: Final = logging.Formatter()
 def event_of(record: logging.LogRecord, topic: str, source: str) -> bytes:
     """The event's line. Its payload has ``level``, ``logger``, ``message``, ``exception``, and the fields of ``extra``.
 
-    Fields of ``extra`` that are no JSON are left out.
+    Fields of ``extra`` that have no form in JSON are left out.
     """
     payload: dict[str, Any] = {"level": record.levelname, "logger": record.name, "message": record.getMessage()}
     text = record.exc_text or (_formatter.formatException(record.exc_info) if record.exc_info else "")
@@ -28,7 +28,7 @@ def event_of(record: logging.LogRecord, topic: str, source: str) -> bytes:
     extra = {name: value for name, value in vars(record).items() if name not in _OF_LOGGING and name not in payload}
     try:
         return _line(record, topic, source, {**payload, **extra})
-    except TypeError:  # seldom: what is not in Unicode, what is no JSON
+    except TypeError:  # rare: text that is not Unicode, or a value that has no form in JSON
         readable = {name: value.encode(errors="backslashreplace").decode() for name, value in payload.items()}
         return _line(record, topic, source, {**readable, **_that_are_json(extra)})
 

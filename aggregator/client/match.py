@@ -1,6 +1,6 @@
 """Whether a reply answers a line: order alone is not enough, because something on the way may put a line before ours.
 
-A forwarder that prepends a PROXY header makes a server answer one line more than was sent. Every reply is then one line
+A proxy that prepends a PROXY header makes a server answer one line more than was sent. Every reply is then one line
 early, and would ack an event that may not be stored.
 """
 
@@ -15,7 +15,7 @@ from aggregator.wire import Code, Status
 _TOPIC: Final = b',"topic":'
 _EVENT_ID: Final = b',"event_id":'
 _NOT_FOR_EVENTS: Final = (Code.BAD_LINE, Code.BAD_COMMAND)
-"""No line that begins like an event is answered with these."""
+"""Codes that never answer a line that begins like an event."""
 
 
 def acks(reply: bytes, line: bytes) -> bool:
@@ -30,7 +30,7 @@ def acks(reply: bytes, line: bytes) -> bool:
 
 
 def answers(fields: dict[str, Any], line: bytes, number: int) -> bool:
-    """Whether any other reply may be to this line, which is the ``number``-th on its connection."""
+    """Whether any other reply may answer this line, which is the ``number``-th on its connection."""
     status = fields["status"]
     if status == Status.REJECTED and (_is_not_for_events(fields) or fields.get("line", number) != number):
         return False
@@ -45,7 +45,7 @@ def answers(fields: dict[str, Any], line: bytes, number: int) -> bool:
 
 def _is_not_for_events(fields: dict[str, Any]) -> bool:
     code = fields.get("code")
-    return code in _NOT_FOR_EVENTS or (code == Code.NOT_ALLOWED and "topic" not in fields)  # then it is a command's
+    return code in _NOT_FOR_EVENTS or (code == Code.NOT_ALLOWED and "topic" not in fields)  # it answers a command
 
 
 def _same_names(fields: dict[str, Any], event: dict[str, Any]) -> bool:
@@ -53,7 +53,7 @@ def _same_names(fields: dict[str, Any], event: dict[str, Any]) -> bool:
 
 
 def _may_be_names(fields: dict[str, Any], event: Any) -> bool:
-    """The same, where a reply lacks the names that could not be read."""
+    """As ``_same_names``, but the reply may lack names that the server could not read."""
     names = [name for name in ("topic", "event_id") if name in fields]
     return not names or (type(event) is dict and all(fields[name] == event.get(name) for name in names))
 

@@ -1,4 +1,4 @@
-"""A time without the server: it is told once, tried again after pauses that grow, and may be given up."""
+"""A time without the server: it is reported once, attempts follow after growing pauses, and they may be given up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aggregator.client.sender import GaveUp
 
 
 class Outage:
-    """Knows whether there is one, and since when."""
+    """Knows whether there is an outage, and since when."""
 
     def __init__(self, address: str, on_trouble: Callable[[str], object], give_up_after_s: float | None) -> None:
         self._address = address
@@ -20,12 +20,12 @@ class Outage:
         self._backoff = Backoff()
 
     def over(self) -> None:
-        """The server does what it should."""
+        """End the outage: the server does what it should."""
         self._since = None
         self._backoff.reset()
 
     def pause_s(self, trouble: str) -> float:
-        """How long to wait before the next try. Raises GaveUp."""
+        """How long to wait before the next attempt. Raises GaveUp."""
         now = time.monotonic()
         if self._since is None:
             self._since = now

@@ -1,4 +1,4 @@
-"""What a reader asks for, as lines of the protocol: patterns, and options in pairs behind them."""
+"""What a reader asks for, as lines of the protocol: patterns, followed by options in pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from aggregator.wire import Word
 
 Position = int | str
-"""How far a reader has come: opaque, a number or a text, to be handed back as it is."""
+"""How far a reader has come: an opaque number or text, to be handed back as it is."""
 
 _OPTIONS: Final = re.compile("AFTER|BEFORE|SINCE|UNTIL|LIMIT|SOURCE|CONTAINS|SHARD|BEAT|AS|WAIT", re.IGNORECASE)
 
@@ -20,7 +20,10 @@ _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def line(word: Word, patterns: Sequence[str], options: Mapping[str, object], limit: int | None = None) -> bytes:
-    """The command with its LF. Options that are None are left out. Raises ValueError for what is no single line."""
+    """The command with its LF. Options that are None are left out.
+
+    Raises ValueError if there is no pattern, if one is empty, and if the result is not a single line.
+    """
     if not patterns or "" in patterns:
         raise ValueError("expected patterns, none of them empty")
     first, *others = patterns
@@ -35,23 +38,27 @@ def line(word: Word, patterns: Sequence[str], options: Mapping[str, object], lim
 
 
 def _no_option(pattern: str) -> str:
-    """Options are read from the end of the line, so behind another pattern a topic called AFTER is written as a set."""
+    """A pattern that is never taken for an option.
+
+    Options are read from the end of the line, so a topic called AFTER is written as a set if another pattern precedes
+    it.
+    """
     return f"[{pattern[0]}]{pattern[1:]}" if _OPTIONS.fullmatch(pattern) else pattern
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A subscription that is asked for again after each outage, each time for what is left of it."""
+    """A subscription that is requested again after each outage, each time for the part of it that is left."""
 
     patterns: Sequence[str]
     options: Mapping[str, object]
-    """Those that stay the same."""
+    """The options that stay the same."""
     since: str | None = None
     until: str | None = None
     limit: int | None = None
 
     def line(self, after: Position | None, events: int = 0, elapsed_s: float = 0.0) -> bytes:
-        """The command, when so many events have come and so much time has passed since it was first answered."""
+        """The command, after this many events have come and this much time has passed since the first answer."""
         return line(
             Word.SUBSCRIBE,
             self.patterns,
@@ -66,6 +73,6 @@ class Request:
 
 
 def _later(moment: str, elapsed_s: float) -> str:
-    """The same moment, spoken of so many seconds later: ages grow. It is the same second, or the next."""
+    """The same moment, expressed ``elapsed_s`` later: ages grow. It is the same second, or the next."""
     age = _AGE.fullmatch("0s" if moment.upper() == "NOW" else moment)
     return f"{int(age[1]) * _UNIT_S[age[2]] + int(elapsed_s)}s" if age and elapsed_s else moment

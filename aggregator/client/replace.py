@@ -1,4 +1,4 @@
-"""A file that is replaced as a whole: after a crash it is the old one or the new one, never a part."""
+"""A file that is replaced as a whole: after a crash it is the old file or the new file, never a part of one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Let the file have this content. Raises OSError."""
+    """Replace the file's content. Raises OSError."""
     made = path.with_name(path.name + ".new")
     with made.open("wb") as new:
         new.write(content)
@@ -18,7 +18,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk. Raises OSError."""
+    """Make the names in a folder durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -1,4 +1,4 @@
-"""What a server answers, as a client reads it."""
+"""A server's replies, as a client reads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ACKS: Final = (
 _ENDS_CONNECTION: Final = (
     Code.BUSY, Code.SHUTTING_DOWN, Code.TLS_REQUIRED, Code.AUTH_REQUIRED, Code.AUTH_FAILED, Code.KILLED,
 )  # fmt: skip
-"""What a server says before it ends the connection."""
+"""The codes that a server sends before it ends the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class Reply:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the event is on the server's disk: stored now or before, or each member of a batch."""
+        """Whether the event, or each event of a batch, is on the server's disk, stored now or before."""
         if self.status is Status.BATCH:
             return all(one.is_stored for one in self.results)
         return self.status in (Status.STORED, Status.DUPLICATE)
 
 
 def read(json: bytes) -> Reply:
-    """A reply from its line."""
+    """The reply that a line holds."""
     return _reply(decode(json))
 
 
@@ -61,11 +61,11 @@ def _reply(fields: dict[str, Any]) -> Reply:
 
 
 class NotOurProtocol(Exception):
-    """What listens there answers, but is no aggregator."""
+    """The server answers, but it is not an aggregator."""
 
 
 class Unknown(Exception):
-    """An ``error`` reply: its line, stored or not, has to be sent again; or all lines, on another connection."""
+    """An ``error`` reply: its line, stored or not, must be sent again; or all lines must, on another connection."""
 
     def __init__(self, code: str, detail: str, *, ends_connection: bool = False) -> None:
         super().__init__(f"{code}: {detail}")
@@ -73,7 +73,7 @@ class Unknown(Exception):
 
 
 class LostCount(Unknown):
-    """A reply to something else than the line whose turn it is."""
+    """A reply that does not answer the line whose turn it is."""
 
     def __init__(self, reply: bytes) -> None:
         self.detail = f"a reply to something else than was sent (a PROXY header before it?): {shorten(reply)}"
@@ -81,7 +81,7 @@ class LostCount(Unknown):
 
 
 def final_status(reply: bytes | None, line: bytes | None, number: int) -> Status:
-    """The status of a final reply to ``line``, the ``number``-th on its connection; None if no line waits for one.
+    """The status of a final reply to ``line``, the ``number``-th on its connection; ``line`` is None if no line waits.
 
     Raises Unknown for a reply that is not final, LostCount for one that is not to this line, and NotOurProtocol for
     anything else.
@@ -108,7 +108,7 @@ def final_status(reply: bytes | None, line: bytes | None, number: int) -> Status
 
 
 def _failure(fields: dict[str, Any]) -> Unknown | None:
-    """What an ``error`` reply says, or the first of a batch that has one in it."""
+    """The failure that an ``error`` reply reports, or the first such reply in that of a batch."""
     if fields["status"] == Status.BATCH and fields.get("error"):
         fields = next((one for one in fields.get("results", ()) if one.get("status") == Status.ERROR), fields)
     elif fields["status"] != Status.ERROR:

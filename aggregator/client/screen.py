@@ -1,4 +1,4 @@
-"""Standard error, written by a thread: a screen that stands still, is full or is gone must not hold up what is sent."""
+"""Standard error, written by a thread: a screen that is stopped, full or gone must not hold up the sending."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from aggregator.client.terminal import printable
 STDERR: Final = 2
 
 MAX_WAITING: Final = 1000
-"""Messages that wait while standard error takes none; the ones after that are left out and counted."""
+"""Most messages that wait while standard error takes none; later messages are left out and counted."""
 
 MAX_WAITING_DRAWS: Final = 10
-"""The same for what a progress bar draws, because the next drawing replaces it anyway."""
+"""The same limit for what a progress bar draws, because the next drawing replaces it anyway."""
 
 CLOSE_S: Final = 2.0
-"""How long the end of the program waits for a screen that stands still."""
+"""How long the end of the program waits for a screen that is stopped."""
 
 _GONE: Final = (errno.EPIPE, errno.EIO, errno.EBADF)
-"""Nobody reads any more: a closed pipe, a terminal that was hung up. That is no failure."""
+"""Errors that mean that nobody reads any more: a closed pipe, a terminal that was hung up. They are not failures."""
 
 
 class Screen:
-    """Takes text and returns at once. A progress bar may take it for a file."""
+    """Takes text and returns at once. A progress bar may use it as a file."""
 
     def __init__(self) -> None:
         self.failed = False
-        """Whether something could not be written, other than because nobody reads any more."""
+        """Whether something could not be written, for any reason other than that nobody reads any more."""
         self.is_terminal = sys.stderr is not None and sys.stderr.isatty()
         self.encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"
         self._left_out = 0
@@ -44,11 +44,11 @@ class Screen:
             self._thread.start()
 
     def say(self, line: str) -> None:
-        """One line of text, as it is; on a terminal without what could steer it."""
+        """Show one line of text as it is, but on a terminal without characters that could control it."""
         self._put(self.line(line), MAX_WAITING)
 
     def line(self, line: str) -> str:
-        """The line as it is to be shown."""
+        """The line in the form in which it is shown."""
         return (printable(line) if self.is_terminal else line) + "\n"
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Screen:
         while (data := self._queue.get()) is not None:
             try:
                 while data and not self._gone:
-                    with contextlib.suppress(BlockingIOError):  # the terminal's other programs may have made it so
+                    with contextlib.suppress(BlockingIOError):  # another program may have made it non-blocking
                         data = data[os.write(STDERR, data) :]
                         continue
                     select.select([], [STDERR], [])

@@ -2,14 +2,15 @@
 
 Rules that hold here:
 
-- Replies come one a line and in order, so the window is one FIFO: its head gets each reply. A reply that is not to
-  the head means that count is lost: everything unanswered goes out again, on another connection.
+- There is one reply for each line, in order, so the window is one FIFO queue, and its head gets each reply. A reply
+  that does not answer the head means that the count is lost: everything unanswered is sent again, on another
+  connection.
 - A line leaves the window only with a final reply. An ``error`` reply and a lost connection mean "unknown": the line
-  goes out again, byte for byte, which is always safe.
+  is sent again, byte for byte, which is always safe.
 - Nothing is awaited between writing and reading: a sender that waits for its writes before it reads replies can wait
-  for ever, for a server that waits for its replies to be read.
-- Whole windows go through in one write and in one pass over the replies: no task per line, and a future only for who
-  asks for one.
+  for ever, because the server may be waiting for its replies to be read.
+- A whole window takes one write, and one pass over the replies: there is no task per line, and a future only for a
+  caller that asks for one.
 """
 
 from __future__ import annotations
@@ -33,25 +34,27 @@ from aggregator.client.reply import LostCount, NotOurProtocol, Reply, Unknown, f
 log = logging.getLogger("aggregator.client.sender")
 
 WINDOW_LINES: Final = 5_000
-"""Lines without a final reply. Twice what a server with default limits takes from one connection at a time, so that
-the next commit's lines are at hand when it asks for them."""
+"""Most lines without a final reply. This is twice what a server with default limits takes from one connection at a
+time, so that the next commit's lines are ready when the server wants them."""
 
 WINDOW_BYTES: Final = 8 << 20
 """The same bound for large lines; a single line may be larger."""
 
 SILENCE_S: Final = 10.0
-"""Acks take milliseconds. This long without one, while lines wait, is worth telling: it may be the silent port."""
+"""Acks take milliseconds. If none comes for this long while lines wait, that is reported: it may be the silent port."""
 
 DEAF_S: Final = 60.0
-"""A connection that brings nothing for this long, while lines wait, is given up: the peer may have vanished without a
-word, or have stopped replying to a client that was suspended. Longer than a mebibyte takes at 20 KiB/s. Where the
-server's name has other addresses it is given up after SILENCE_S, because one of them may do better."""
+"""A connection that delivers nothing for this long, while lines wait, is given up. The peer may have vanished silently,
+or may have stopped replying to a client that was suspended. This is longer than a mebibyte takes at 20 KiB/s. If the
+server's name has other addresses, a connection that has delivered nothing at all is given up after SILENCE_S, because
+another address may do better."""
 
 MAX_LOST_COUNTS: Final = 5
-"""Connections in succession of which the first reply was to something else than was sent: there is no use in more."""
+"""The sender stops after this many connections in succession on which the first reply answered something else than what
+was sent."""
 
 NOTABLE_S: Final = 2.0
-"""This long without an ack is worth showing where progress is shown."""
+"""If no ack comes for this long, the progress display says so."""
 
 _WATCH_S: Final = 0.25
 
@@ -64,7 +67,7 @@ class GaveUp(Exception):
 
 
 class _Promise(NamedTuple):
-    """The tag of a line whose reply somebody may wait for."""
+    """The tag of a line whose reply a caller may wait for."""
 
     reply: asyncio.Future[Reply]
 
@@ -72,16 +75,16 @@ class _Promise(NamedTuple):
 class Sender:
     """Sends events and sees each through to its final reply, across reconnects and restarts of the server.
 
-    Make it inside a running event loop. An event is a line of JSON, which goes out byte for byte, or a mapping: then
+    Create it inside a running event loop. An event is a line of JSON, which is sent byte for byte, or a mapping: then
     ``encode.event_line`` fills in a timestamp, an event_id and a source.
 
-    ``store`` waits for an event's reply; ``submit`` gives a future of it; replies to what was given to ``send`` are
-    passed to ``on_reply``, in the order in which they came. At the end of ``async with`` every event has its reply,
+    ``store`` waits for an event's reply, and ``submit`` returns a future of it. Replies to events given to ``send`` are
+    passed to ``on_reply``, in the order in which they come. At the end of ``async with`` every event has its reply,
     unless the block has raised. ``on_trouble`` gets one line of text at the start of every outage. Without
-    ``give_up_after_s`` it tries for ever.
+    ``give_up_after_s`` the sender tries for ever.
 
-    ``host`` may be the path of a unix socket. With ``ssl`` the server is spoken to over TLS. With ``token`` it is told
-    who we are; a token goes over TLS, unix sockets and loopback only.
+    ``host`` may be the path of a unix socket. With ``ssl`` the connection uses TLS. With ``token`` the client
+    authenticates; a token is sent over TLS, unix sockets and loopback only.
     """
 
     def __init__(
@@ -114,14 +117,14 @@ class Sender:
         self._connection: Connection | None = None
         self._lost_counts = 0  # since the last final reply
         self._replies = 0  # on this connection: the number of the line that was answered last
-        self._has_alternatives = False  # other addresses of the same name
-        self._disappointing: SocketAddress | None = None  # tried last, where the name has several
+        self._has_alternatives = False  # whether the name has other addresses
+        self._disappointing: SocketAddress | None = None  # tried last if the name has several addresses
         self._next_try_at = 0.0
         self._write_scheduled = False
         self._resend: asyncio.TimerHandle | None = None  # nothing is written while it runs
         self._backoff = Backoff()
         self._in_trouble = False
-        self._final_at = 0.0  # the last final reply, or the first line after a time with nothing to wait for
+        self._final_at = 0.0  # when the last final reply came, or the first line after an idle time
         self._something_waits = asyncio.Event()
         self._progress = asyncio.Event()
         self.stopped: asyncio.Future[None] = self._loop.create_future()
@@ -132,12 +135,12 @@ class Sender:
 
     @property
     def unanswered(self) -> int:
-        """Lines in the window: sent or not, stored or not."""
+        """How many lines are in the window: sent or not, stored or not."""
         return self._lines
 
     @property
     def waits_for(self) -> str:
-        """What lines that have no final reply wait for, in words; empty while acks come."""
+        """What the lines without a final reply wait for, in words; empty while acks come."""
         if not self._lines:
             return ""
         now = self._loop.time()
@@ -166,13 +169,13 @@ class Sender:
         return await (await self.submit(event))
 
     async def submit(self, event: bytes | Mapping[str, Any]) -> asyncio.Future[Reply]:
-        """Put an event or batch into the window, wait while that is full; return what its final reply will be."""
+        """Put an event or batch into the window, waiting while that is full; return a future of its final reply."""
         promise = _Promise(self._loop.create_future())
         await self.send(event, promise)
         return promise.reply
 
     async def send(self, event: bytes | Mapping[str, Any], tag: object = None) -> None:
-        """Put an event or batch, a line without its LF, into the window; wait while that is full."""
+        """Put an event or batch, a line without its LF, into the window, waiting while that is full."""
         line = event if isinstance(event, bytes) else event_line(event)
         if not line.startswith((b"{", b"[")) or b"\n" in line:
             raise ValueError("expected one line that starts with { or [")
@@ -184,7 +187,7 @@ class Sender:
         self._unwritten.append((line, tag))
         self._lines += 1
         self._bytes += len(line)
-        if not self._write_scheduled:  # once per turn of the loop, with all that has come together by then
+        if not self._write_scheduled:  # once per turn of the loop, for all lines that have come by then
             self._write_scheduled = True
             self._loop.call_soon(self._write)
 
@@ -211,7 +214,7 @@ class Sender:
     def _stop(self, error: Exception) -> None:
         if not self.stopped.done():
             self.stopped.set_exception(error)
-            self.stopped.exception()  # retrieved: whoever does not look at it is told by send() and flush()
+            self.stopped.exception()  # retrieved, because send() and flush() raise it too
             for _, tag in (*self._unknown, *self._written, *self._unwritten):
                 if isinstance(tag, _Promise) and not tag.reply.done():
                     tag.reply.set_exception(error)
@@ -222,7 +225,7 @@ class Sender:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
-            self._stop(error)  # a defect: raised where it is seen, instead of waiting for ever
+            self._stop(error)  # a defect: callers get it raised, instead of waiting for ever
 
     # --- connections
 
@@ -239,7 +242,7 @@ class Sender:
     async def _connect_once(self) -> str:
         """Connect, and stay until the connection is over; return why it is."""
         self._next_try_at = self._loop.time()
-        self._replies = 1 if self._server.token else 0  # a token is a line too
+        self._replies = 1 if self._server.token else 0  # the token takes a line too
         try:
             reached, _, connection = await open_connection(
                 self._server, lambda: Connection(self._take, self._server.token), self._disappointing
@@ -338,7 +341,7 @@ class Sender:
         self._bytes -= len(line)
         assert reply
         if isinstance(tag, _Promise):
-            if not tag.reply.done():  # else nobody waits for it any more
+            if not tag.reply.done():  # otherwise nobody waits for it any more
                 tag.reply.set_result(replies.read(reply))
         elif self._on_reply:
             self._on_reply(tag, status, reply)

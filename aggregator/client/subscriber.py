@@ -2,12 +2,13 @@
 
 Rules that hold here:
 
-- The position moves when the next event is asked for, not when one arrives: what the loop body has not finished comes
-  again to whoever goes on from the position.
-- What has arrived and waits is bounded: then the socket is not read, and the server keeps the rest in its store.
-- After an outage reading goes on after the last event that has arrived. A name goes on after the last ack instead, so
-  what has arrived since is dropped, and comes again.
-- A position belongs to one store. The store is asked for its name before anything is done in it.
+- The position moves when the next event is asked for, not when one arrives: a reader that goes on from the position
+  gets again what the loop body has not finished.
+- The events that have arrived and wait are bounded. At the bound the socket is not read, and the server keeps the rest
+  in its store.
+- After an outage, reading goes on after the last event that has arrived. A reader with a name goes on after its last
+  ack instead, so the events that have arrived since are dropped, and come again.
+- A position belongs to one store. The server is asked for the store's name before anything is done in the store.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ BEAT_S: Final = 15
 """The server says something at least this often."""
 
 SILENT_BEATS: Final = 3
-"""So many beats without a word, and the connection is given up: one may be late, two may be bad luck."""
+"""After this many beats without a line the connection is given up: one beat may be late, two may be bad luck."""
 
 REPLY_TIMEOUT_S: Final = 30.0
-"""The same until the server has answered the subscription; the silent port never does."""
+"""The same limit until the server has answered the subscription, which the silent port never does."""
 
 TICK_S: Final = 1.0
-"""With a name what is done is acked so often, or when it is much; silence is noticed so late."""
+"""How often a reader with a name acks what is done, or sooner if that is much. Silence is noticed with this delay."""
 
 LAST_ACK_S: Final = 5.0
 """How long the end waits for the answer to the last ack."""
@@ -52,13 +53,14 @@ LAST_ACK_S: Final = 5.0
 class Subscriber:
     """Reads events of the topics that match ``patterns``, oldest first.
 
-    Without ``after`` (a position) and ``since`` (a time, as in ``SUBSCRIBE``) it begins with what is committed from
-    now on: once ``async with`` has begun its block, nothing is missed. It ends at ``until`` or after ``limit`` events,
-    if one of them is given, else never. With a ``name`` the server keeps the position: call ``done``.
+    Without ``after`` (a position) and ``since`` (a time, as in ``SUBSCRIBE``) it begins with the events that are
+    committed from now on: once ``async with`` has begun its block, no event is missed. It ends at ``until`` or after
+    ``limit`` events; without either it never ends. With a ``name`` the server keeps the position: call ``done``.
 
-    ``store`` says which store ``after`` belongs to. ``on_gap`` and ``on_another_store`` are told what else is raised;
-    another store is then read from its beginning. ``on_trouble`` gets one line of text at the start of every outage.
-    Without ``give_up_after_s`` it tries for ever. ``host``, ``ssl`` and ``token`` are as in ``Sender``.
+    ``store`` says which store ``after`` belongs to. If ``on_gap`` and ``on_another_store`` are given, they are called
+    instead of raising the error, and another store is then read from its beginning. ``on_trouble`` gets one line of
+    text at the start of every outage. Without ``give_up_after_s`` the subscriber tries for ever. ``host``, ``ssl`` and
+    ``token`` are as in ``Sender``.
 
     Entering and iterating raise Gap, AnotherStore, TakenOver, Refused, GaveUp and NotOurProtocol.
     """
@@ -100,7 +102,7 @@ class Subscriber:
         self._on_trouble = on_trouble
         self._outage = Outage(self._server.shown, on_trouble, give_up_after_s)
 
-        # What has arrived: how far, how many events, and what of it waits for the loop body.
+        # What has arrived: up to which position, how many events, and those that wait for the loop body.
         self._arrived = after
         self._arrived_events = 0
         self._inbox = Inbox()
@@ -122,7 +124,7 @@ class Subscriber:
         self._task: asyncio.Task[None] | None = None
         if after is not None and since is not None:
             raise ValueError("after and since exclude each other")
-        self._request.line(after)  # raises ValueError too: here it can be seen
+        self._request.line(after)  # raises ValueError here too, where the caller sees it
 
     @property
     def position(self) -> Position | None:
@@ -130,7 +132,7 @@ class Subscriber:
         return self._handled.position if isinstance(self._handled, DeliveredEvent) else self._handled
 
     def done(self, event: DeliveredEvent) -> None:
-        """With a name: this event and all before it are handled, and shall not come again."""
+        """With a name: record that this event and all before it are handled, so that they do not come again."""
         if self._name is not None:
             self._acks.done(event)
             if self._acks.due:
@@ -153,7 +155,7 @@ class Subscriber:
         await self.close()
 
     async def close(self) -> None:
-        """Have acked what is done, and disconnect."""
+        """Ack what is done, and disconnect."""
         try:
             await self._finish_acks()
         finally:
@@ -178,7 +180,7 @@ class Subscriber:
         return event
 
     async def batches(self) -> AsyncIterator[list[DeliveredEvent]]:
-        """The same events, as many at a time as have arrived together. The position moves by a batch."""
+        """The same events, as many at a time as have arrived together. The position moves one batch at a time."""
         while (batch := await self._next_events()) is not None:
             yield batch
             self._handled = self._given = batch[-1]
@@ -201,7 +203,7 @@ class Subscriber:
                 await self._something.wait()
 
     def _hear(self, item: Aside | AnotherStore) -> None:
-        """What comes between events, when those before it are finished."""
+        """Handle what comes between events, when the events before it are finished."""
         if isinstance(item, AnotherStore):
             assert self._on_another_store
             self._handled = self._given = 0
@@ -222,14 +224,14 @@ class Subscriber:
             self._paused = False
             connection = self._subscription and self._subscription.connection
             if connection and not connection.over.done():
-                connection.heard_at = asyncio.get_running_loop().time()  # it was not listened to
+                connection.heard_at = asyncio.get_running_loop().time()  # nothing was read during the pause
                 connection.transport.resume_reading()
 
     # --- lines in, as Subscription hands them on
 
     def begun(self, fields: dict[str, Any]) -> None:
         self.store = str(fields["store"])
-        self._arrived = fields["after"]  # of a name, what was acked; else what was asked for, as the store writes it
+        self._arrived = fields["after"]  # for a name, the acked position; else the requested one in the store's form
         if self._handled is None:
             self._handled = self._given = fields["after"]
         if self._began_at is None:

@@ -1,7 +1,7 @@
 """One SUBSCRIBE on one connection: what is sent, and what the lines that come back mean.
 
-Lines come in this order: the answer to SUBSCRIBE; then deliveries and lines that say how far they are, with the answers
-to ACK between them; at last a line that says why nothing follows, or the end of the connection.
+Lines come in this order: the answer to SUBSCRIBE; then deliveries and lines that say how far the reader is, with the
+answers to ACK between them; finally a line that says why nothing follows, or the end of the connection.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from aggregator.wire import Code, Status, Word
 from aggregator.wire.delivery import EVENT_START
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""Closing is a reset. Only that ends a subscription at once, because it outlives its client's half of the stream."""
+"""Closing resets the connection. Only a reset ends a subscription at once, because a subscription outlives the client's
+half of the stream."""
 
 _ASIDE: Final = (Status.CAUGHT_UP, Status.HEARTBEAT, Status.GAP)
 
 
 class Gap(Exception):
-    """Events are no longer stored: those past ``after``, up to ``seq``."""
+    """The events past ``after``, up to ``seq``, are no longer stored."""
 
     def __init__(self, after: Position, seq: Position) -> None:
         super().__init__(f"a gap: events past {after}, up to {seq}, are no longer stored")
@@ -42,43 +43,43 @@ class AnotherStore(Exception):
 
 
 class TakenOver(Exception):
-    """Another client has subscribed under the same name, or has removed it. Coming back would take it over in turn."""
+    """Another client has subscribed under the same name, or has removed it. Subscribing again would take it over."""
 
 
 class Refused(Exception):
-    """The server does not take the subscription, and never will."""
+    """The server does not accept the subscription, and never will."""
 
 
 class Reader(Protocol):
-    """Who subscribes."""
+    """The side that subscribes."""
 
     def begun(self, fields: dict[str, Any]) -> None:
         """The server has answered ``ok``."""
 
     def delivered(self, lines: list[bytes]) -> None:
-        """Events, each line without its LF; never none."""
+        """Events have come: one or more, each a line without its LF."""
 
     def said(self, status: Status, seq: Position, fields: dict[str, Any]) -> None:
         """``caught_up``, ``heartbeat``, ``gap`` or ``end``; or ``error``, after which the connection is dropped."""
 
     def acked(self, taken: bool) -> None:
-        """The ack was answered."""
+        """The ack was answered; ``taken`` tells whether the server took it."""
 
     def failed(self, error: Exception) -> None:
-        """It is no use to try again."""
+        """The subscription has failed, and trying again is useless."""
 
 
 class _Stage(IntEnum):
     NEW = 0
     ASKING = 1
-    """for the store, before anything is done in it"""
+    """Asking for the name of the store, before anything is done in it."""
     SUBSCRIBING = 2
     SUBSCRIBED = 3
     ENDED = 4
 
 
 class Subscription:
-    """The dialogue."""
+    """The dialogue with the server."""
 
     connection: Connection
 
@@ -91,7 +92,7 @@ class Subscription:
 
     @property
     def is_answered(self) -> bool:
-        """Whether the server has taken it."""
+        """Whether the server has accepted the subscription."""
         return self._stage >= _Stage.SUBSCRIBED
 
     @property
@@ -100,9 +101,9 @@ class Subscription:
         return self._stage >= _Stage.SUBSCRIBED and not self._acks and not self.connection.over.done()
 
     async def connect(self, server: Server, last: SocketAddress | None) -> Reached:
-        """Connect and subscribe. First see that it is the same store: a name must not be made in another.
+        """Connect and subscribe. Raises OSError.
 
-        Raises OSError.
+        If the store is known, check first that it is the same store: a name must not be made in another one.
         """
         reached, transport, self.connection = await open_connection(
             server, lambda: Connection(self._take_lines, server.token), last
@@ -120,19 +121,19 @@ class Subscription:
         self.connection.transport.write(self._command)
 
     def ack(self, position: Position) -> None:
-        """All events up to there are handled."""
+        """Tell the server that all events up to ``position`` are handled."""
         self._acks += 1
         self.connection.transport.write(f"ACK {position}\n".encode())
 
     def _take_lines(self, lines: list[bytes | None]) -> None:
         try:
             self._take(lines)
-        except Exception as error:  # what listens there is no aggregator, or a defect
+        except Exception as error:  # the server is not an aggregator, or there is a defect
             self._fail(error)
 
     def _take(self, lines: list[bytes | None]) -> None:
         events = [line for line in lines if line is not None and line.startswith(EVENT_START)]
-        if len(events) != len(lines):  # seldom
+        if len(events) != len(lines):  # rarely
             events = []
             for line in lines:
                 if line is not None and line.startswith(EVENT_START):
@@ -197,7 +198,7 @@ class Subscription:
             self._drop(fields)
 
     def _drop(self, fields: dict[str, Any]) -> None:
-        """What was said ends the connection; another one may do better."""
+        """End the connection because of this reply; another connection may do better."""
         if fields["status"] not in tuple(Status):
             raise NotOurProtocol(f"unexpected status {fields['status']!r}")
         self.connection.end(f"{fields.get('code')}: {fields.get('detail')}")

@@ -1,13 +1,14 @@
-"""Text as a terminal may see it."""
+"""Text that is safe to show on a terminal."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """The same text with ``\\uXXXX`` for each character that is not printable: inside JSON strings it means the same.
+    """The text with ``\\uXXXX`` for each character that is not printable; inside JSON strings this means the same.
 
-    What a file, a client or a server has said must not steer a terminal: no escape sequence, no character that turns
-    the direction of what follows. A line feed is not printable either, so this is for one line at a time.
+    Text from a file, a client or a server must not control a terminal: it must have no escape sequence, and no
+    character that turns the direction of what follows. A line feed is not printable either, so this is for one line at
+    a time.
     """
     return text if text.isprintable() else "".join(map(_escape, text))
 

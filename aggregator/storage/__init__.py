@@ -1,4 +1,4 @@
-"""The promise on disk. ``open`` is the only place that knows which engines there are."""
+"""Events on disk. ``open`` is the only place that knows which engines there are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def open(config: Config) -> AnyEngine:
 
         return await SQLite.open(config.db, config.wal_limit_bytes)
     try:
-        import psycopg  # noqa: F401  it may be there, and find no libpq
+        import psycopg  # noqa: F401  it may be installed but find no libpq
     except ImportError as error:
         why = "a database of PostgreSQL needs psycopg and libpq: pip install 'aggregator[postgres]'"
         raise StorageUnusable(why) from error

@@ -1,7 +1,8 @@
 """A block: events that were committed together, as one row. With a row for each event, databases take far longer.
 
 A row has the JSON of its events end to end in ``data``. For each seq from the block's first on, ``ends`` says where in
-``data`` its event ends, and ``numbers`` which topic of ``topics`` it has. Each engine writes these columns its own way.
+``data`` its event ends, and ``numbers`` says which of ``topics`` the event has. Each engine encodes these columns in
+its own way.
 
 No sockets, no database: this module only cuts and reads.
 """
@@ -15,7 +16,7 @@ from itertools import accumulate, compress, pairwise
 from typing import Final, TypeVar
 
 BLOCK_EVENTS: Final = 256
-"""Most events in a block, and so the most that are read to find one. The number of a topic then fits into a byte."""
+"""Most events in a block, and so the most that are read to find one. The number of a topic thus fits into a byte."""
 
 BLOCK_BYTES: Final = 64 * 1024
 """The same limit for large events; only a single event may be larger."""
@@ -25,7 +26,7 @@ Topic = TypeVar("Topic")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Where in a batch a block lies, and its row but for the data."""
+    """Where a block lies in its batch, and its row without the data."""
 
     first: int  # position of its first event
     start: int  # where in the JSON of the batch its data starts
@@ -35,7 +36,7 @@ class Block:
 
 
 def cut(topics: Sequence[str], json: Sequence[bytes]) -> Iterator[Block]:
-    """Cut a batch into blocks. Where the JSON is empty there is no event."""
+    """Cut a batch into blocks. A place with empty JSON has no event."""
     first = start = 0
     while first < len(json):
         ends = list(accumulate(map(len, json[first : first + BLOCK_EVENTS])))
@@ -61,10 +62,10 @@ def columns(
     wanted: Callable[[Topic], bool] | None,
     unused: Collection[int] = (),
 ) -> tuple[Sequence[int], list[bytes]]:
-    """Seqs and JSON of the events in a row, of all topics or of those that are wanted.
+    """The seqs and the JSON of the events in a row, of all topics or only of the wanted topics.
 
-    A place without JSON, or in ``unused``, has no event. ``numbers`` is called where it matters. Raises ValueError,
-    TypeError or LookupError where the row is damaged.
+    A place without JSON, or in ``unused``, has no event. ``numbers`` is called only if it is needed. Raises ValueError,
+    TypeError or LookupError if the row is damaged.
     """
     bounds = [0, *ends]
     if len(ends) != len(seqs) or bounds[-1] != len(data) or bounds != sorted(bounds):

@@ -1,13 +1,13 @@
-"""The seam between the server and what keeps its events: an Engine, its batches, its commits, and its errors.
+"""The seam between the server and its store: an Engine, its batches, its commits, and its errors.
 
-The server knows this file and nothing behind it; an engine knows neither the wire nor the server. Events are handed
+The server knows this file and nothing behind it. An engine knows neither the wire nor the server. Events are handed
 over in batches:
 
 - ``new_batch`` makes a batch, which takes events as they arrive. Batches are appended in the order in which they were
   filled.
-- ``prepare`` may do part of the work of a full batch while other batches are on their way.
-- ``append`` makes a batch durable, but for its duplicates, and says the seq of each event. Up to ``appends_at_once``
-  batches may be on their way at a time.
+- ``prepare`` may do part of the work of a full batch while other batches are being appended.
+- ``append`` makes a batch durable, except its duplicates, and returns the seq of each event. Up to ``appends_at_once``
+  batches may be appended at a time.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from aggregator.metric import Metric
 
 
 class StorageError(Exception):
-    """What an engine raises. The text is one line, in the engine's own words, for an administrator."""
+    """The base of an engine's errors. The text is one line, in the engine's own words, for an administrator."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(" ".join(why.split("\n")))  # a quoted schema or a path may hold line ends
+        super().__init__(" ".join(why.split("\n")))  # a quoted schema or a path may contain line feeds
 
 
 class StorageFull(StorageError):
     """The batch was not stored, because there is no space. Later batches may succeed.
 
-    Of an engine with several lanes, those that have space may have stored their part: sent again, it is a duplicate.
+    In an engine with several lanes, the lanes that have space may have stored their part of the batch. When the batch
+    is sent again, the events of that part are duplicates.
     """
 
 
 class StorageBusy(StorageError):
     """Nothing can be stored at the moment. Try again later.
 
-    Nothing of a batch was stored. Whatever else was to be written may be: to write it twice does no harm.
+    No event of a batch was stored. Any other write may have been carried out; writing it twice does no harm.
     """
 
 
@@ -46,23 +47,23 @@ class StorageFailed(StorageError):
 
 
 class StorageUnreadable(StorageError):
-    """What was asked for could not be read."""
+    """The requested data could not be read."""
 
 
 class StorageUnusable(StorageError):
     """The store cannot be opened."""
 
 
-@dataclass(slots=True)  # to make a frozen one takes three times as long, and each submission gets its part
+@dataclass(slots=True)  # a frozen one takes three times as long to make, and each submission gets its own
 class Commit:
     """Events of one batch that are durable."""
 
     seqs: Sequence[int]
-    """The seq of each event, in order; for a duplicate, the seq that was not used."""
+    """The seq of each event, in order. For a duplicate, only ``duplicates`` counts."""
     duplicates: Mapping[int, int]
     """The older seq of each event that was stored before, by the event's position in the whole batch."""
     received_at: int
-    """When the engine began to store them: milliseconds since 1970, UTC. Within a lane it never falls."""
+    """When the engine began to store the events: milliseconds since 1970, UTC. Within a lane it never decreases."""
     offset: int = 0
     """The position of the first of these events in the whole batch."""
 
@@ -72,13 +73,13 @@ class Commit:
         return self.seqs[position] if older is None else older
 
     def part(self, start: int, count: int) -> Commit:
-        """What became of ``count`` of these events, from ``start`` on."""
+        """The commit of ``count`` of these events, from ``start`` on."""
         return Commit(self.seqs[start : start + count], self.duplicates, self.received_at, self.offset + start)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """An event as it was sent (a JSON object, UTF-8), and what the engine knows of it."""
+    """An event as it was sent (a JSON object, UTF-8), with its seq and the time of its receipt."""
 
     seq: int
     received_at: int
@@ -87,32 +88,32 @@ class StoredEvent:
 
 
 Position = int | str
-"""How far a reader has come, as it stands in replies: a number where the store has one order of events, a text where it
-has several (``aggregator.position``). On the server only the engine looks into it. All others compare positions for
-being the same, because of two positions each may be ahead of the other in a lane."""
+"""How far a reader has come, in the form that replies show: a number if the store has one order of events, a text if it
+has several (``aggregator.position``). On the server only the engine interprets a position. All other code may only test
+positions for equality, because each of two positions may be ahead of the other in some lane."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Stored events that follow each other and were committed together, as columns."""
+    """Stored events that were committed together, in order, as columns."""
 
     seqs: Sequence[int]
     json: Sequence[bytes]
     received_at: int
     topics: Sequence[str] = ()
-    """The topic of each event; a shared engine says it, because its events are delivered as they are read."""
+    """The topic of each event. A shared engine sets it, because the server delivers its events as it reads them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What was found at one look: a bounded piece of work."""
+    """The result of one read, which is a bounded piece of work."""
 
     stretches: Sequence[Stretch]
-    """In the order of reading; within each the seqs rise."""
+    """In the order of reading. Within each stretch the seqs ascend."""
     position: Position
-    """How far was looked: read on from here."""
+    """How far the read has looked; the next read starts here."""
     gap: Position | None = None
-    """All up to here is no longer there, although it is past where the reader was."""
+    """If set, the store no longer has the events between the reader's position and this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +122,20 @@ class Cursor:
 
     name: str
     interest: str
-    """What the name was made for, in the words of the server."""
+    """What the name was made for, in a text that only the server interprets."""
     acked: Position
     acked_at: int
     """Milliseconds since 1970, UTC."""
     claim: str = ""
-    """Of the reader that uses the name, of all servers: different for each. Only of a shared engine."""
+    """Identifies the reader that uses the name, among the readers of all servers. Only a shared engine needs it."""
 
 
 class Wanted(Protocol):
-    """Which events a reader wants, as far as an engine may use that to look at fewer. It may find others too."""
+    """Which events a reader wants. This lets an engine examine fewer events; it may return unwanted events too."""
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The topics themselves, if the reader named all of them."""
+        """The topics, if the reader named all of them."""
 
     @property
     def all_topics(self) -> bool:
@@ -145,7 +146,7 @@ class Wanted(Protocol):
         """Bytes that occur in the JSON of each event that is wanted."""
 
     def wants_topic(self, name: str) -> bool:
-        """Whether events of this topic may be wanted. The engine leaves out those of other topics."""
+        """Whether events of this topic may be wanted. The engine leaves out the events of other topics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +179,11 @@ class Engine(Protocol[B]):
 
     @property
     def name(self) -> str:
-        """What it is, as in ``STATS``, ``versions``."""
+        """The name of the engine, as ``STATS`` shows it in ``versions``."""
 
     @property
     def version(self) -> str:
-        """The version of what it is made of."""
+        """The version of the database software."""
 
     @property
     def location(self) -> str:
@@ -190,46 +191,46 @@ class Engine(Protocol[B]):
 
     @property
     def appends_at_once(self) -> int:
-        """How many batches may be on their way at a time."""
+        """How many batches may be appended at a time."""
 
     @property
     def shared(self) -> bool:
-        """Whether other servers may store here too. What they have stored is known after ``look`` and ``count``."""
+        """Whether other servers may store here too. ``look`` and ``count`` find out what they have stored."""
 
     @property
     def stored_total(self) -> int:
-        """Events that are stored, when they were last counted."""
+        """How many events are stored, as of the last count."""
 
     @property
     def topics_total(self) -> int:
-        """Topics that have events, likewise."""
+        """How many topics have events, as of the last count."""
 
     async def count(self) -> None:
-        """Find out what other servers have stored: how much. Raises StorageUnreadable."""
+        """Update the totals with what other servers have stored. Raises StorageUnreadable."""
 
     async def look(self) -> None:
-        """Find out what other servers have stored: move ``head``. Raises StorageUnreadable."""
+        """Move ``head`` past what other servers have stored. Raises StorageUnreadable."""
 
     async def news(self) -> None:
-        """Return when another server, or this one, may have stored something: soon after, now and then too early."""
+        """Return soon after another server, or this one, may have stored something; now and then for no reason."""
 
     def new_batch(self) -> B:
         """An empty batch."""
 
     async def prepare(self, batch: B) -> None:
-        """Do what can be done for a full batch before its turn has come. Raises StorageError as ``append`` does."""
+        """Do what can be done for a full batch before it is appended. Raises StorageError as ``append`` does."""
 
     async def append(self, batch: B) -> Commit:
         """Store a batch durably. Raises StorageFull, StorageBusy or StorageFailed.
 
-        Cancelling it says nothing about what was stored.
+        If the call is cancelled, it is unknown what was stored.
         """
 
     async def probe(self) -> None:
-        """Commit something that changes nothing. Raises as ``append`` does, so it tells whether space is back."""
+        """Commit something that changes nothing. Raises as ``append`` does, so it tells whether there is space now."""
 
     async def verify(self) -> None:
-        """Check that what is stored is still where a start will find it. Raises StorageFailed. Called once a second."""
+        """Check that the store is still where a start will find it. Raises StorageFailed. Called once a second."""
 
     @property
     def upkeep_due(self) -> bool:
@@ -240,10 +241,10 @@ class Engine(Protocol[B]):
         """Whether ``upkeep(quiet=True)`` has something to do."""
 
     async def upkeep(self, quiet: bool) -> bool:
-        """Keep the store in order: what is due beside the batches, or in quiet times a piece of whatever is left.
+        """Maintain the store: do what is due alongside the batches or, in quiet times, a piece of what is left.
 
-        Return whether more is left that can be done at once. Raises StorageFailed; whatever else keeps it from its
-        work is in ``troubles``, and tried again later.
+        Return whether more is left that can be done at once. Raises StorageFailed. Any other obstacle is shown in
+        ``troubles``, and the work is tried again later.
         """
 
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
@@ -251,44 +252,44 @@ class Engine(Protocol[B]):
 
     @property
     def head(self) -> Position:
-        """The position behind the newest event that is stored."""
+        """The position after the newest stored event."""
 
     @property
     def store_id(self) -> str:
-        """A random name, made with the store: positions are of one store only."""
+        """A random name that was given to the store when it was created. A position is valid in one store only."""
 
     def parse_position(self, text: str) -> Position | None:
-        """A position that a client sends back; None if it is none.
+        """A position that a client sends back; None if the text is not a position.
 
-        The seq of an event is one too: behind the event in its own lane, and at the beginning of all others.
+        The seq of an event is a position too: after the event in its own lane, and at the beginning of all other lanes.
         """
 
     def advance(self, position: Position, seqs: Sequence[int]) -> Position:
-        """The position of a reader who was at ``position`` and had these next, in the order of commits or reading."""
+        """The position of a reader that was at ``position`` and then got these, in the order of commits or reading."""
 
     def retreat(self, position: Position, seqs: Sequence[int]) -> Position:
-        """The position of a reader who was at ``position`` and had these next, backwards: up to before the last."""
+        """The position of a reader that was at ``position`` and then got these, backwards: before the last of them."""
 
     def distance(self, earlier: Position, later: Position) -> int:
-        """About how many events ``later`` has that ``earlier`` has not: 0 if it has none, in any lane."""
+        """About how many events ``later`` is ahead of ``earlier``: 0 if it is ahead in no lane."""
 
     def earlier(self, one: Position, other: Position) -> Position:
-        """The position behind what both have; one of the two themselves, if that is it."""
+        """The position after the events that both have passed: one of the two arguments itself, if it is equal."""
 
     def later(self, one: Position, other: Position) -> Position:
-        """The position behind what either has, likewise."""
+        """The position after the events that either has passed, likewise."""
 
     async def read(
         self, wanted: Wanted, after: Position, until: Position, background: bool = False, slices: int = 1
     ) -> Slice:
         """The next events past ``after`` and up to ``until``, oldest first: as many as ``slices`` usual slices have.
 
-        At its end the slice's position is ``until``. What is read in the background never holds up others. Raises
-        StorageUnreadable.
+        When nothing is left, the slice's position is ``until``. A read in the background never holds up other reads.
+        Raises StorageUnreadable.
         """
 
     async def read_back(self, wanted: Wanted, before: Position) -> Slice:
-        """The events up to ``before``, newest first: the stretches fall. At the very end the position is 0."""
+        """The events up to ``before``, newest first: the stretches descend. When nothing is left, the position is 0."""
 
     async def seek(self, received_at: int) -> Position:
         """The position before the first event that was received at this time or later. Raises StorageUnreadable."""
@@ -299,14 +300,15 @@ class Engine(Protocol[B]):
     async def save_cursors(self, changed: Sequence[Cursor], gone: Sequence[str]) -> Collection[str]:
         """Store and remove cursors durably. Raises StorageFull, StorageBusy or StorageFailed.
 
-        A shared engine does not move a cursor that has another claim by now, or is gone: it returns those names.
+        A shared engine does not move a cursor that has another claim by now, or is gone. It returns the names of these
+        cursors.
         """
 
     async def claim_cursor(self, cursor: Cursor, seen: str | None) -> Cursor | None:
-        """Make this cursor, or give the one that is there its claim and interest; return it as it is now.
+        """Create this cursor, or give its claim and interest to the stored cursor of the same name; return the result.
 
-        None if the interest of the one that is there is neither ``seen`` nor this. Raises as ``save_cursors``. Only of
-        a shared engine.
+        None if the interest of the stored cursor is neither ``seen`` nor that of ``cursor``. Raises as ``save_cursors``
+        does. Only a shared engine needs this.
         """
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
@@ -316,11 +318,11 @@ class Engine(Protocol[B]):
         """The engine's own numbers, for ``STATS``."""
 
     def troubles(self) -> Mapping[str, str | None]:
-        """What the engine checks of itself, for ``HEALTH``: what is wrong with each, or None."""
+        """The engine's checks of itself, for ``HEALTH``: what each has found wrong, or None."""
 
     async def close(self) -> None:
-        """Give up the store; another process may open it then."""
+        """Close the store; another process may then open it."""
 
 
 AnyEngine = Engine[Any]
-"""An engine, whatever its batches are: only the engine itself looks into them."""
+"""An engine with any type of batch: only the engine itself looks into its batches."""

@@ -1,8 +1,8 @@
-r"""The language of the socket: its grammar and its words. Pure: no asyncio, no socket, no database.
+r"""The protocol of the lines: its grammar and its words. Pure: no asyncio, no socket, no database.
 
 The grammar (README.md, "Protocol", says the same to client authors, with every reply literal)::
 
-    stream   = [BOM] *( line LF ) [ line ]         the unterminated rest counts at an orderly end of the stream
+    stream   = [BOM] *( line LF ) [ line ]         an unterminated last line counts if the stream ends in order
     line     = [blanks] content [CR]               UTF-8; content at most max_line_bytes long; empty: skipped
     content  = "{" event or batch                  a JSON object; a batch has "events" and no "topic"
              | "[" batch                           a JSON array of events
@@ -10,10 +10,10 @@ The grammar (README.md, "Protocol", says the same to client authors, with every 
              | anything else                       rejected, code bad_line
 
 Each complete non-empty line is answered by one reply line, in order. A line longer than max_line_bytes is answered
-once (code too_long) and skipped up to its LF: its tail is never taken for a line. A first line that looks like an
+once (code too_long) and skipped up to its LF: its tail is never parsed as a line. A first line that looks like an
 HTTP request, a TLS ClientHello or a PROXY header belongs to another protocol: nothing after it is read as lines.
 
-On its way a line passes the modules in this order: ``lines`` (bytes to lines), ``meaning`` (lines to what they mean),
+A line passes through the modules in this order: ``lines`` (bytes to lines), ``meaning`` (lines to what they mean),
 ``rules`` (JSON to events, or what is wrong with it), ``replies`` (answers to bytes).
 """
 
@@ -29,7 +29,7 @@ class Status(StrEnum):
     STORED = "stored"
     """An ack: the event is on disk, stored now."""
     DUPLICATE = "duplicate"
-    """An ack: an event with the same key is on disk, stored before."""
+    """An ack: an event with the same key was stored earlier and is on disk."""
     BATCH = "batch"
     """The reply to a batch line, with a reply for each of its events."""
     OK = "ok"
@@ -37,15 +37,15 @@ class Status(StrEnum):
     EVENT = "event"
     """An event that is delivered to a subscriber."""
     CAUGHT_UP = "caught_up"
-    """The backlog is delivered; what follows is delivered as it is committed."""
+    """The backlog is delivered; later events are delivered as they are committed."""
     HEARTBEAT = "heartbeat"
     """Nothing else was sent for a while."""
     GAP = "gap"
-    """Events are no longer there."""
+    """Some events are no longer in the store."""
     END = "end"
-    """The subscription has come to the end that it asked for."""
+    """The subscription has reached the end that it asked for."""
     REJECTED = "rejected"
-    """Certainly not stored, and never will be: sending the line again is no use."""
+    """Certainly not stored, and never will be: sending the line again is useless."""
     ERROR = "error"
     """Unknown whether stored: send it again with the same id, which is always safe."""
 
@@ -66,15 +66,15 @@ class Code(StrEnum):
     TOO_DEEP = "too_deep"
     """The JSON is nested too deeply."""
     NOT_ALLOWED = "not_allowed"
-    """This port does not do that, or its client may not."""
+    """This port does not support the request, or the client may not make it."""
     AUTH_REQUIRED = "auth_required"
-    """The client has to say who it is before anything else."""
+    """The client must authenticate before it sends anything else."""
     AUTH_FAILED = "auth_failed"
-    """The client is not who it says that it is, or is no longer known."""
+    """The client's credentials are not accepted, or are no longer valid."""
     KILLED = "killed"
     """An administrator has ended the connection."""
     UNFINISHED_LINE = "unfinished_line"
-    """The line began and did not end, or did not end in time."""
+    """The line began but did not end, or did not end in time."""
     TLS_REQUIRED = "tls_required"
     """This port speaks TLS, and the client does not."""
     STORAGE_FULL = "storage_full"
@@ -90,7 +90,7 @@ class Code(StrEnum):
 
 
 class Word(StrEnum):
-    """The first word of a command, typed in any case; QUIT in upper case only, because text must not end a stream."""
+    """The first word of a command, in any case. QUIT must be in upper case, so that plain text cannot end a stream."""
 
     PING = "PING"
     HELP = "HELP"
@@ -116,7 +116,7 @@ class Word(StrEnum):
 class Rejection:
     """Why an event or a line is certainly not stored.
 
-    ``detail`` is for people. ``topic`` and ``event_id`` are given where they could be read.
+    ``detail`` is for people. ``topic`` and ``event_id`` are set if they could be read.
     """
 
     code: Code

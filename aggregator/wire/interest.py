@@ -14,19 +14,20 @@ from aggregator import json_text
 from aggregator.wire import pattern
 
 MAX_PATTERNS: Final = 64
-"""Patterns of one reader: each is tried once for each topic."""
+"""Maximum patterns of one reader: each is tried once for each topic."""
 
 KNOWN_TOPICS: Final = 2000
-"""Topics of which it is remembered whether they match: about 360 KB, so that a thousand readers stay affordable. Past
-this number the collection starts afresh."""
+"""For how many topics an interest remembers whether they match: about 360 KB, so that a thousand readers stay
+affordable. Past this number the collection is cleared."""
 
 KEPT: Final = 64
-"""Interests that are kept when nobody reads with them: readers that ask again and again find what is remembered."""
+"""How many interests are cached while no reader uses them. A reader that asks again and again finds the cached one,
+with all that it remembers."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Interest:
-    """What one reader wants. Readers with equal interests get the same lines; ``interest_in`` makes them share one."""
+    """What one reader wants. Readers with equal interests get the same lines; ``interest_in`` gives them one object."""
 
     patterns: tuple[str, ...]
     source: str | None = None
@@ -36,7 +37,7 @@ class Interest:
     shard: tuple[int, int] | None = None
     """(i, n): the topics whose crc32 modulo n is i - 1."""
     readable: tuple[str, ...] | None = None
-    """Patterns of the topics that this reader may read; None: all. Other topics do not exist for it."""
+    """Patterns of the topics that this reader may read; None means all. Other topics do not exist for it."""
     _known: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
     _matchers: list[Callable[[str], object]] = field(default_factory=list, compare=False, repr=False)
     _permissions: list[Callable[[str], object]] = field(default_factory=list, compare=False, repr=False)
@@ -63,7 +64,7 @@ class Interest:
 
     @property
     def picky(self) -> bool:
-        """Whether it takes more than an event's topic to tell."""
+        """Whether an event's topic alone does not tell if the event is wanted."""
         return self.source is not None or self.contains is not None
 
     def wants_topic(self, name: str) -> bool:
@@ -90,7 +91,7 @@ class Interest:
             return False
         if self.source is None:
             return True
-        # Nearly always the name stands in the JSON as it is; if it does not, it may still be spelled with escapes.
+        # Nearly always the JSON contains the source literally; if it does not, escapes may still spell it.
         if orjson.dumps(self.source) not in json and b"\\" not in json:
             return False
         return bool(json_text.decode(json).get("source") == self.source)

@@ -1,4 +1,4 @@
-"""Bytes to lines. Other protocols are told apart here too, because they have no lines of ours."""
+"""Bytes to lines. Other protocols are recognized here too, because their streams hold no lines of this protocol."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Final
 
 BOM: Final = b"\xef\xbb\xbf"
 
-# How much of a first line is looked at to tell HTTP and TLS apart: the request line that common servers accept.
+# How much of a first line is examined to recognize other protocols: the longest request line that common HTTP servers
+# accept.
 HEAD_BYTES: Final = 8192
 
 START_BYTES: Final = 240
@@ -17,8 +18,8 @@ START_BYTES: Final = 240
 
 _CR = b"\r"[0]
 
-# A request line, or what is enough to know a request line that is cut short by a limit. A web page can make a browser
-# send only GET, HEAD and POST unasked; the second form covers every other HTTP client. An event may hold such a text.
+# A request line, or enough of its start to recognize it if a limit cuts it short. A web page can make a browser send
+# only GET, HEAD and POST unasked; the second form covers every other HTTP client. An event may contain such a text.
 HTTP_REQUEST: Final = re.compile(
     rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|TRACE|CONNECT|PRI) |[A-Za-z][!-~]* [!-~]+ HTTP/[0-9]"
 )
@@ -27,13 +28,13 @@ TLS_HELLO: Final = b"\x16\x03"
 # A frame of RFC 6587, section 3.4.1: its length, a space, and what syslog or an event begins with.
 _OCTETS = re.compile(rb"[1-9][0-9]{0,8} [<{]")
 
-# The header with which a forwarder names its client (haproxy.org, proxy-protocol.txt, section 2).
+# The header in which a proxy names its client (haproxy.org, proxy-protocol.txt, section 2).
 PROXY_V1: Final = re.compile(rb"PROXY (?:TCP[46] |UNKNOWN[ \r])")
 PROXY_V2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 
 
 class Foreign(Enum):
-    """A protocol that is not ours, with its name for the log."""
+    """Another protocol, with its name for the log."""
 
     HTTP = "HTTP"
     TLS = "TLS"
@@ -52,36 +53,36 @@ class Framing(Enum):
 class LineSplitter:
     """Cuts a stream of bytes into lines, whatever the pieces it arrives in.
 
-    A line comes without its LF and without one CR before it; empty lines are kept, so that lines can be counted.
-    ``None`` stands for a line longer than ``max_line_bytes``: it appears once, as soon as that is known. At most
-    that many bytes (and a CR) are held back. Each byte is searched once.
+    A line is returned without its LF and without one CR before it. Empty lines are kept, so that lines can be counted.
+    ``None`` stands for a line longer than ``max_line_bytes``; it is returned once, as soon as the line is known to be
+    too long. At most ``max_line_bytes`` (and a CR) are buffered. Each byte is searched once.
     """
 
     foreign: Foreign | None = None
-    """Set once the stream turns out to speak another protocol. No line is returned from then on."""
+    """Set once the stream turns out to be in another protocol. No line is returned from then on."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self.max_line_bytes = max_line_bytes
         self._rest = bytearray()  # an unterminated line so far
         self.skipping = False
-        """Whether the stream is inside an over-long line that was reported already."""
+        """Whether the stream is inside an over-long line that has already been reported."""
         self._in_first_line = True
-        self._start = b""  # of the stream, as long as it may still be a header of PROXY's second version
+        self._start = b""  # the first bytes of the stream, while they may still begin a PROXY header of version 2
         self.skipped_bytes = 0
-        """The length of the over-long lines, as far as they have arrived."""
+        """The total length of the over-long lines, as far as they have arrived."""
         self.starts: deque[bytes] = deque()
-        """How the over-long lines begin, the oldest first; whoever reports a line takes its start out."""
+        """The first bytes of each over-long line, oldest first. The caller that reports a line removes its start."""
         self.framing = Framing.NONE
-        """Of the last over-long line, or of the unfinished line when ``look_at_framing`` was called."""
+        """The framing of the last over-long line, or of the unfinished line when ``look_at_framing`` was called."""
 
     @property
     def unfinished(self) -> bool:
-        """Whether a line has begun that has not ended yet."""
+        """Whether a line has begun and not ended yet."""
         return bool(self._rest or self.skipping)
 
     @property
     def start(self) -> bytes:
-        """How the unfinished line begins."""
+        """The first bytes of the unfinished line."""
         return bytes(self._rest[:START_BYTES])
 
     def feed(self, data: bytes) -> list[bytes | None]:
@@ -115,7 +116,7 @@ class LineSplitter:
         return lines
 
     def finish(self) -> list[bytes | None]:
-        """Take the orderly end of the stream: the unterminated rest, if there is one, is a line too."""
+        """Take the orderly end of the stream: an unterminated rest is a line too."""
         lines: list[bytes | None] = []
         if self._start and not self.foreign:
             self._in_first_line, start, self._start = False, self._start, b""
@@ -126,20 +127,20 @@ class LineSplitter:
         return lines
 
     def drop_unfinished(self) -> bytes:
-        """Drop the line that has begun; return how it begins."""
+        """Drop the unfinished line; return its first bytes."""
         start = self._start or self.start
         self._start = b""
         self._rest.clear()
         return start
 
     def look_at_framing(self) -> Framing:
-        """Say how the unfinished line seems to be framed."""
+        """Return how the unfinished line seems to be framed."""
         if not self.skipping:
             self.framing = _framing(self._rest)
         return self.framing
 
     def _look_for_foreign_protocol(self, data: bytes) -> bytes:
-        """Return the data, or nothing while it may still be the start of a header."""
+        """Return the data, or nothing while the data may still be the start of a PROXY header."""
         self._start = b""
         if not self._rest and len(data) < len(PROXY_V2) and PROXY_V2.startswith(data):
             self._start = data

@@ -1,6 +1,6 @@
 """Lines to what they mean: events, batches, commands, rejections. Lines are interpreted a turn's worth at a time.
 
-A turn is bounded, so that one client's lines never hold up the others; lines beyond it are kept as they came.
+A turn is bounded, so that one client's lines never hold up other clients. Lines beyond the turn wait uninterpreted.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from aggregator.event import Event, Events
 from aggregator.wire import Rejection, Word, replies, rules
 
 TURN_LINES: Final = 500
-"""Lines of one connection interpreted in one turn of the loop, about 1 ms: the end of a commit is noticed, and the
-next commit started, only between turns. 250 were no better; all that one read brings was some 10 % slower."""
+"""Maximum lines of one connection that are interpreted in one turn of the loop, about 1 ms. Only between turns does the
+loop notice the end of a commit and start the next one. 250 lines were no better; all lines of one read were some 10 %
+slower."""
 
 TURN_BYTES: Final = 256 * 1024
-"""The same in bytes: about what one read brings. A longer line is a turn by itself."""
+"""The same limit in bytes: about the size of one read. A longer line is a turn by itself."""
 
 PIECE_LINES: Final = 100
-"""Lines that are judged together, in three quarters of the time that they take one by one; with fewer the fixed cost
-shows. If any line of a piece is not a plain event, its lines are judged one by one after all."""
+"""How many lines are judged together. That takes three quarters of the time of judging them one by one; in smaller
+pieces the fixed cost shows. If any line of a piece is not a plain event, its lines are judged one by one after all."""
 
 FEWEST_PIECE_LINES: Final = 6
-"""Up to five lines take less time one by one."""
+"""The smallest piece: up to five lines take less time one by one."""
 
 MAX_COMMAND_BYTES: Final = 4096
 """Room for a topic and an event_id of 255 four-byte characters each, quoted. shlex reads character by character in
-Python: without this bound one letter and a mebibyte would stall every client for a second."""
+Python: without this bound a command of a mebibyte would stall every client for a second."""
 
 _OPEN_BRACE, _OPEN_BRACKET = b"{["
-_BLANKS = b" \t\r"  # JSON's white space, but for the line feed
+_BLANKS = b" \t\r"  # JSON's white space except the line feed
 _FIRST_WORD = re.compile(rb"[A-Za-z]{2,20}(?![^ \t\r])")
 
 
@@ -56,32 +57,32 @@ Batch = list[Event | Rejection]
 """A batch line: its members in order, each judged by itself."""
 
 Meaning = Events | Batch | Command | Rejection
-"""What one line means; events of several lines in a row come together."""
+"""What one line means. Events of consecutive lines are returned together."""
 
 
 class Publisher(Protocol):
-    """Whom lines are from."""
+    """The client that sent the lines."""
 
     @property
     def name(self) -> str: ...
 
     def may_publish(self, topics: Iterable[str]) -> bool:
-        """Whether it may publish to each of these topics."""
+        """Whether it may publish to all of these topics."""
 
 
 class Interpreter:
-    """The lines of one client, in order: those that wait, and the number of the last one interpreted."""
+    """Interprets the lines of one client, in order. It holds the lines that wait, and the number of the last line."""
 
     def __init__(self, max_line_bytes: int, publisher: Publisher | None) -> None:
         self.line_number = 0
-        """The 1-based number, on its connection, of the line whose meaning was given out last."""
+        """The 1-based number, on its connection, of the line whose meaning was returned last."""
         self.line: bytes | None = None
-        """That line, if it is no plain event; None if it is over-long."""
+        """That line, unless it is a plain event; None if it is over-long."""
         self.publisher = publisher
-        """Whom they are from; None: somebody who may publish to every topic."""
+        """The client that sent the lines; None if it may publish to every topic."""
         self.max_line_bytes = max_line_bytes
         self.lines: deque[bytes | None] = deque()
-        """Those that wait."""
+        """The lines that wait."""
         self.waiting_bytes = 0
         """Their total length."""
 
@@ -99,8 +100,8 @@ class Interpreter:
         """Interpret the next lines, up to a turn's worth."""
         budget = TURN_LINES
         left_bytes = self.waiting_bytes - TURN_BYTES
-        events = Events()  # events that follow each other are given out together
-        singly = 0  # so many lines are still to be judged one by one, because one among them is no plain event
+        events = Events()  # consecutive events are returned together
+        singly = 0  # how many lines are still to be judged one by one, because one of them is not a plain event
         while self.lines and budget > 0 and self.waiting_bytes > left_bytes:
             if not singly:
                 plain = self._take_plain(budget)
@@ -129,7 +130,7 @@ class Interpreter:
                 yield events
                 events = Events()
             if isinstance(found, Command):
-                budget = 0  # splitting its words took as long as judging a thousand events
+                budget = 0  # splitting a command into words takes as long as judging a thousand events
             elif isinstance(found, list):
                 budget -= len(found)
             yield found
@@ -137,7 +138,7 @@ class Interpreter:
             yield events
 
     def _take_plain(self, most: int) -> Events | None:
-        """The next lines, where there are several and all are plain events; else nothing is taken."""
+        """Take the next lines, if there are several and all are plain events; otherwise take nothing."""
         if len(self.lines) < FEWEST_PIECE_LINES:
             return None
         piece = list(islice(self.lines, min(PIECE_LINES, most)))
@@ -155,7 +156,7 @@ class Interpreter:
 
 
 def interpret(line: bytes) -> Event | Batch | Command | Rejection | None:
-    """Say what a line is: an event, a batch (its members judged one by one), a command, a rejection; None if blank."""
+    """What a line is: an event, a batch (its members judged one by one), a command or a rejection; None if blank."""
     line = line.lstrip(_BLANKS)
     if not line:
         return None
@@ -168,13 +169,13 @@ def interpret(line: bytes) -> Event | Batch | Command | Rejection | None:
     try:
         word = Word(typed.upper().decode())
     except ValueError:
-        meant = typed.isupper() and typed == line.rstrip(_BLANKS)  # a line of text begins with a word, too
+        meant = typed.isupper() and typed == line.rstrip(_BLANKS)  # other lines may be text, which begins with a word
         return replies.unknown_command(typed.decode()) if meant else replies.no_event(line)
     return _command(word, line)
 
 
 def _permitted(found: Event | Batch | Command | Rejection, publisher: Publisher) -> Event | Batch | Command | Rejection:
-    """The same, with a rejection for each event that its client may not publish."""
+    """``found``, with a rejection in place of each event that the client may not publish."""
     if isinstance(found, Event):
         return found if publisher.may_publish((found.topic,)) else replies.may_not_publish(publisher.name, found)
     if not isinstance(found, list):

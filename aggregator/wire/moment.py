@@ -1,4 +1,4 @@
-"""Moments, in milliseconds since 1970, UTC: as RFC 3339 has them, and as people type them."""
+"""Moments (milliseconds since 1970, UTC) to RFC 3339, and from the forms that people type."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 def shown(milliseconds: int) -> str:
-    """A moment as RFC 3339 has it, in UTC."""
+    """A moment in the form of RFC 3339, in UTC."""
     text = (_EPOCH + timedelta(milliseconds=milliseconds)).isoformat(timespec="milliseconds")
     return f"{text[:-6]}Z"
 
 
 def read(text: str, now: int) -> int | None:
-    """``NOW``, a date and time, or an age such as ``10m`` (s, m, h, d). None if the text is none of these."""
+    """Read ``NOW``, a date and time, or an age such as ``10m`` (s, m, h, d). None if the text is none of these."""
     if text.upper() == "NOW":
         return now
     if age := _AGE.fullmatch(text):
@@ -33,5 +33,5 @@ def read(text: str, now: int) -> int | None:
         found = datetime.fromisoformat(text.upper())
     except ValueError:  # a leap second: the same moment as the second after it
         found = datetime.fromisoformat(text.upper().replace(":60", ":59", 1))
-        leap_ms = 1000  # added as a number, because it may be the last second that a datetime has
+        leap_ms = 1000  # added to the result, because ``found`` may be the last second that a datetime can hold
     return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND + leap_ms

@@ -1,7 +1,7 @@
 """Globs over topics, as in SQLite's GLOB.
 
-``*`` is any run of characters, dots too; ``?`` is one character; ``[abc]``, ``[a-z]``, ``[^a]`` are one of a set. Case
-counts. A pattern without any of these characters is one topic's name.
+``*`` matches any run of characters, dots included. ``?`` matches one character. ``[abc]``, ``[a-z]`` and ``[^a]`` match
+one character of a set. Case counts. A pattern without any of these special characters is one topic's name.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ Matcher = Callable[[str], object]
 """Tells whether a topic matches."""
 
 _SPECIAL = re.compile(r"[*?[]")
-_ANYTHING = "\0"  # stands for what is special: no plain character, because no topic has it, so only a star takes it
+_ANYTHING = "\0"  # replaces each special element; no topic has this character, so only a star matches it
 _NOTHING = "(?!)"
 
 
 class BadPattern(Exception):
-    """The pattern is none; the text says why."""
+    """The pattern is not valid; the text says why."""
 
 
 def is_name(pattern: str) -> bool:
@@ -29,22 +29,22 @@ def is_name(pattern: str) -> bool:
 def compile(pattern: str) -> Matcher:
     """A function that tells whether a topic matches. Raises BadPattern for a set that is not closed.
 
-    What stands between two stars is matched as early as possible and never again (an atomic group): otherwise a pattern
-    of many stars would take for ever.
+    The part between two stars is matched as early as possible, and never retried (an atomic group). With retries, a
+    pattern of many stars would take for ever.
     """
     return re.compile(_expression(pattern), re.DOTALL).fullmatch
 
 
 def compile_any(patterns: Iterable[str]) -> Matcher:
-    """A function that tells whether a topic matches one of these patterns or more. Raises BadPattern."""
+    """A function that tells whether a topic matches at least one of these patterns. Raises BadPattern."""
     return re.compile("|".join(map(_expression, patterns)) or _NOTHING, re.DOTALL).fullmatch
 
 
 def hardest(pattern: str) -> str:
-    """A text that a glob of stars and plain characters matches only if it matches all that ``pattern`` does.
+    """A text that a glob of stars and plain characters matches only if it matches every topic that ``pattern`` matches.
 
-    Such a glob may match all of that and still not this text: then plain characters in it stand for a set of one, or
-    for nothing. Raises BadPattern.
+    The converse does not hold. A glob may match every such topic and still not this text: then a plain character of
+    the glob corresponds to a set with one member, or with none. Raises BadPattern.
     """
     text = ""
     index = 0
@@ -86,15 +86,15 @@ def _pieces(pattern: str) -> list[str]:
 
 
 def _set(pattern: str, start: int) -> tuple[str, int]:
-    """The set that opens before ``start`` as a regular expression, and the index behind it."""
+    """The set that opens just before ``start``, as a regular expression, and the index after the set."""
     index = start
     negated = pattern[index : index + 1] == "^"
     index += negated
     ranges: list[tuple[str, str]] = []
-    if pattern[index : index + 1] == "]":  # first in a set it is a member
+    if pattern[index : index + 1] == "]":  # as the first character of a set it is a member
         ranges.append(("]", "]"))
         index += 1
-    low = ""  # what a hyphen makes a range of
+    low = ""  # the character with which a range begins if a hyphen follows
     while (character := pattern[index : index + 1]) != "]":
         if not character:
             raise BadPattern(f"the set that opens at character {start} is not closed")

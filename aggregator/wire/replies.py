@@ -1,4 +1,4 @@
-"""Answers to bytes. Every text of a reply is built here, one builder each; the texts on events are in ``rules``."""
+"""Answers to bytes. One function here builds each reply text; only the texts about faulty events are in ``rules``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aggregator.wire import Code, Failure, Rejection, Status
 from aggregator.wire.lines import Foreign, Framing
 
 Reply = dict[str, Any]
-"""A reply before it is encoded; ``status`` comes first. Ready-made JSON may stand in it as ``orjson.Fragment``."""
+"""A reply before it is encoded; ``status`` comes first. It may contain ready-made JSON as ``orjson.Fragment``."""
 
-_ACK_QUOTES: Final = 14  # in a stored or duplicate reply whose names hold none
-_SHOWN_CHARS: Final = 40  # of what a client sent, in a detail
+_ACK_QUOTES: Final = 14  # how many quotes a stored or duplicate reply has if its names contain none
+_SHOWN_CHARS: Final = 40  # how much of the client's text a detail shows
 
 
 # --- whole replies
@@ -33,7 +33,7 @@ def stored(event: Event, seq: int) -> Reply:
 
 
 def duplicate(event: Event, seq: int) -> Reply:
-    """The ack of an event whose key was stored before, with the ``seq`` it has."""
+    """The ack of an event whose key was stored before, with the ``seq`` of the stored event."""
     return _ack(Status.DUPLICATE, event, seq)
 
 
@@ -44,7 +44,8 @@ def _ack(status: Status, event: Event, seq: int) -> Reply:
 def encode_acks(events: Events, seqs: Iterable[int], duplicates: Mapping[int, int], offset: int) -> bytes:
     """The encoded ``stored`` and ``duplicate`` replies to events that were committed together.
 
-    Each event has its seq of ``seqs``, unless ``duplicates`` has another seq for its position, counted from ``offset``.
+    Each event has its seq from ``seqs``, unless ``duplicates`` has another seq for its position. Positions are counted
+    from ``offset``.
     """
     older_seq = duplicates.get
     text = "".join(
@@ -82,7 +83,7 @@ def rejected(rejection: Rejection, line: int) -> Reply:
 
 
 def error(failure: Failure, event: Event | None = None) -> Reply:
-    """Unknown whether stored: to be sent again with the same id."""
+    """Unknown whether stored: the client must send it again with the same id."""
     reply = {"status": Status.ERROR, "code": failure.code, "detail": failure.detail}
     if event is not None:
         reply |= {"topic": event.topic, "event_id": event.event_id}
@@ -115,7 +116,7 @@ TLS_REPLY: Final = b"\x15\x03\x01\x00\x02\x02\x46"
 
 
 def to_foreign(protocol: Foreign, line: int) -> bytes:
-    """What a client that speaks another protocol is told, in its own protocol where that is possible."""
+    """The answer to a client that speaks another protocol, in its own protocol where that is possible."""
     if protocol is Foreign.HTTP:
         return HTTP_REPLY
     if protocol is Foreign.TLS:
@@ -123,7 +124,7 @@ def to_foreign(protocol: Foreign, line: int) -> bytes:
     return encode(rejected(Rejection(Code.BAD_LINE, "this port takes no PROXY header: switch it off"), line))
 
 
-# --- lines to a subscriber, between replies; ``seq``: every matching event up to it was sent
+# --- lines to a subscriber, between replies; every matching event up to ``seq`` was sent
 
 
 def caught_up(seq: int | str) -> bytes:
@@ -146,7 +147,7 @@ def subscription_over(failure: Failure, seq: int | str) -> bytes:
     return encode({**error(failure), "seq": seq})
 
 
-# --- why a line is rejected, but for the events' own faults
+# --- why a line is rejected, except for faults of events
 
 
 def too_long(max_line_bytes: int) -> Rejection:
@@ -253,7 +254,7 @@ def unfinished_line(line: int, timeout_s: float, framing: Framing) -> Failure:
 
 
 def cut_line(line: int) -> Failure:
-    """The stream has ended as it does for whoever cuts it."""
+    """The stream ended without TLS's close_notify, as it does when somebody truncates it."""
     return Failure(
         Code.UNFINISHED_LINE, f"line {line} may be cut: it ended without LF and TLS's close_notify; send it again"
     )
@@ -284,7 +285,7 @@ def no_more_deliveries() -> Failure:
 
 
 def too_many_connections(limit: int, origin: str | None = None) -> Failure:
-    """All places are taken, or all that one address may have."""
+    """All connections are in use, or all that one address may have."""
     whose = f" from {origin}" if origin else ""
     return Failure(Code.BUSY, f"{limit} connections{whose} are open; try again later")
 
@@ -305,7 +306,7 @@ def forgotten(peer: str, name: str) -> Failure:
     return Failure(Code.TAKEN_OVER, f"{peer} forgot {name}")
 
 
-# --- who is there
+# --- authentication
 
 
 def auth_required() -> Failure:

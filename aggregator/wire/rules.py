@@ -1,10 +1,11 @@
-"""JSON to events: what makes an event valid, and what to say of one that is not.
+"""JSON to events: what makes an event valid, and what is wrong with one that is not.
 
 Rules that hold here:
 
 - An event is judged completely before it may enter a batch, so that one bad event never harms its neighbours.
-- Nearly all events are plain. Plain events are judged many at a time, because each step of Python costs more than what
-  it looks at. If one line of a piece is not plain, ``parse`` judges each line by itself and says what is wrong.
+- Nearly all events are plain. Plain events are judged many at a time, because each step of Python has a fixed cost that
+  exceeds that of the check. If one line of a piece is not plain, ``parse`` judges each line by itself and says what is
+  wrong.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ MAX_NAME_CHARS: Final = 255
 """Longest topic, event_id and source in characters (the length of a file name, a syslog tag, an SQL ``varchar``)."""
 
 MAX_BATCH_EVENTS: Final = 10_000
-"""Most events in one batch line: more than fit into a mebibyte. Judging them takes the loop about 40 ms."""
+"""Maximum events in one batch line: more than fit into a mebibyte. Judging them takes the loop about 40 ms."""
 
 MAX_KNOWN_TOPICS: Final = 4096
-"""Topics that are kept as one object each. Past this number the collection starts afresh."""
+"""How many topics are interned, as one object each. Past this number the collection is cleared."""
 
 _MAX_TIMESTAMP_CHARS = 64  # a fraction of a second may have any number of digits
 
 FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no name may have: controls, and what HALF_PAIR finds."""
+"""Characters that no name may have: control characters, and those that HALF_PAIR finds."""
 
 HALF_PAIR: Final = re.compile("[\ud800-\udfff]")
-"""Half of a surrogate pair, which no encoding of text has."""
+"""Half of a surrogate pair, which no text encoding can represent."""
 
 _OPEN_BRACE = b"{"[0]
 _first = itemgetter(0)
@@ -47,7 +48,7 @@ _ZONE = r"(?: ?(?:[Zz]|(?P<sign>[+-])(?P<zone_hour>[01]\d|2[0-3])(?::?(?P<zone_m
 _DATE_TIME = re.compile(
     rf"(?P<date>\d{{4}}-\d\d-\d\d|\d{{8}}|\d{{4}}-W\d\d-\d|\d{{4}}W\d{{3}})[Tt ]{_CLOCK}{_ZONE}", re.ASCII
 )
-# The usual forms, a part of the above, in half the time.
+# The usual forms, a subset of the above, matched in half the time.
 _USUAL = (
     r"\d{4}-\d\d-\d\d[Tt ](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:[.,]\d+)?)?"
     r"(?:[Zz]|[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?"
@@ -77,7 +78,7 @@ def parse_plain(lines: Sequence[bytes | None]) -> Events | None:
 
 
 def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
-    """The events that these values are, unless one of them is out of the ordinary, or is none."""
+    """The events that these values are; None if any value is unusual, or is not an event."""
     try:
         topics, event_ids, sources, timestamps, payloads = zip(*map(_fields, values), strict=True)
         names = topics + event_ids + sources
@@ -85,7 +86,7 @@ def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
         moments = set(timestamps)
         sizes = list(map(len, texts))
         if (
-            not "".join(names).isprintable()  # and so, all are strings
+            not "".join(names).isprintable()  # join also makes sure that all are strings
             or min(lengths) == 0
             or max(lengths) > MAX_NAME_CHARS
             or set(map(type, payloads)) != {dict}
@@ -103,7 +104,7 @@ def _plain(values: list[Any], texts: Sequence[bytes]) -> Events | None:
 
 
 def _one_of_each(topics: Iterable[str]) -> list[str]:
-    """The same topics, each the same object whenever it comes: little memory to touch, and its hash is known."""
+    """The same topics, each as one shared object: less memory is touched, and the object already has its hash."""
     if len(_topics) > MAX_KNOWN_TOPICS:
         _topics.clear()
     return list(map(_topics.setdefault, topics, topics))
@@ -163,7 +164,7 @@ def _judge(fields: Any, json: bytes) -> Event | Rejection:
 
 def is_name(value: Any) -> bool:
     """Whether a value may be a topic, an event_id or a source."""
-    # isprintable() is the cheap test; it also says no to some harmless characters, like a no-break space.
+    # isprintable() is the cheap test, but it also refuses some harmless characters, such as a no-break space.
     return (
         type(value) is str
         and 0 < len(value) <= MAX_NAME_CHARS
@@ -172,7 +173,7 @@ def is_name(value: Any) -> bool:
 
 
 def _find_fault(fields: dict[str, Any], topic: Any, event_id: Any) -> Rejection:
-    """The first thing that is wrong with an event that is known to be invalid."""
+    """The first fault of an event that is known to be invalid."""
     detail = (
         _name_fault(fields, "topic")
         or _name_fault(fields, "event_id")
@@ -210,11 +211,12 @@ def _payload_fault(fields: dict[str, Any]) -> str | None:
 
 
 def is_date_time(text: Any) -> bool:
-    """Whether a value is a date and time: RFC 3339, and what is left of ISO 8601 when nothing has to be guessed.
+    """Whether a value is a date and time in a form of RFC 3339, or of ISO 8601 where nothing has to be guessed.
 
-    ``T``, ``t`` or a space between date and time. The date may be a week date, and may lack its hyphens; the time may
-    lack its seconds, or its colons. Any fraction of a second, after a point or a comma. The zone is ``Z``, ``z``,
-    ``+01:00``, ``+0100`` or ``+01``, behind a space or not, or is not given. Second 60 ends a UTC day.
+    ``T``, ``t`` or a space separates date and time. The date may be a week date, and may lack its hyphens. The time may
+    lack its seconds, or its colons. A fraction of a second may follow a point or a comma. The zone is ``Z``, ``z``,
+    ``+01:00``, ``+0100`` or ``+01``, with or without a space before it, or is missing. Second 60 is valid only at the
+    end of a UTC day.
     """
     if type(text) is not str or len(text) > _MAX_TIMESTAMP_CHARS:
         return False
@@ -258,7 +260,7 @@ def _kind(value: Any) -> str:
 
 
 def _readable(value: Any) -> str | None:
-    """A name that may stand in a reply: text of bounded length."""
+    """The value, if a reply may repeat it: text of bounded length."""
     if type(value) is not str or len(value) > MAX_NAME_CHARS or HALF_PAIR.search(value):
         return None
     return value

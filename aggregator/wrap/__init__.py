@@ -1,6 +1,6 @@
-r"""What programs write, as events: the language of whoever knows nothing of this server. Pure: no asyncio, no socket.
+r"""The output of programs that know nothing of this server, as events. Pure: no asyncio, no socket.
 
-A text, by what it is::
+What a text becomes::
 
     an event                     itself, byte for byte
     another JSON object          the payload, byte for byte
@@ -8,7 +8,7 @@ A text, by what it is::
     a syslog line                the payload {"message", "priority", "facility", "severity", "program", "pid", …}
     any other text               the payload {"message"}
 
-On its way a stream passes the modules in this order: ``recognition`` (how the texts are set apart), ``framing`` (bytes
-to texts), ``wrapper`` (texts to events, with the help of the others). Line feeds between the tokens of a JSON object
-become blanks, because an event is one line.
+A stream passes through the modules in this order: ``recognition`` (how the texts are separated), ``framing`` (bytes to
+texts), ``wrapper`` (texts to events, with the help of the other modules). Line feeds between the tokens of a JSON
+object become blanks, because an event is one line.
 """

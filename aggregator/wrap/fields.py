@@ -1,4 +1,4 @@
-"""What a JSON object says of itself: a name, a moment, under one of several names."""
+"""What a JSON object says of itself: a name or a moment, in one of several fields."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from aggregator.wire import rules
 from aggregator.wrap.stamp import leading_stamp
 
 _MICROSECONDS: Final = ((10**11, 10**6), (10**14, 10**3), (10**17, 1))
-"""How many microseconds the unit of a number has: numbers below 10^11 are seconds, and so on; above, nanoseconds."""
+"""How many microseconds the unit of a number has. Numbers below 10^11 are seconds, below 10^14 milliseconds, below
+10^17 microseconds; larger numbers are nanoseconds."""
 _MILLISECONDS: Final = (10**11, 10**14)
 _FRACTIONS: Final = tuple(f".{milliseconds:03}000+00:00" for milliseconds in range(1000))
 _ZONED: Final = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-]\d\d:\d\d)")
 
 
-# Takes what orjson refuses although it is JSON by its grammar: numbers too large for a double, half surrogate pairs.
-# Unlike that of ``json_text`` it decodes numbers to themselves, because one of them may be an id.
+# Accepts what orjson refuses although the grammar of JSON allows it: numbers too large for a double, half surrogate
+# pairs. Unlike the decoder of ``json_text``, it keeps the values of numbers, because one of them may be an id.
 _lenient: Final = json.JSONDecoder(parse_constant=json_text.no_constant).decode
 
 
 def decode(content: bytes) -> Any:
-    """The JSON value of a text. Raises ValueError if it is none, or too deep to be read."""
+    """The JSON value of a text. Raises ValueError if the text is not JSON, or is nested too deeply to be read."""
     try:
         return orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -38,7 +39,7 @@ def decode(content: bytes) -> Any:
 
 
 def find(fields: Any, name: str) -> Any:
-    """A member of an object; a name with dots may also lead into objects in it. None if there is no such member."""
+    """A member of an object; a name with dots may also name one of a nested object. None if there is no such member."""
     if type(fields) is not dict:
         return None
     if name in fields:
@@ -51,14 +52,14 @@ def find(fields: Any, name: str) -> Any:
 
 
 def text(value: Any) -> str | None:
-    """Text, or a whole number; no other number, because decoding may have changed it: ids would fall together."""
+    """Text, or a whole number as text. No other number: decoding may have rounded it, so two ids could become one."""
     if type(value) is int:
         return str(value)
     return value if type(value) is str and value and rules.HALF_PAIR.search(value) is None else None
 
 
 def moment(value: Any) -> str | None:
-    """A stamp as RFC 3339 has it, of a text or a number: s, ms, µs or ns since 1970, as its size tells."""
+    """A stamp in the form of RFC 3339, from a text or a number: s, ms, µs or ns since 1970, as its size tells."""
     if type(value) is str:
         if _ZONED.fullmatch(value) and rules.is_date_time(value):
             return value
@@ -82,6 +83,6 @@ def at(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 
-@functools.lru_cache(maxsize=16)  # the same for all lines of a second, from few places in time
+@functools.lru_cache(maxsize=16)  # many lines share a second, and lines that arrive together share a few seconds
 def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]

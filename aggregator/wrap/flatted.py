@@ -1,7 +1,7 @@
 """log4js's default layout: one event as an array of its values, which refer to each other by their indices.
 
-Source: the package ``flatted`` of npm, README.md and ``esm/index.js``. The first value is the event. Inside it and all
-other objects and arrays each string is the index of a value.
+Source: npm's package ``flatted``, README.md and ``esm/index.js``. The first value is the event. In the event, and in
+all other objects and arrays, each string is the index of a value.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ MAX_DEPTH: Final = 100
 """Deepest nesting of a value; an event of log4js has five levels."""
 
 GROWTH: Final = 4
-"""How many times larger than its text a value may become: values that are used again and again multiply."""
+"""How many times larger than its text a value may become, because values that are referred to repeatedly multiply."""
 
 MAX_VALUES: Final = 10_000
-"""Most values that an event is put together from, in some 10 ms of the loop; one of log4js's has some twenty."""
+"""Most values from which an event is put together: some 10 ms of the loop. An event of log4js has some twenty."""
 
 
 class _Refused(Exception):
-    """Not of this form, or one that goes round in a circle, or that grows too large."""
+    """The array is not of this form, or refers to itself in a circle, or grows too large."""
 
 
 def read(values: list[Any], size_bytes: int) -> dict[str, Any] | None:
-    """The event of an array whose text has so many bytes; None if it is none of these, or too large.
+    """The event of an array whose text has ``size_bytes``; None if the array is no event of log4js, or is too large.
 
-    An array with a value that nothing refers to is none: that value would be lost.
+    An array with a value that nothing refers to is no such event, because that value would be lost.
     """
     if not values or type(values[0]) is not dict:
         return None

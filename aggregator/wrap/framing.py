@@ -1,6 +1,6 @@
-"""Bytes to texts, however they are set apart. Nothing is dropped but what stands between texts.
+"""Bytes to texts, however the texts are separated. Nothing is dropped except what separates them.
 
-A text that is longer than allowed comes in parts, each with its place in the text.
+A text that is longer than allowed is returned in parts, each with its offset in the text.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _OPEN_BRACE: Final = b"{"[0]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of a text that is too long, or that was not ended in time."""
+    """A part of a text that is too long, or that did not end in time."""
 
     content: bytes
     offset: int
-    """Where it begins in its text, in bytes."""
+    """Where the part begins in its text, in bytes."""
     more: bool
     """Whether the text goes on."""
 
@@ -40,12 +40,12 @@ Text = bytes | Part
 
 
 class Framer:
-    """Cuts one stream of bytes into texts, whatever the pieces it arrives in. At most one text is held back."""
+    """Cuts one stream of bytes into texts, whatever the pieces it arrives in. At most one text is buffered."""
 
     framing: Framing | None = None
-    """How the texts are set apart; None as long as that is not clear. A stream that breaks its framing is lines."""
+    """How the texts are separated; None until that is clear. The rest of a stream that breaks its framing is lines."""
     foreign: Foreign | None = None
-    """Set once the stream turns out to be no text. Nothing is returned from then on."""
+    """Set once the stream turns out not to be text. Nothing is returned from then on."""
 
     def __init__(self, max_text_bytes: int) -> None:
         self._limit = max_text_bytes
@@ -56,14 +56,14 @@ class Framer:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a text has begun that has not ended yet."""
+        """Whether a text has begun and not ended yet."""
         if self._cutter:
             return bool(self._cutter.rest or self._cutter.offset)
         return bool(self._head) and not self.foreign
 
     @property
     def start(self) -> bytes:
-        """The first bytes of what is held back; of a foreign stream, its first bytes."""
+        """The first bytes of the unfinished text, or of a foreign stream."""
         return bytes((self._cutter.rest if self._cutter else self._head)[:SHOWN_BYTES])
 
     def feed(self, data: bytes) -> list[Text]:
@@ -76,13 +76,13 @@ class Framer:
         return self._decide(ended=False)
 
     def settle(self) -> list[Text]:
-        """Nothing has come for a while: if a whole text is there, its framing is the one that is likely."""
+        """Take the likely framing, if a whole text is there. To be called when nothing has arrived for a while."""
         if self._cutter or self.foreign or not (likely := self._recognition.likely):
             return []
         return self._begin(likely)
 
     def flush(self) -> list[Text]:
-        """Return what is held back of the unfinished text as a part of it."""
+        """Return the buffered bytes of the unfinished text as a part of it."""
         texts = self._decide(ended=True)
         if self._cutter and self._cutter.rest:
             self._cutter.flush(texts)
@@ -97,7 +97,7 @@ class Framer:
         if self._cutter or self.foreign:
             return []
         if self._may_have_bom:
-            if BOM.startswith(self._head) and not ended:  # true of no bytes, too
+            if BOM.startswith(self._head) and not ended:  # also true of an empty head
                 return []
             self._may_have_bom = False
             if self._head.startswith(BOM):
@@ -118,7 +118,7 @@ class Framer:
     def _cut(self, data: bytes) -> list[Text]:
         assert self._cutter
         texts = self._cutter.feed(data)
-        if self._cutter.lost:  # lines take whatever comes
+        if self._cutter.lost:  # lines accept any bytes
             self.framing = Framing.LINES
             lines = _Lines(self._limit)
             lines.offset = self._cutter.offset
@@ -134,9 +134,9 @@ class _Cutter(ABC):
         self.limit = limit
         self.rest = bytearray()
         self.offset = 0
-        """How much of the text that ``rest`` begins was returned in parts."""
+        """How many bytes of the text in front were already returned in parts."""
         self.lost = False
-        """Whether the stream does not keep to the framing: ``rest`` is the first that does not."""
+        """Whether the stream has broken the framing; then ``rest`` begins with the text that breaks it."""
 
     @abstractmethod
     def feed(self, data: bytes) -> list[Text]:
@@ -150,20 +150,20 @@ class _Cutter(ABC):
         return texts
 
     def flush(self, texts: list[Text]) -> None:
-        """Take all of the rest as a part of its text."""
+        """Remove all of ``rest`` and add it to ``texts``, as a part of its text."""
         texts.append(self.part(len(self.rest), more=True))
 
     def part(self, size: int, more: bool) -> Part:
-        """Take a part off the front of the rest."""
+        """Remove a part from the front of ``rest``, and return it."""
         made = Part(bytes(self.rest[:size]), self.offset, more)
         del self.rest[:size]
         self.offset = self.offset + size if more else 0
         return made
 
     def shed(self, size: int, texts: list[Text], spare: int = 0) -> int:
-        """Take off the front of a text of ``size`` bytes what is too much; return the size of what is left.
+        """Remove parts from the front of a text of ``size`` bytes while it exceeds the limit; return the size left.
 
-        The last ``spare`` bytes may turn out to be no part of it.
+        The last ``spare`` bytes may turn out not to belong to the text.
         """
         while size > self.limit + spare:
             at = _character_boundary(self.rest, self.limit)
@@ -172,7 +172,7 @@ class _Cutter(ABC):
         return size
 
     def end(self, size: int, texts: list[Text]) -> None:
-        """The text in front ends after ``size`` bytes."""
+        """End the text in front after ``size`` bytes of ``rest``."""
         size = self.shed(size, texts)
         if self.offset:
             texts.append(self.part(size, more=False))
@@ -182,13 +182,13 @@ class _Cutter(ABC):
 
 
 class _Terminated(_Cutter):
-    """Texts that end with the same bytes."""
+    """Texts that all end with the same terminator."""
 
     terminator: bytes
 
     def feed(self, data: bytes) -> list[Text]:
         texts: list[Text] = []
-        if len(self.terminator) > 1 and self.rest:  # it may have begun in the rest
+        if len(self.terminator) > 1 and self.rest:  # the terminator may have begun in the rest
             overlap = min(len(self.rest), len(self.terminator) - 1)
             data = bytes(self.rest[-overlap:]) + data
             del self.rest[-overlap:]
@@ -230,11 +230,11 @@ class _Log4js(_Terminated):
 
 
 class _Octets(_Cutter):
-    """RFC 6587, section 3.4.1: each text behind its length. Line feeds behind a text are passed over."""
+    """RFC 6587, section 3.4.1: each text follows its length. Line feeds after a text are skipped."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
-        self._left: int | None = None  # of the text in front, in bytes
+        self._left: int | None = None  # how many bytes of the text in front were not returned yet
 
     def feed(self, data: bytes) -> list[Text]:
         texts: list[Text] = []
@@ -262,7 +262,7 @@ class _Octets(_Cutter):
 
 
 class _Objects(_Cutter):
-    """JSON objects; between them blanks, line feeds, and what an array has between its members."""
+    """JSON objects, separated by blanks, line feeds, and the commas and brackets of an array."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
@@ -281,12 +281,12 @@ class _Objects(_Cutter):
         return texts
 
     def flush(self, texts: list[Text]) -> None:
-        assert self._scanner  # else there is no rest
+        assert self._scanner  # without a scanner there is no rest
         self._scanner.position -= len(self.rest)
         super().flush(texts)
 
     def _next(self, texts: list[Text]) -> bool:
-        """Whether an object has ended."""
+        """Take the object in front; return whether it has ended."""
         if self._scanner is None:
             between = _BETWEEN.match(self.rest)
             assert between is not None
@@ -317,7 +317,7 @@ _CUTTERS: Final[dict[Framing, type[_Cutter]]] = {
 
 
 def _character_boundary(text: bytearray, limit: int) -> int:
-    """Where to cut a text longer than ``limit``, at most there: not inside a character of UTF-8, if it is valid."""
+    """Where to cut a text longer than ``limit``: there, or up to 3 bytes earlier to keep a UTF-8 character whole."""
     for at in range(limit, max(limit - 4, 0), -1):
         if text[at] & 0xC0 != 0x80:
             return at

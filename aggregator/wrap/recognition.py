@@ -1,7 +1,7 @@
-"""How the texts of a stream are set apart, told from its first bytes; and what holds no texts at all.
+"""How the texts of a stream are separated, recognized from its first bytes; and which streams hold no texts at all.
 
-The framing is decided by as few bytes as decide it, and by these alone: how the stream was cut into reads makes no
-difference. At most one text of the greatest length is looked at; a stream that has shown nothing by then is lines.
+The framing is decided by as few bytes as possible, and by these bytes alone: how the stream is cut into reads makes no
+difference. At most as many bytes as the longest text may have are examined; a stream still undecided then is lines.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from aggregator.wire.lines import HEAD_BYTES, PROXY_V1, PROXY_V2, TLS_HELLO
 from aggregator.wrap.scan import Broken, ObjectScanner
 
 CONTINUED_BYTES: Final = 64 * 1024
-"""How much of a syslog message may follow its first line until it is clear that NUL ends it: a long traceback."""
+"""How many bytes of a syslog message that ends with NUL may follow its first line: a long traceback. If no NUL comes
+within them, the stream is lines."""
 
 
 class Framing(Enum):
@@ -29,7 +30,7 @@ class Framing(Enum):
 
 
 class Foreign(Enum):
-    """What is no text, with its name for the log, and what to do about it."""
+    """A stream that is not text, with its name for the log, and what to do about it."""
 
     TLS = "TLS: switch it off in the client, or put a proxy in front that ends it"
     HTTP = "HTTP: choose the client's output for plain TCP"
@@ -44,16 +45,16 @@ _MAGIC: Final = (
     (Foreign.GZIP, b"\x1f\x8b"),  # RFC 1952, section 2.3.1
     (Foreign.PROXY, PROXY_V2),
 )
-# SocketHandler's length in 4 bytes, then a dict as its protocol 1 begins, or a later protocol's number (PEP 307).
+# SocketHandler's length in 4 bytes, then the start of a dict in protocol 1, or a later protocol's number (PEP 307).
 _PICKLE: Final = re.compile(rb"\0[\0-\xff]{3}(?:\}q|\x80[\x02-\x05])")
-# An array of two to four, whose first is a tag, a time or another array (msgpack's spec.md, "Formats"). No text begins
-# so: these bytes only continue a character of UTF-8.
+# An array of two to four values, of which the first is a tag, a time or another array (msgpack's spec.md, "Formats").
+# No text begins with such a byte: in UTF-8 it only continues a character.
 _MSGPACK: Final = re.compile(rb"[\x92-\x94][\x92\xa0-\xbf\xd6-\xd9\xda\xcb-\xcf]")
 _HTTP: Final = re.compile(rb"(?:[A-Z]{3,7} \S+|PRI \*) HTTP/[12]\.\d\r?")  # TRACE alone is a level in front of a text
 _OCTETS: Final = re.compile(rb"[1-9][0-9]{0,8} (?:<[0-9]{1,3}>|\{)")  # RFC 6587, section 3.4.1
 _OCTETS_SO_FAR: Final = re.compile(rb"[1-9][0-9]{0,8}(?: (?:<[0-9]{0,3})?)?")
 _PRIORITY: Final = re.compile(rb"<[0-9]{1,3}>")
-# White space is looked at anew with each read, so there is an end to it.
+# White space is examined again with each read, so its length is limited.
 _JSON: Final = re.compile(rb"(\[?)[ \t\r\n]{0,256}\{")
 _JSON_SO_FAR: Final = re.compile(rb"\[[ \t\r\n]{0,256}")
 _BLANKS: Final = re.compile(rb"[ \t]{0,256}")
@@ -65,20 +66,20 @@ _FRAMINGS: Final = {b"\n": Framing.LINES, b"\n<": Framing.LINES, b"\0": Framing.
 
 
 class Recognition:
-    """Looks at the start of one stream until it is clear what it is."""
+    """Examines the start of one stream until it is clear what the stream is."""
 
     def __init__(self, limit: int) -> None:
         self.likely: Framing | None = None
-        """What it is if nothing follows: a whole text is there."""
+        """The framing if nothing follows; set while a whole text is there."""
         self._limit = limit
         self._searched = 0
-        self._line_end = -1  # of the first line
+        self._line_end = -1  # the index of the end of the first line
         self._scanner: ObjectScanner | None = None
         self._is_json = True
         self._object_end: int | None = None
 
     def look(self, head: bytes | bytearray, ended: bool = False) -> Framing | Foreign | None:
-        """What a stream is that begins so; None if more bytes are needed. ``ended``: no more will come."""
+        """What a stream that begins with ``head`` is; None if more bytes are needed. ``ended``: no more will come."""
         window = head if len(head) <= self._limit else head[: self._limit]
         ended = ended or len(head) >= self._limit
         if not window:
@@ -88,7 +89,7 @@ class Recognition:
         if found is None:
             found = self._framing(window, ended) or (Framing.LINES if ended else None)
         if isinstance(found, Framing):
-            first_line = _END.split(window[:HEAD_BYTES], maxsplit=1)[0]  # what has decided, and nothing behind it
+            first_line = _END.split(window[:HEAD_BYTES], maxsplit=1)[0]  # the bytes that decided, and none after them
             if _HTTP.fullmatch(first_line):
                 return Foreign.HTTP
             if PROXY_V1.match(first_line):
@@ -124,7 +125,7 @@ class Recognition:
         return self._of_texts(head)
 
     def _of_texts(self, head: bytes | bytearray) -> Framing | None:
-        """The first end of a text counts. A syslog message may have lines, and only what follows a line says so."""
+        """The first terminator decides. A syslog message may have several lines; only the bytes after a line tell."""
         may_continue = _PRIORITY.match(head) is not None
         match = (_END_OF_SYSLOG if may_continue else _END).search(head, self._searched)
         if may_continue:
@@ -136,13 +137,13 @@ class Recognition:
                 if len(head) > latest and (match is None or match.start() >= latest):
                     return Framing.LINES
         if match:
-            begins_with_nul = match.end() == 1 and match[0] == b"\0"  # as a file after a power cut; no text does
+            begins_with_nul = match.end() == 1 and match[0] == b"\0"  # as a file after a power cut may; no text does
             return Framing.LINES if begins_with_nul else _FRAMINGS[match[0]]
         self._searched = max(self._searched, len(head) - len(_LOG4JS) + 1)
         return None
 
     def _of_objects(self, head: bytes | bytearray, start: re.Match[bytes], ended: bool) -> Framing | None:
-        """What follows the first object counts, unless there is an end of a text in it."""
+        """The bytes after the first object decide, unless the object contains a line feed."""
         if self._object_end is None:
             scanner = self._scanner = self._scanner or ObjectScanner(start.end() - 1)
             line_end = head.find(b"\n", max(self._searched, start.end()))

@@ -1,4 +1,4 @@
-"""Where a JSON object ends that arrives in pieces."""
+"""Where a JSON object that arrives in pieces ends."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import re
 from typing import Final
 
 _OUTSIDE: Final = re.compile(rb'[^"{}]*+')
-_STRING: Final = re.compile(rb'(?:[^"\\\n]|\\[^\n])*+')  # up to its quote, or to a backslash that ends what is there
+_STRING: Final = re.compile(rb'(?:[^"\\\n]|\\[^\n])*+')  # to its quote, to a line feed, or to a backslash at the end
 _QUOTE, _OPEN, _CLOSE, _LF, _BACKSLASH = b'"{}\n\\'
 
 
 class Broken(Exception):
-    """This is no JSON: a string of JSON holds no line feed. ``position`` of the scanner is that of the line feed."""
+    """This is not JSON: a JSON string holds no line feed. The scanner's ``position`` is that of the line feed."""
 
 
 class ObjectScanner:
-    """Finds the end of an object that begins in a buffer. Each byte is looked at once, however the buffer grows."""
+    """Finds the end of an object that begins in a buffer. Each byte is examined once, however the buffer grows."""
 
     def __init__(self, start: int = 0) -> None:
         self.position = start
-        """How far the buffer was looked at. Who cuts something off its front takes that from it."""
+        """How far the buffer was examined. A caller that removes bytes from its front subtracts their number."""
         self._depth = 0
         self._in_string = False
 
     def find_end(self, buffer: bytes | bytearray) -> int | None:
-        """The index behind the object; None if it goes on. Raises Broken."""
+        """The index after the object; None if the object goes on. Raises Broken."""
         at, size = self.position, len(buffer)
         while at < size:
             if self._in_string:

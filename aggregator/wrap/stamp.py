@@ -8,7 +8,7 @@ from typing import Final
 
 from aggregator.wire import rules
 
-# What may stand before it: a syslog priority, the version 1 of RFC 5424, a bracket. A zone may have a blank before it.
+# What may precede the date: a syslog priority, the version 1 of RFC 5424, a bracket. A blank may precede the zone.
 _BEFORE: Final = r"\s*(?:<\d{1,3}>(?:1 )?)?\[?"
 _FRACTION: Final = r"(?:[.,](?P<fraction>\d{1,9})\d*)?"
 _ZONE: Final = r"(?P<zone> ?(?:Z|UTC|GMT)\b| ?[+-]\d\d:?\d\d\b|[+-]\d\d\b)?"
@@ -27,10 +27,10 @@ _LONGEST: Final = 80
 
 
 def leading_stamp(line: str, last_written: datetime) -> str | None:
-    """The stamp in front of a line as RFC 3339 has it: ISO 8601, RFC 3339, or syslog's `Nov 22 10:00:00` (RFC 3164).
+    """The stamp in front of a line, in the form of RFC 3339. It may be one of ISO 8601, RFC 3339, or syslog (RFC 3164).
 
-    A stamp without a zone is in local time. One without a year is the newest that is at most a day later than
-    ``last_written``, when the line's file was last written.
+    Syslog writes `Nov 22 10:00:00`. A stamp without a zone is in local time. A stamp without a year gets the latest
+    year with which it is at most a day later than ``last_written``, the time when the line's file was last written.
     """
     head = line[:_LONGEST]
     if match := _ISO.match(head):

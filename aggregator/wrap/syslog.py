@@ -1,4 +1,4 @@
-"""Syslog lines: RFC 5424 and RFC 3164, with the priority in front or, as in files, without."""
+"""Syslog lines: RFC 5424 and RFC 3164, with the priority in front or, as in files, without it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ _RFC_5424: Final = re.compile(
     rf"([!-~]{{1,32}}) (?:-(?: |\Z)|(?=\[))",
     re.ASCII,
 )
-# RFC 3164, section 4.1: TIMESTAMP SP HOSTNAME SP TAG CONTENT; rsyslog and others have the time of RFC 3339 there too.
+# RFC 3164, section 4.1: TIMESTAMP SP HOSTNAME SP TAG CONTENT; rsyslog and others also write the time of RFC 3339 there.
 _RFC_3164: Final = re.compile(
     rf"{_PRIORITY}([A-Z][a-z]{{2}} [ \d]\d \d\d:\d\d:\d\d|{_ISO}) ([!-~]{{1,255}}) "
     r"([^\s:\[\]]{1,48})(?:\[([^\s\]]{1,128})\])?: ?",
     re.ASCII,
 )
-# Without a priority only the host tells a line of syslog from one that a program writes: time, level or thread, module.
+# Without a priority, only the host distinguishes a syslog line from a program's own line, which may look the same: a
+# time, a level or thread, a module.
 _LEVEL: Final = re.compile(
     r"trace|debug|info|notice|warn|warning|err|error|crit|critical|severe|alert|emerg|fatal|panic", re.IGNORECASE
 )
@@ -52,15 +53,16 @@ class Syslog:
     """What a syslog line says."""
 
     payload: dict[str, Any]
-    """``message`` first, then what else it has."""
+    """``message`` first, then the other fields of the line."""
     timestamp: str | None
     host: str | None
 
 
 def read(line: str, today: date) -> Syslog | None:
-    """Read a line that may be one of syslog; None if it is none.
+    """Read a line that may be a syslog line; None if it is not.
 
-    A time without a year is the newest that is at most a day after ``today``; without a zone it is in local time.
+    A time without a year gets the latest year with which it is at most a day after ``today``. A time without a zone is
+    in local time.
     """
     if line.startswith("<"):
         priority = _PRIORITY_ALONE.match(line)
@@ -92,9 +94,9 @@ def _rfc_5424(line: str) -> Syslog | None:
 
 
 def _structured_data(line: str, at: int) -> tuple[dict[str, Any], int] | None:
-    """The elements that begin there, each an object of its parameters, and where the message begins.
+    """The elements that begin at ``at``, each an object of its parameters, and the index where the message begins.
 
-    A parameter that is given more than once is an array.
+    A parameter that is given more than once becomes an array.
     """
     data: dict[str, dict[str, Any]] = {}
     while element := _ELEMENT.match(line, at):
@@ -127,7 +129,7 @@ def _rfc_3164(line: str, today: date) -> Syslog | None:
     return Syslog(_payload(line[head.end() :], priority, program, pid), time, host)
 
 
-@functools.lru_cache(maxsize=64)  # many lines in each second, from few places in time
+@functools.lru_cache(maxsize=64)  # many lines share a second, and lines that arrive together share a few seconds
 def _stamp(written: str, today: date) -> str | None:
     return leading_stamp(written, datetime(today.year, today.month, today.day, tzinfo=UTC))
 

@@ -1,12 +1,13 @@
-r"""Which topic a text gets: ``app``, or one made of what its payload has.
+r"""Which topic a text gets: always the same, such as ``app``, or a topic built from fields of its payload.
 
 The grammar of ``--wrap-topic``::
 
     template    = 1*( character / placeholder )      any character but "{", "}" and controls
     placeholder = "{" name [ "|" otherwise ] "}"     a field of the payload: text, or a whole number
 
-A name with dots may lead into objects. ``otherwise`` stands where a payload has no such field; without it, ``unknown``.
-``logs.{program}`` and ``{service.name|app}`` are such templates. A control character in a field becomes U+FFFD.
+A name with dots may name a field of a nested object. If a payload has no such field, ``otherwise`` replaces it, or
+``unknown`` if the placeholder has no ``otherwise``. ``logs.{program}`` and ``{service.name|app}`` are such templates.
+A control character in a field becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _PLACEHOLDER: Final = re.compile(r"\{([^{}|]+)(?:\|([^{}|]*))?\}")
 
 
 class BadTemplate(ValueError):
-    """This is no template; the text says why."""
+    """The template is not valid; the text says why."""
 
 
 class TopicTemplate:
-    """The topic of each text of one listener."""
+    """Gives each text of one listener its topic."""
 
     def __init__(self, template: str) -> None:
         """Raises BadTemplate."""
@@ -43,7 +44,7 @@ class TopicTemplate:
         """The topic, if it is always the same."""
 
     def fill(self, payload: dict[str, Any]) -> str:
-        """The topic of what has this payload; what is too long for a topic is cut."""
+        """The topic of a text with this payload, cut to the length that a topic may have."""
         if self.constant:
             return self.constant
         topic = _PLACEHOLDER.sub(lambda found: _value(payload, found), self._template)

@@ -1,4 +1,4 @@
-"""Texts to events. Every text becomes one; an array of objects becomes as many as it has members."""
+"""Texts to events. Every text becomes one event; an array of objects becomes one event for each member."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from aggregator.wrap.framing import Part, Text
 from aggregator.wrap.topic import TopicTemplate
 
 TIME_NAMES: Final = ("timestamp", "@timestamp", "time", "ts", "date", "written_at", "asctime", "startTime")
-"""Where programs put the time, first come first served; startTime is log4js's."""
+"""The fields in which programs put the time; the first that holds a time counts. startTime is log4js's."""
 
 SOURCE_NAMES: Final = ("source", "hostname", "host", "serverName", "logsource")
-"""Where they put the host."""
+"""The fields in which programs put the host; the first that holds a name counts."""
 
 EARLIEST_S: Final = 10**8
-"""A smaller number is no time but a duration: this is 1973."""
+"""A smaller number is a duration, not a time. As a time, this number is in 1973."""
 
 _BLANKS: Final = b" \t\r\n"
 _OPEN_BRACE, _OPEN_BRACKET = b"{["
 _BACKSLASH: Final = re.compile(rb"\\")
 _STARTS_OF_SYSLOG: Final = frozenset("<0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-"""A priority, a version or a year, a month."""
+"""The first characters of a priority, of a version or a year, and of a month."""
 _NUMBERS: Final = (int, float)  # bool is neither
 _ID_BYTES: Final = 16
 _IDS_AT_ONCE: Final = 64
@@ -43,12 +43,13 @@ _VARIANT: Final = bytes(0x80 | byte & 0x3F for byte in range(256))
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What texts get that do not say it themselves."""
+    """What an event gets if its text does not provide it."""
 
     topic: TopicTemplate
     source: str
     id_field: str | None = None
-    """The field of a JSON object that is its event_id; without it, and without such a field, it is a random UUID."""
+    """The field of a JSON object that holds the event_id. If this is None, or the object has no such field, the
+    event_id is a random UUID."""
 
 
 class Wrapper:
@@ -56,7 +57,7 @@ class Wrapper:
 
     def __init__(self, defaults: Defaults) -> None:
         self._defaults = defaults
-        self._cut: tuple[str, list[str]] | None = None  # the id of the text whose parts come; topic, time, source
+        self._cut: tuple[str, list[str]] | None = None  # of the text whose parts arrive: its id; topic, time, source
         self._topics: list[str] = []
         self._ids: list[str] = []
         self._json: list[bytes] = []
@@ -65,7 +66,7 @@ class Wrapper:
         self._today = date.min
 
     def wrap(self, texts: Sequence[Text]) -> Events:
-        """The events of these texts, in order. Blank texts are none."""
+        """The events of these texts, in order. A blank text gives no event."""
         if (plain := _plain(texts)) is not None:
             return plain
         now = datetime.now(UTC)
@@ -88,7 +89,7 @@ class Wrapper:
     # --- JSON
 
     def _object(self, content: bytes) -> bool:
-        """Take a JSON object; return whether it is one that can be the payload of an event."""
+        """Take a JSON object as an event, a batch or a payload; return whether it can be one of these."""
         try:
             value = orjson.loads(content)
         except orjson.JSONDecodeError:
@@ -112,7 +113,7 @@ class Wrapper:
         return self._payload(value, content)
 
     def _payload(self, value: dict[str, Any], content: bytes) -> bool:
-        """Take an object as a payload; return whether it is not too deep."""
+        """Take an object as a payload; return False if it is nested too deeply."""
         timestamp = source = None
         for name in TIME_NAMES:
             if name in value and (timestamp := _moment(value[name])):
@@ -139,7 +140,7 @@ class Wrapper:
                 return False
             event = flatted.read(orjson.loads(content), len(content))
             return event is not None and self._payload(event, orjson.dumps(event))
-        except (NotJson, TooDeep, ValueError, TypeError):  # the last two: what orjson cannot read, or write again
+        except (NotJson, TooDeep, ValueError, TypeError):  # the last two: orjson cannot read it, or not write it again
             return False
 
     # --- text
@@ -152,7 +153,7 @@ class Wrapper:
         self._make(orjson.dumps(payload), *head)
 
     def _read(self, line: str) -> tuple[dict[str, Any], str, str, str]:
-        """The payload of a text; its topic, its time and its source."""
+        """The payload, topic, time and source of a text."""
         defaults = self._defaults
         found = syslog.read(line, self._today) if line[:1] in _STARTS_OF_SYSLOG else None
         if found is None:
@@ -166,7 +167,7 @@ class Wrapper:
         )
 
     def _part(self, part: Part) -> None:
-        """Take a part of a text; the first part has the topic, the time and the source, if it is a syslog line."""
+        """Take a part of a text. All parts get the topic, time and source of the first, as of a syslog line's head."""
         line, escaped = _readable(part.content)
         payload: dict[str, Any] = {"message": line}
         if part.offset == 0 or self._cut is None:
@@ -181,7 +182,7 @@ class Wrapper:
         self._make(orjson.dumps(payload), *head)
 
     def _make(self, payload: bytes, topic: str, timestamp: str, source: str, event_id: str | None = None) -> bool:
-        """Make an event around a payload; return whether it is not too deep."""
+        """Make an event around a payload; return False if it is nested too deeply."""
         if event_id is None:
             event_id = quoted_id = self._new_id()
         else:
@@ -212,7 +213,7 @@ class Wrapper:
 
 
 def _random_ids() -> Iterator[str]:
-    """Random UUIDs (RFC 9562, section 5.4), as many as one system call is worth."""
+    """Random UUIDs (RFC 9562, section 5.4), enough of them to be worth the system call."""
     digits = bytearray(os.urandom(_ID_BYTES * _IDS_AT_ONCE))
     digits[6::_ID_BYTES] = digits[6::_ID_BYTES].translate(_VERSION_4)
     digits[8::_ID_BYTES] = digits[8::_ID_BYTES].translate(_VARIANT)
@@ -222,12 +223,12 @@ def _random_ids() -> Iterator[str]:
 
 
 def _plain(texts: Sequence[Text]) -> Events | None:
-    """The events that all of these are, if they seem to be. Such a stream costs what it costs on the silent port."""
+    """The events that these texts are, if all are plain. Such a stream costs what it costs on the silent port."""
     first = texts[0]
     if type(first) is not bytes or b'"event_id"' not in first or any(type(text) is not bytes for text in texts):
         return None
     if any(b"\n" in text for text in texts):  # type: ignore[operator]
-        return None  # possible between the tokens of JSON, where line feeds are not what ends a text
+        return None  # possible between the tokens of JSON, if the texts do not end with line feeds
     return rules.parse_plain(texts)  # type: ignore[arg-type]
 
 
@@ -238,7 +239,7 @@ def _quoted(name: str) -> str:
 
 
 def _name(value: Any) -> str | None:
-    """Text that may be a source or an id."""
+    """The value as text, if it may be a source or an id."""
     found = value if type(value) is str else fields.text(value)
     return found if found is not None and rules.is_name(found) else None
 
@@ -250,7 +251,7 @@ def _moment(value: Any) -> str | None:
 
 
 def _readable(text: bytes) -> tuple[str, bool]:
-    r"""A text as characters, and whether it was escaped: what is not UTF-8 then stands as ``\xNN``, ``\`` as ``\\``."""
+    r"""Decode a text; return also whether it was escaped: a byte that is not UTF-8 as ``\xNN``, and ``\`` as ``\\``."""
     try:
         return text.decode(), False
     except UnicodeDecodeError:

@@ -1,1 +1,1 @@
-"""What ``aggregator tail`` and ``aggregator export`` are made of."""
+"""The parts of ``aggregator tail`` and ``aggregator export``."""

@@ -19,7 +19,7 @@ from aggregator.client.screen import Screen
 from aggregator.client.subscriber import Subscriber
 
 BEGINNING: Final = "1970-01-01T00:00:00Z"
-"""Since the oldest event that there is. A position before it would be answered by a gap, if older ones were removed."""
+"""Before the oldest stored event. A position would not do: the server answers it with a gap if events were removed."""
 
 LONG_S: Final = 1.0
 """An export that takes longer than this shows a bar on a terminal."""
@@ -27,7 +27,7 @@ LONG_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What `aggregator export` was told; its --help says what each means."""
+    """The options of `aggregator export`; its --help says what each means."""
 
     patterns: list[str]
     server: Server
@@ -77,7 +77,7 @@ class _Run:
         self._bar: Any = None
 
     async def run(self) -> None:
-        """Write everything up to the end. Raises what comes before it."""
+        """Write everything up to the end. Raises the error that comes before the end."""
         options = self._options
         subscriber = Subscriber(
             options.server.host,
@@ -114,7 +114,7 @@ class _Run:
     # --- the bar
 
     def _show_bar(self, events: Subscriber) -> None:
-        """Over the positions from the first to the last, where they are numbers."""
+        """Show a bar over the positions from the first to the last, if they are numbers."""
         first, last = events.position, events.head
         if self._options.quiet or not self._screen.is_terminal or self._output.is_terminal:
             return
@@ -128,7 +128,7 @@ class _Run:
                 )  # fmt: skip
 
     def _move_bar(self, seq: int) -> None:
-        if self._bar is not None:  # one without a total has no truth value
+        if self._bar is not None:  # a bar without a total has no truth value
             self._bar.update(seq - self._bar.n)
 
     def _complain(self, message: str) -> None:

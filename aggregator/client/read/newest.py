@@ -18,7 +18,7 @@ from aggregator.client.subscription import Refused
 from aggregator.wire import Status, Word
 
 PAGE_EVENTS: Final = 1000
-"""The most that the server gives in one answer."""
+"""The most events that the server gives in one answer."""
 
 TIMEOUT_S: Final = 10.0
 
@@ -26,7 +26,7 @@ _EVENTS: Final = '"events":'
 
 
 class Newest(NamedTuple):
-    """Events, the oldest first; the newest position of all at that time; whether older ones may be missing."""
+    """Events, the oldest first; the newest position of the store at that time; whether older events may be missing."""
 
     events: list[DeliveredEvent]
     head: Position | None
@@ -50,7 +50,7 @@ class Pages:
             page, fields = await self._page(min(count - len(found), PAGE_EVENTS), before)
             head = fields["seq"] if head is None else head
             found += page
-            before = fields.get("before", page[-1].seq if page else None)  # a store with several lanes says it
+            before = fields.get("before", page[-1].seq if page else None)  # a store with several lanes sends it
             if not page or (len(page) < PAGE_EVENTS and len(found) < count and not fields.get("truncated")):
                 return Newest(found[::-1], head, bool(fields.get("truncated")))
         return Newest(found[::-1], head, False)

@@ -1,4 +1,4 @@
-"""Where events are written to: standard output or a file, by a thread, because a reader that stands still holds it up.
+"""Standard output or a file, to which a thread writes events, because a reader that does not read holds it up.
 
 The event loop goes on: it hears the server, and the user's Ctrl-C.
 """
@@ -22,7 +22,7 @@ _STDOUT: Final = 1
 
 
 class Output:
-    """Takes bytes; ``write`` returns when the system has them. A file of a name is there when all of it is there."""
+    """Takes bytes; ``write`` returns when the system has them. A file gets its name only when it is complete."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Raises OSError."""
@@ -39,18 +39,18 @@ class Output:
         self.is_terminal = os.isatty(self._fd)
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[tuple[bytes, asyncio.Future[None]]] = SimpleQueue()
-        # A daemon: the program may end while nobody reads what it writes.
+        # A daemon thread, because the program may end while nobody reads what it writes.
         threading.Thread(target=self._write_all, name="output", daemon=True).start()
 
     async def write(self, data: bytes) -> None:
-        """Raises OSError, BrokenPipeError among them: nobody reads any more."""
+        """Raises OSError. BrokenPipeError means that nobody reads any more."""
         if data:
             written: asyncio.Future[None] = self._loop.create_future()
             self._queue.put((data, written))
             await written
 
     async def complete(self) -> None:
-        """All is written: let the file have its name. Raises OSError."""
+        """Give the file its name, when everything is written. Raises OSError."""
         if self._made and self._path:
             await asyncio.to_thread(os.fsync, self._fd)
             os.replace(self._made, self._path)
@@ -58,12 +58,12 @@ class Output:
             await asyncio.to_thread(sync_folder, self._path.parent)
 
     def close(self) -> None:
-        """Leave nothing that is not complete."""
+        """Remove a file that is not complete."""
         if self._made:
             self._made.unlink(missing_ok=True)
 
     def when_closed(self, call: Callable[[], object]) -> None:
-        """Call back when nobody reads the pipe any more, if it is one."""
+        """Call back when nobody reads the pipe any more, if the output is a pipe."""
         if stat.S_ISFIFO(os.fstat(self._fd).st_mode):
             # The end of a pipe that is written to becomes readable only when the other end is closed.
             self._loop.add_reader(self._fd, self._closed, call)
@@ -85,7 +85,7 @@ class Output:
 
     def _write(self, data: bytes) -> None:
         while data:
-            with contextlib.suppress(BlockingIOError):  # the terminal's other programs may have made it so
+            with contextlib.suppress(BlockingIOError):  # another program may have made it non-blocking
                 data = data[os.write(self._fd, data) :]
                 continue
             select.select([], [self._fd], [])

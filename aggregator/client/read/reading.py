@@ -16,16 +16,16 @@ from aggregator.client.sender import GaveUp
 from aggregator.client.subscription import AnotherStore, Gap, Refused, TakenOver
 
 GIVE_UP_S: Final = 30.0
-"""How long a command that is to end tries to reach its server: a restart takes less."""
+"""How long a command that has an end tries to reach its server: a restart takes less."""
 
 INTERRUPTED: Final = 130
 
 
 class Reading:
-    """Runs a job until its end, a signal, or until nobody reads its output any more."""
+    """Runs a job until its end, until a signal, or until nobody reads its output any more."""
 
     def __init__(self, address: str, screen: Screen, output: Output, *, follow: bool) -> None:
-        """One that follows has no end of its own, so a signal is its orderly end."""
+        """With ``follow`` the job has no end of its own, so a signal is its orderly end."""
         self._address = address
         self._screen = screen
         self._output = output
@@ -38,7 +38,7 @@ class Reading:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, task)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has it ignored
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup makes programs ignore it
             loop.add_signal_handler(signal.SIGHUP, task.cancel)
         self._output.when_closed(task.cancel)
         await asyncio.wait([task])
@@ -53,7 +53,7 @@ class Reading:
         task.cancel()
 
     def _exit_code(self, error: BaseException | None) -> int:
-        if error is None or isinstance(error, BrokenPipeError):  # whoever reads has what he wanted
+        if error is None or isinstance(error, BrokenPipeError):  # the reader has what it wanted
             return 0
         if isinstance(error, Gap | AnotherStore | TakenOver | Refused | GaveUp | NotOurProtocol):
             self._screen.say(f"aggregator: {self._address}: {error}")

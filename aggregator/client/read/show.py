@@ -1,6 +1,6 @@
 """Delivered events as they are shown: as JSON, as they were sent, as text for people, as columns.
 
-What an event holds is shown digit for digit: it is cut out of the event's text, and never encoded again.
+The content of an event is shown digit for digit: it is cut out of the event's text, and never encoded again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Format = Callable[[Sequence[DeliveredEvent]], bytes]
 """From events to bytes, which end with a line feed."""
 
 FORMATS: Final = ("json", "event", "text")
-"""With seq and received_at; byte for byte as they were sent; for people."""
+"""In this order: with seq and received_at; byte for byte as sent; for people."""
 
 COLUMNS: Final = ("seq", "received_at", "timestamp", "topic", "source", "event_id", "payload")
 
 _DIM, _PLAIN = "\033[2m", "\033[0m"
 _COLOURS: Final = tuple(f"\033[{number}m" for number in (32, 33, 34, 35, 36))
-"""Of topics: none is red, which says that something is wrong."""
+"""The colours of topics. None is red, because red means that something is wrong."""
 
 _LEVELS: Final = {"WARNING": "\033[33m", "WARN": "\033[33m", "ERROR": "\033[31m", "CRITICAL": "\033[31m"}
 _INDENT: Final = "\n    "
@@ -93,8 +93,8 @@ def _unquoted(value: str) -> str:
 class Csv:
     """Events as lines of comma-separated values (RFC 4180), with a line of names before the first.
 
-    A column is a member of the event, or a path into one, its names joined by dots: ``payload.user.id``. What is not
-    there, and null, is an empty field; objects and arrays are JSON.
+    A column is a member of the event, or a path into one, its names joined by dots: ``payload.user.id``. A missing
+    value, or null, is an empty field; objects and arrays are JSON.
     """
 
     def __init__(self, columns: Sequence[str] = COLUMNS) -> None:
@@ -116,12 +116,12 @@ class Csv:
 
 
 def _cell(text: str, path: str, known: dict[str, dict[str, str]]) -> str:
-    """What stands at the end of a path. ``known`` are the members of objects that have been taken apart."""
+    """The value at the end of a path. ``known`` has the members of objects that were parsed before."""
     while True:
         if text not in known:
             known[text] = members(text) if text.startswith("{") else {}
         fields = known[text]
-        if path in fields:  # the whole of what is left first, because a name may hold dots
+        if path in fields:  # the whole rest of the path comes first, because a name may contain dots
             value = _unquoted(fields[path])
             return "" if value == "null" and fields[path] == "null" else value
         name, _, path = path.partition(".")

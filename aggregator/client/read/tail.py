@@ -1,4 +1,4 @@
-"""``aggregator tail``: the newest events, or those since a time or position, and with ``--follow`` all that come."""
+"""``aggregator tail``: the newest events, or those since a time or position, and with ``--follow`` all later events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CURSOR_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TailOptions:
-    """What `aggregator tail` was told; its --help says what each means."""
+    """The options of `aggregator tail`; its --help says what each means."""
 
     patterns: list[str]
     server: Server
@@ -76,7 +76,7 @@ class _Run:
         self._saved: Cursor | None = None
 
     async def run(self) -> None:
-        """Show what is asked for. Raises what ends it."""
+        """Show the events that are asked for. Raises the error that ends the run."""
         options = self._options
         after, since, store = options.after, options.since, None
         if options.cursor_file and (cursor := cursor_file.load(options.cursor_file)):
@@ -144,7 +144,7 @@ class _Run:
             await self._save_cursor(events)
 
     async def _save_cursor(self, events: Subscriber) -> None:
-        """What is saved has been written before."""
+        """Save the position; the events up to it have been written before."""
         path, store, position = self._options.cursor_file, events.store, events.position
         if path and store is not None and position is not None and self._saved != (store, position):
             self._saved = Cursor(store, position)

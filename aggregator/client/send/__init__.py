@@ -1,4 +1,4 @@
-"""``aggregator send``: what may be chosen, and one run from its beginning to its exit code."""
+"""``aggregator send``: from its options to its exit code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def _send(options: SendOptions, screen: Screen) -> int:
 
 
 def _wrap(options: SendOptions, source: str) -> Wrap | None:
-    """What makes events of lines; None if they are events already."""
+    """What makes events of lines; None if the lines are events already."""
     if not options.json and options.topic is None:
         return None
     text = TextEvents(options.topic, source, options.takes_stamps)

@@ -1,4 +1,4 @@
-"""Compressed bytes to plain bytes, piece by piece: a small file may unpack to any size, memory stays bounded."""
+"""Compressed bytes to plain bytes, piece by piece: a small file may unpack to any size, but memory stays bounded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Decoder:
             raise Damaged(f"damaged {self._kind} data ({str(error).rstrip('.')})") from None
 
     def finish(self) -> None:
-        """At the end of the file. Raises Damaged."""
+        """Take the end of the file. Raises Damaged."""
         if self._stream is not None:
             raise Damaged(f"its {self._kind} data ends too early")
 

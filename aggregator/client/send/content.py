@@ -6,16 +6,16 @@ import re
 from typing import Final
 
 HEAD_BYTES: Final = 8192
-"""How much of a file is looked at. A NUL byte in it means binary content, as for git and grep."""
+"""How much of a file is examined. A NUL byte in it means binary content, as for git and grep."""
 
 _COMPRESSED: Final = {
     b"\x1f\x8b": "gzip",
     b"\xfd7zXZ\0": "xz",
-    # All of it, because a line of text may begin like the first three bytes.
+    # The whole magic, because a line of text may begin with its first three bytes.
     **{b"BZh%d%s" % (level, block): "bzip2" for level in range(1, 10) for block in (b"1AY&SY", b"\x17rE8P\x90")},
 }
 
-# What it is, and how to get its lines. FILE stands for its name.
+# What such a file is, and how to get its lines. FILE stands for its name.
 _REFUSED: Final = {
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "zstd -dc FILE | aggregator send -"),
     b"\x04\x22\x4d\x18": ("compressed with lz4", "lz4 -dc FILE | aggregator send -"),
@@ -33,7 +33,7 @@ _TAR: Final = (257, b"ustar", "a tar archive", "tar -xOf FILE | aggregator send 
 
 _MAGIC: Final = sorted([*_COMPRESSED, *_REFUSED], key=len, reverse=True)
 
-# NULs at the head of a line are no sign of binary content: see ``lines``.
+# NULs at the head of a line do not mean binary content: see ``lines``.
 _NUL_IN_LINE: Final = re.compile(rb"[^\n\0]\0")
 
 
@@ -57,13 +57,13 @@ def compression(head: bytes) -> str | None:
 
 
 def check_text(head: bytes) -> None:
-    """The same for what was compressed. Raises Refused."""
+    """Check that unpacked content is text. Raises Refused."""
     if kind := compression(head):
         raise Refused(f"not sent, because what is compressed in it is compressed with {kind} once more")
 
 
 def may_become_known(head: bytes) -> bool:
-    """Whether more bytes may tell what these few do not."""
+    """Whether more bytes may tell what these few bytes do not."""
     return any(magic.startswith(head) and magic != head for magic in _MAGIC)
 
 

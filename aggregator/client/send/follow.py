@@ -1,4 +1,4 @@
-"""Files, pipes and standard input as lines that know where they stand: read to the end, or followed like `tail -F`."""
+"""Files, pipes and standard input as lines that know their offsets: read to the end, or followed like `tail -F`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aggregator.client.send.positions import Positions
 from aggregator.client.send.track import Place, Track
 
 POLL_S: Final = 0.25
-"""How often a followed file is looked at; what tail's users are used to, rounded down."""
+"""How often a followed file is checked: what users of tail are used to, rounded down."""
 
 MAX_RESTARTS: Final = 3
 """How often a file may be emptied while it is read once."""
@@ -27,7 +27,7 @@ Places = AsyncIterator[list[Place]]
 """Lines in order, some at a time."""
 
 Trouble = OSError | Refused | Damaged
-"""Why a file is not read, or not any further."""
+"""Why a file is not read, or is read no further."""
 
 
 class Files:
@@ -43,15 +43,15 @@ class Files:
     ) -> None:
         """``stream_ids`` is for an open file or pipe whose position is not remembered.
 
-        ``on_gone`` gets the name of a file that another process has begun, and that is not found any more, and how
-        many bytes of it were read.
+        ``on_gone`` is called for a file that another process has begun to read and that cannot be found any more. It
+        gets the file's name, and how many bytes of it were read.
         """
         self._positions = positions
         self._stream_ids = stream_ids
         self._on_gone = on_gone
         self._as_text = as_text
         self.was_read: set[str] = set()
-        """The names under which there was something to read, be it empty."""
+        """The names under which there was a file or a pipe to read, even an empty one."""
 
     async def read(self, name: str) -> Places:
         """Read to the end; an unterminated rest is a line too. Raises OSError, Refused, Damaged."""
@@ -69,9 +69,9 @@ class Files:
                         yield places
 
     async def follow(self, name: str, on_trouble: Callable[[Trouble], None]) -> Places:
-        """Read a file as it grows, then the one that has its name next, and so on; a pipe only to its end.
+        """Read a file as it grows, then the next file that gets its name, and so on; read a pipe only to its end.
 
-        ``on_trouble`` is called once for each time that there is no such file, or none that can be read; it is waited
+        ``on_trouble`` is called once for each time that the file is missing or cannot be read; then the file is waited
         for.
         """
         if not may_grow(name):
@@ -107,7 +107,7 @@ class Files:
         return track
 
     async def _read_left_behind(self, name: str) -> Places:
-        """First the rests of files that another process read under this name, and that have other names now."""
+        """Read first the rests of files that another process read under this name and that have other names now."""
         if name == STDIN:
             return
         named = id_of(name)
@@ -130,11 +130,11 @@ class Files:
                 yield places
 
     async def _read_missed(self, name: str, track: Track) -> Places:
-        """Then files that had this name later, and lost it before anybody looked."""
+        """Read then the files that got this name later, and lost it before anybody looked."""
         while (fd := rotated.missed(track, self._positions.knows)) is not None:
             try:
                 found = self._claim(name, fd)
-                assert found  # nobody knew it
+                assert found  # the file was not known before
                 assert found.id
                 found.named_at = found.id.born / 1e9
                 async with _released(found):
@@ -146,11 +146,11 @@ class Files:
                 os.close(fd)
 
     async def _read_file(self, fd: int, track: Track, *, once: bool) -> Places:
-        """Read an open file to its end; unless once, until another file has taken its name. Then a rest counts."""
+        """Read an open file to its end if ``once``, else until another file has its name. Then a rest counts too."""
         is_last_look = False
         restarts = 0
         while True:
-            # Asked first, so that all that was written before is read.
+            # Checked before reading, so that everything that was written before the check is read.
             is_last_look = _has_another(track, fd) or once or is_last_look
             looked_at = time.time()
             while data := track.read(fd, is_whole=is_last_look):
@@ -163,7 +163,7 @@ class Files:
                     raise OSError("it is rewritten faster than it can be read")
                 async for places in self._read_copy(track):
                     yield places
-                await asyncio.sleep(POLL_S)  # or a file that is rewritten again and again would be all that is sent
+                await asyncio.sleep(POLL_S)  # otherwise nothing but a file that is constantly rewritten would be sent
                 continue
             track.seen_at = looked_at
             if is_last_look:
@@ -173,7 +173,7 @@ class Files:
             yield places
 
     async def _read_copy(self, track: Track) -> Places:
-        """The file was emptied: what had not been read of it may be in a copy that was made before."""
+        """Read the rest of a file that was emptied, if it is in a copy that was made before; then begin again."""
         copy = rotated.copied(track)
         if copy is not None:
             try:
@@ -184,11 +184,11 @@ class Files:
                 self._positions.pass_over(track, copy)
             finally:
                 os.close(copy)
-        with contextlib.suppress(Damaged):  # it is gone, whatever it was
+        with contextlib.suppress(Damaged):  # the content is gone, whatever it was
             for places in track.finish():
                 yield places
         if self._positions.are_kept:
-            # From here on the positions say that all this was sent, and so it has to be.
+            # From here on the positions say that all of this was sent, so it must be sent first.
             await track.drained()
         track.begin_again()
         await self._positions.save()
@@ -214,7 +214,7 @@ class Files:
 
 @contextlib.asynccontextmanager
 async def _released(track: Track) -> AsyncIterator[None]:
-    """Let others read the file afterwards; but nobody read on in what turned out not to be readable."""
+    """Let others read the file afterwards, unless it was read in part and the next part turned out to be unreadable."""
     try:
         yield
     except (Refused, Damaged):
@@ -227,7 +227,7 @@ async def _released(track: Track) -> AsyncIterator[None]:
 
 
 def _has_another(track: Track, fd: int) -> bool:
-    """Whether another file has the name, and something in it: until then the writer may still be writing here."""
+    """Whether another file has the name and is not empty: until then the writer may still be writing to this one."""
     looked_at = time.time()
     try:
         named = os.stat(track.path)

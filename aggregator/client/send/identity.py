@@ -1,8 +1,8 @@
-"""Which file a file is, whatever its name: a renamed file stays the same, a new file under an old name is another.
+"""The identity of a file, whatever its name: a renamed file stays the same, a new file under an old name is another.
 
-The number of an inode is used again as soon as its file is gone, on ext4 for the very next file. So the moment in
-which the file was made belongs to its identity; the kernel tells it, for most file systems. The number of the device
-does not belong to it where that moment is known, because it may change with every start of the machine.
+The number of an inode is used again as soon as its file is gone, on ext4 for the very next file. So the time at which
+the file was created is a part of its identity; the kernel tells it, for most file systems. If that time is known, the
+number of the device is not a part of the identity, because it may change with every start of the machine.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _BTIME_AT: Final = 80
 
 
 class FileId(NamedTuple):
-    """A file's inode, when it was made (ns since 1970), and its device; 0 for a device that is not needed.
+    """A file's inode, when the file was created (ns since 1970), and its device, which is 0 if it is not needed.
 
-    ``born`` is 0 where the file system does not tell (NFS, ext3, old kernels): a new file that takes over the inode
-    of a file that is gone is then taken for that one.
+    ``born`` is 0 if the file system does not tell (NFS, ext3, old kernels). Then a new file that gets the inode of a
+    removed file is mistaken for that file.
     """
 
     inode: int
@@ -44,7 +44,7 @@ def file_id(fd: int) -> FileId:
 
 
 def _birth_ns(fd: int) -> int:
-    """When a file was made, in ns since 1970; 0 if nobody knows. Python's os.stat() does not tell before 3.15."""
+    """When a file was created, in ns since 1970; 0 if unknown. Python's os.stat() does not tell before 3.15."""
     statx = _statx()
     buffer = ctypes.create_string_buffer(_STATX_BYTES)
     if statx is None or statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, buffer) != 0:

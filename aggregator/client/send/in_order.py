@@ -1,4 +1,4 @@
-"""Things that end in any order, and count in the order in which they began."""
+"""Things that end in any order, but count in the order in which they began."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 class InOrder(Generic[_T]):
-    """A queue whose members may end anywhere; they leave it at its head only."""
+    """A queue whose members may end in any order, but leave only at its head."""
 
     def __init__(self) -> None:
         self._waiting: deque[_T] = deque()
@@ -24,7 +24,7 @@ class InOrder(Generic[_T]):
         self._waiting.append(one)
 
     def end(self, one: _T) -> list[_T]:
-        """What leaves the queue by this, in order."""
+        """End a member; return the members that leave the queue by this, in order."""
         if self._waiting[0] is not one:
             self._early.add(id(one))
             return []

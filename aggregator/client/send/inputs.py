@@ -1,4 +1,4 @@
-"""Files, pipes and standard input: opened, told apart, and read without holding up the event loop."""
+"""Files, pipes and standard input: opened, distinguished, and read without holding up the event loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STDIN: Final = "-"
 @contextlib.contextmanager
 def opened(name: str) -> Iterator[int]:
     if name == STDIN:
-        if sys.stdin is None:  # its descriptor may be somebody else's by now
+        if sys.stdin is None:  # its descriptor may belong to another file by now
             raise OSError(errno.EBADF, "closed")
         yield sys.stdin.fileno()
         return
@@ -36,13 +36,13 @@ def opened(name: str) -> Iterator[int]:
 
 
 async def read_stream(fd: int) -> bytes:
-    """The next chunk; nothing at the end. Waits without a thread: one that reads a terminal can't be interrupted."""
+    """The next chunk; empty at the end. No thread waits for it: one that reads a terminal cannot be interrupted."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     while True:
         try:
             loop.add_reader(fd, ready.set)
-        except PermissionError:  # a regular file: always ready, and not to be waited for
+        except PermissionError:  # a regular file is always ready, and cannot be waited for
             await asyncio.sleep(0)
         else:
             try:
@@ -55,7 +55,7 @@ async def read_stream(fd: int) -> bytes:
 
 
 def may_grow(name: str) -> bool:
-    """Whether there is a regular file, or none yet, as against a pipe or a terminal."""
+    """Whether the name is that of a regular file, or of none yet, as opposed to a pipe or a terminal."""
     try:
         return name != STDIN and stat.S_ISREG(os.stat(name).st_mode)
     except OSError:
@@ -63,14 +63,14 @@ def may_grow(name: str) -> bool:
 
 
 def is_file(fd: int) -> bool:
-    """Whether it may be read at any place. Files of the kernel's own say that they are empty, and are not."""
+    """Whether the file can be read at any offset. The kernel's own files say that they are empty, but are not."""
     status = os.fstat(fd)
     return stat.S_ISREG(status.st_mode) and (status.st_size > 0 or not os.pread(fd, 1, 0))
 
 
 def id_of(name: str) -> FileId | None:
     try:
-        if not stat.S_ISREG(os.stat(name).st_mode):  # before it is opened: that disturbs a pipe
+        if not stat.S_ISREG(os.stat(name).st_mode):  # before opening, because opening disturbs a pipe
             return None
         with opened(name) as fd:
             return file_id(fd)
@@ -79,11 +79,11 @@ def id_of(name: str) -> FileId | None:
 
 
 def total_bytes(names: list[str]) -> int | None:
-    """How much there is to read, when all are regular files of text."""
+    """How much there is to read; None unless all are regular files of text."""
     total = 0
     for name in names:
         try:
-            status = os.fstat(0) if name == STDIN else os.stat(name)  # before it is opened: that disturbs a pipe
+            status = os.fstat(0) if name == STDIN else os.stat(name)  # before opening: that disturbs a pipe
             if not stat.S_ISREG(status.st_mode):
                 return None
             with opened(name) as fd:

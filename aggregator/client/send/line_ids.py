@@ -1,12 +1,13 @@
-"""Ids for the lines of one file: made of which file it is, and of all that the file says up to the line.
+"""Ids for the lines of one file, made from the file's identity and all of its content up to the line.
 
-So a line keeps its id when its file grows or is renamed, and two equal lines of a file have two ids. What has another
-beginning has other ids, even in the same file: what is written after the file was emptied in place is new.
+So a line keeps its id when its file grows or is renamed, and two equal lines of a file have different ids. Content with
+another beginning has other ids, even in the same file: lines that are written after the file was emptied in place are
+new.
 
-Only a file that is emptied and then begins with the same lines again would repeat ids. While its lines are the same as
-those of an earlier generation (what was between two times that it was emptied), the number of the generation is made
-part of their ids. As soon as they differ it is not, so that somebody who reads the file for the first time, and knows
-nothing of generations, gives them the same ids.
+Only a file that is emptied and then begins with the same lines again would repeat ids. Its content between two times
+that it was emptied is a *generation*. While the lines are the same as those of an earlier generation, the number of the
+generation is a part of their ids. From the first different line on it is not, so that a process that reads the file for
+the first time, and knows nothing of generations, gives these lines the same ids.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from hashlib import blake2b
 from typing import Any, Final
 
 HEAD_LINES: Final = 16
-"""Lines of each generation that are remembered. If all of them are those of an earlier generation, the number of the
-generation stays in the ids of all that follow."""
+"""How many lines of each generation are remembered. If all of them are those of an earlier generation, the number of
+the generation stays in the ids of all later lines."""
 
 MAX_HEADS: Final = 1024
-"""Lines remembered of all earlier generations of a file; the oldest are forgotten."""
+"""How many lines are remembered of all earlier generations of a file; the oldest are forgotten."""
 
 _DIGEST_BYTES: Final = 16
 _HEAD_BYTES: Final = 8
@@ -29,8 +30,8 @@ _HEAD_BYTES: Final = 8
 class LineIds:
     """Gives each line of one file its id, in order.
 
-    ``seed`` is what makes the file different from others. Files that are to be told apart by what they say alone have
-    the same seed and no generations.
+    ``seed`` distinguishes the file from others. Files that only their content is to distinguish have the same seed and
+    no generations.
     """
 
     def __init__(self, seed: bytes, *, has_generations: bool) -> None:
@@ -39,8 +40,8 @@ class LineIds:
         self.generation = 0
         self._has_generations = has_generations
         self._earlier: dict[bytes, None] = {}  # lines at the heads of earlier generations
-        self._heads: list[bytes] = []  # the same of this generation
-        self._repeats = False  # so far this generation says what an earlier one has said
+        self._heads: list[bytes] = []  # lines at the head of this generation
+        self._repeats = False  # whether this generation has only repeated an earlier one so far
 
     def next(self, content: bytes) -> str:
         """The id of the next line."""
@@ -55,13 +56,13 @@ class LineIds:
         self._repeats = self._repeats and head in self._earlier
         if not self._repeats:
             return chain.hex()
-        salted = _digest(chain + b"\n%d" % self.generation)  # no line has a line feed in it
+        salted = _digest(chain + b"\n%d" % self.generation)  # no line contains a line feed
         if len(self._heads) == HEAD_LINES:
             self.chain = salted
         return salted.hex()
 
     def begin_again(self) -> None:
-        """The file was emptied: what comes next is its next generation."""
+        """Begin the next generation, because the file was emptied."""
         self.chain = self._seed
         if self._has_generations:
             self.generation += 1
@@ -72,7 +73,7 @@ class LineIds:
         self._heads = []
 
     def to_json(self, chain: bytes, number: int) -> dict[str, Any]:
-        """What ``resume`` needs to go on after this generation's line ``number``, whose chain this is."""
+        """What ``resume`` needs to go on after line ``number`` of this generation, which has this chain."""
         heads = self._heads[:number]
         return {
             "generation": self.generation,
@@ -82,7 +83,7 @@ class LineIds:
         }
 
     def resume(self, fields: Mapping[str, Any]) -> None:
-        """Go on where another process was."""
+        """Go on where another process has stopped."""
         self.generation = int(fields["generation"])
         self.chain = bytes.fromhex(fields["chain"])
         self._heads = _split(bytes.fromhex(fields["heads"]))

@@ -1,4 +1,4 @@
-"""Bytes of a file to lines that know where they stand, whatever the pieces the file is read in.
+"""Bytes of a file to lines that know their offsets, whatever the pieces in which the file is read.
 
 Memory is bounded by one piece and one line, however large the file is.
 """
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from aggregator.wire.lines import BOM
 
 MAX_LINE_BYTES: Final = 64 << 20
-"""A longer line is skipped instead of loaded: far above what any server is set to take."""
+"""A longer line is skipped instead of loaded. This is far above what any server is set to take."""
 
 _NUL: Final = b"\0"
 
@@ -26,9 +26,9 @@ class Line(NamedTuple):
 class Lines:
     """Cuts a file into lines.
 
-    A line comes without its LF, without one CR before it, and without NULs at its head: a file that is emptied while
-    its writer goes on at its old place begins with as many NULs as the file had bytes. A BOM at the start of the file
-    is dropped too.
+    A line is returned without its LF, without one CR before it, and without NULs at its head: a file that is emptied
+    while its writer goes on at its old offset begins with as many NULs as the file had bytes. A BOM at the start of the
+    file is dropped too.
     """
 
     def __init__(self, start: int = 0, number: int = 0) -> None:
@@ -36,7 +36,7 @@ class Lines:
         self._end = start  # of the last line that has ended
         self._size = 0  # of what has been read of the next line
         self._rest = bytearray()  # the same without NULs at its head, and empty if it is too long
-        self._kept = 0  # how long that is, or would be
+        self._kept = 0  # the length that ``_rest`` has, or would have
 
     @property
     def number(self) -> int:
@@ -62,11 +62,11 @@ class Lines:
         return lines
 
     def skip(self, size: int) -> None:
-        """Take this many NULs that are not worth reading: they are part of the next line, and dropped."""
+        """Take this many NULs that are not worth reading: they are a part of the next line, and are dropped."""
         self._size += size
 
     def finish(self) -> list[Line]:
-        """At the end of a file an unterminated rest is a line too; what its writer has reserved with NULs is not."""
+        """Take the end of the file: an unterminated rest is a line too, but space reserved with NULs is not."""
         if not self._kept:
             return []
         self._rest = self._rest.rstrip(_NUL)

@@ -1,4 +1,4 @@
-"""What to send, where to, and how."""
+"""What to send, where, and how."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aggregator.client.connect import Server
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
-    """What `aggregator send` was told; its --help says what each means."""
+    """The options of `aggregator send`; its --help says what each means."""
 
     files: list[str]
     server: Server

@@ -1,4 +1,4 @@
-"""How far each file has got: in memory, and with ``--state`` in a file from which another process goes on."""
+"""How far each file is read and acked: in memory, and with ``--state`` in a file from which another process goes on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aggregator.client.send.state import BadState, StateFile
 from aggregator.client.send.track import Track
 
 MAX_FILES: Final = 1000
-"""Files that are remembered; those that were used least recently are forgotten, and sent again if they come back."""
+"""Most files that are remembered. The least recently used ones are forgotten, and sent again if they come back."""
 
 NewIds = Callable[[FileId], LineIds | None]
 
@@ -24,7 +24,7 @@ class Positions:
     """The tracks of all files, by the files' identities."""
 
     def __init__(self, new_ids: NewIds, path: Path | None, purpose: dict[str, str | None]) -> None:
-        """``purpose`` is what the positions are good for: with another one they are refused.
+        """``purpose`` is what the positions are good for: a file with another purpose is refused.
 
         Raises BadState and OSError.
         """
@@ -35,25 +35,25 @@ class Positions:
         self._saved: list[dict[str, Any]] | None = None
         self._saves = 0
         self.resumed_bytes = 0
-        """What other processes have already sent of the files that are read."""
+        """How many bytes of the files that are read were already sent by other processes."""
         self.failure = ""
-        """Why they could not be saved the last time."""
+        """Why the positions could not be saved the last time."""
         if self._file:
             self._load(self._file.load())
 
     @property
     def are_kept(self) -> bool:
-        """Whether another process will go on from them."""
+        """Whether the positions are saved, so that another process can go on from them."""
         return self._file is not None
 
     def open(self, name: str, fd: int) -> Track | None:
-        """Claim an open file; None while somebody else reads it, perhaps under another name."""
+        """Claim an open file; None while another task reads it, perhaps under another name."""
         identity = file_id(fd)
         track = self._tracks.get(identity) or self._new_track(name, identity)
         if track.is_claimed:
             return None
         self._tracks.pop(identity, None)
-        self._tracks[identity] = track  # the last that was used
+        self._tracks[identity] = track  # now the most recently used
         track.is_claimed = True
         self.resumed_bytes += track.resumed_bytes
         track.resumed_bytes = 0
@@ -67,25 +67,25 @@ class Positions:
         return identity in self._tracks
 
     def pass_over(self, original: Track, fd: int) -> None:
-        """An open file is a copy of what the original was: all of it has been read."""
+        """Mark an open file as read to its end, because it is a copy of what the original was."""
         identity = file_id(fd)
         copy = self._tracks.setdefault(identity, self._new_track(original.path, identity))
         if not copy.is_claimed:
             copy.skip_to_end(fd)
 
     def left_behind(self, name: str) -> Iterator[Track]:
-        """Files that had this name when another process read them, and that it has not read to their end."""
+        """Files that had this name when another process read them, and that it did not read to their end."""
         path = os.path.abspath(name)
         for track in list(self._tracks.values()):
             if track.path == path and not track.is_over and not track.is_claimed:
                 yield track
 
     async def save(self) -> None:
-        """Write down what has changed, in a thread, because a disk may be slow. What fails is kept in ``failure``."""
+        """Save the positions if they have changed, in a thread, because a disk may be slow. Sets ``failure``."""
         if not self._file:
             return
         files = [track.to_json() for track in self._tracks.values()]
-        # That a file was looked at again is no news.
+        # That a file was checked again is not a change.
         changed = [{**one, "seen_at": 0, "named_at": 0} for one in files]
         if self._saved == changed:
             return

@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: complaints, and on a terminal a bar of what has been acked."""
+"""What a run shows as it proceeds: complaints, and on a terminal a bar of what has been acked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Progress:
         return time.monotonic() - self._started_at
 
     def say(self, line: str) -> None:
-        """One line that stays."""
+        """Show one line that stays."""
         if self._bar is None:
             self._screen.say(line)
         else:
@@ -40,7 +40,7 @@ class Progress:
             self._bar.refresh()
 
     def show(self, acked_bytes: int, acked_events: int, waits_for: str) -> None:
-        """Draw the bar anew. ``waits_for`` says what the run waits for, if it does."""
+        """Draw the bar again. ``waits_for`` says what the run waits for, if anything."""
         if self._bar is not None:  # a bar without a total has no truth value
             self._bar.n = acked_bytes
             rate = f"{acked_events / self.elapsed_s:,.0f} events/s"

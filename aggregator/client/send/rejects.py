@@ -1,4 +1,4 @@
-"""Lines that were rejected: said as it happens, a few at a time, and all of them kept in the file of ``--rejects``."""
+"""Rejected lines: a few at a time are shown as they happen, and all of them are kept in the file of ``--rejects``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import orjson
 from aggregator.client.reply import reason
 
 SHOWN: Final = 5
-"""Rejections that are said within PERIOD_S. Those after them are counted, and their number is said at its end."""
+"""Most rejections that are shown within PERIOD_S. Later ones are counted, and their number is shown at its end."""
 
 PERIOD_S: Final = 10.0
 
@@ -25,7 +25,7 @@ class CannotKeep(Exception):
 
 
 class Rejects:
-    """Says and keeps rejections."""
+    """Shows and keeps rejections."""
 
     def __init__(self, say: Callable[[str], None], path: Path | None) -> None:
         """Raises CannotKeep."""
@@ -42,7 +42,7 @@ class Rejects:
                 self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def add(self, name: str, number: int, code: str, detail: str, content: bytes | None) -> None:
-        """One rejection of a line, or of one event in it. Raises CannotKeep."""
+        """Add the rejection of a line, or of one event in it. Raises CannotKeep."""
         self.count += 1
         self._keep({"file": name, "line": number, "code": code, "detail": detail, **_lossless(content)})
         self.tick()
@@ -55,7 +55,7 @@ class Rejects:
         self._say(f"{name}:{number}: {code}: {detail}")
 
     def tick(self) -> None:
-        """Look whether it is time to say how many more there were; to be called now and then."""
+        """Show how many more rejections there were, if it is time to; to be called now and then."""
         if self._shown and time.monotonic() >= self._period_ends_at:
             self._say_left_out()
             self._shown = 0
@@ -95,7 +95,7 @@ class Rejects:
 
 
 def _lossless(content: bytes | None) -> dict[str, str]:
-    """The line as text, or in base64 if it is no UTF-8; nothing if it was too long to be loaded."""
+    """The line as text, or in base64 if it is not UTF-8; nothing if it was too long to be loaded."""
     if content is None:
         return {}
     try:

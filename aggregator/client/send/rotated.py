@@ -1,6 +1,6 @@
-"""What is not under its name any more: files that were renamed, that were copied and then emptied, that were missed.
+"""Finds content that left its name: files that were renamed, files that were copied and then emptied, missed files.
 
-Only the folder of the file is searched. What was compressed or moved elsewhere is not found.
+Only the folder of the file is searched. A file that was compressed or moved elsewhere is not found.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ CLOCK_SLACK_S: Final = 0.02
 
 
 def renamed(track: Track) -> int | None:
-    """The file that the track is of, under its new name: a descriptor for the caller to close. None if not found."""
+    """The track's file under its new name: a descriptor for the caller to close. None if not found."""
     assert track.id
     names = [path for path, inode in _neighbours(track) if inode == track.id.inode]
     return _find(names, lambda fd: file_id(fd) == track.id)
 
 
 def copied(track: Track) -> int | None:
-    """A copy of what the track's file was before it was emptied: a descriptor for the caller to close.
+    """A copy of the track's file as it was before it was emptied: a descriptor for the caller to close.
 
-    Its name begins with the file's name, and it has the same bytes before the place that was read up to. It was made
-    or written after the file was last seen whole.
+    The name of the copy begins with the file's name. The copy has the same bytes before the offset that was read up to,
+    and was created or written after the file was last seen whole.
     """
     seen_at = track.seen_at - CLOCK_SLACK_S
     beginning = os.path.basename(track.path)
@@ -37,10 +37,10 @@ def copied(track: Track) -> int | None:
 
 
 def missed(track: Track, is_known: Callable[[FileId], bool]) -> int | None:
-    """The next file that had the name of the track's file after it, and has another by now: a descriptor to close.
+    """The next file that got the name of the track's file and was renamed too: a descriptor for the caller to close.
 
-    Its name is the old one with a number or a date behind it. It was made after the track's file was last seen to have
-    the name, and before the file was made that has it now. Where nobody knows when files were made, none is found.
+    Its name is the old one, followed by a number or a date. It was created after the track's file was last seen to have
+    the name, and before the file that has the name now was created. Without known creation times none is found.
     """
     assert track.id
     made_after = max(track.id.born, (track.named_at - CLOCK_SLACK_S) * 1e9)
@@ -52,12 +52,12 @@ def missed(track: Track, is_known: Callable[[FileId], bool]) -> int | None:
 
 
 def _newest_time(fd: int) -> float:
-    """When it was made or written last; a copy may have got the time of the original."""
+    """When the file was created or last written, whichever is later; a copy may have the write time of its original."""
     return max(file_id(fd).born / 1e9, os.fstat(fd).st_mtime)
 
 
 def _born(path: str) -> int:
-    """0 if there is no such file."""
+    """When the file was created; 0 if there is no such file."""
     fd = _find([path], lambda fd: True)
     if fd is None:
         return 0

@@ -1,12 +1,12 @@
-"""One run of ``aggregator send``: lines with their places into a Sender; progress; one summary.
+"""One run of ``aggregator send``: it gives lines with their places to a Sender, and shows progress and one summary.
 
 Rules that hold here:
 
-- Without a topic, lines are events already and go out byte for byte. A line that is none is rejected here, never
-  sent: the server would take a letter for a command.
-- Otherwise each line becomes an event. Its id is made from which file it is in and what the file says up to it, so
-  that sending a file again stores nothing twice, also after the file has grown or was renamed.
-- Positions are written down only of lines that have their final replies, and only after their rejections.
+- Without a topic, lines are events already and are sent byte for byte. A line that is not an event is rejected here and
+  never sent, because the server would take a line that begins with a letter for a command.
+- Otherwise each line becomes an event. Its id is made from the file's identity and the file's content up to the line,
+  so sending a file again stores nothing twice, even after the file has grown or was renamed.
+- Positions are saved only for lines that have their final replies, and only after the rejections of these lines.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TICK_S: Final = 0.25
 """How often progress is drawn."""
 
 TICKS_PER_SAVE: Final = 4
-"""How often positions are written down: once a second."""
+"""How often positions are saved: once a second."""
 
 _JSON_SPACE: Final = b" \t\r"
 
@@ -80,12 +80,12 @@ class Run:
         self._failed = False
         self._state_failure = ""
         self._interrupted = False
-        self._aborted = False  # no use in waiting for acks
+        self._aborted = False  # whether waiting for acks is useless
 
     async def run(self) -> int:
         """Send until every event has its final reply; return the exit code."""
         await self._positions.save()
-        if self._positions.failure:  # better now than after an hour
+        if self._positions.failure:  # better to end now than after an hour
             self._complain(f"{self._options.state}: {self._positions.failure}")
             self._progress.close()
             await self._sender.close()
@@ -122,9 +122,9 @@ class Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal, job)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup has it ignored
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup makes programs ignore it
             loop.add_signal_handler(signal.SIGHUP, self._on_hang_up, job)
-        for number in (signal.SIGUSR1, signal.SIGUSR2):  # whoever rotates logs may send these to all programs
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # a log rotation may send these to all programs
             signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, job: asyncio.Task[None]) -> None:
@@ -133,7 +133,7 @@ class Run:
         self._on_hang_up(job)
 
     def _on_hang_up(self, job: asyncio.Task[None]) -> None:
-        if not self._interrupted:  # a terminal that goes away may say so twice
+        if not self._interrupted:  # a terminal that goes away may send the signal twice
             self._interrupted = True
             job.cancel()
 
@@ -190,8 +190,11 @@ class Run:
             self._tally.skip(place)
 
     def _ids_of_stream(self, fd: int) -> LineIds | None:
-        """Standard input that is a file, from its start, is that file. Otherwise it has no place of its own: the same
-        words piped in tomorrow are another event."""
+        """The ids of the lines of standard input.
+
+        If it is a file, at its start, they are those of the file. Otherwise standard input has no identity: the same
+        text piped in tomorrow is another event.
+        """
         is_file = stat.S_ISREG(os.fstat(fd).st_mode) and os.lseek(fd, 0, os.SEEK_CUR) == 0
         return self._ids(file_id(fd).to_bytes() if is_file else uuid.uuid4().bytes)
 
@@ -200,10 +203,10 @@ class Run:
             return None
         source = self._source.encode(errors="surrogateescape")
         by_content = self._options.by_content
-        # With the length no two pairs look the same.
+        # Because of the length, no two pairs of source and file give the same seed.
         return LineIds(b"%d:%s%s" % (len(source), source, b"" if by_content else file), has_generations=not by_content)
 
-    # --- meanwhile
+    # --- what is done periodically
 
     async def _tick(self) -> None:
         for tick in itertools.count(1):
@@ -226,7 +229,7 @@ class Run:
             self._complain(f"{self._options.state}: {failure}; trying again")
         self._state_failure = failure
 
-    # --- what it says
+    # --- messages
 
     def _complain(self, message: str) -> None:
         self._progress.say(f"aggregator: {message}")

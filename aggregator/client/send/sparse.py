@@ -1,4 +1,4 @@
-"""Files with holes: where the next byte is that is no NUL."""
+"""Files with holes: finds the next byte that is not NUL."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _STEP_BYTES: Final = 1 << 20
 
 
 def next_data(fd: int, start: int) -> int | None:
-    """The offset of the first byte from ``start`` on that is no NUL; None if there is none."""
+    """The offset of the first byte from ``start`` on that is not NUL; None if there is none."""
     while True:
         try:
-            start = os.lseek(fd, start, os.SEEK_DATA)  # over a hole, however large
+            start = os.lseek(fd, start, os.SEEK_DATA)  # skips a hole, however large
         except OSError as error:
             if error.errno == errno.ENXIO:
                 return None

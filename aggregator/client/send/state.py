@@ -1,6 +1,6 @@
-"""The file of ``--state``: replaced as a whole, so that after a crash it is the old one or the new one, never a part.
+"""The file of ``--state``: replaced as a whole, so that after a crash it is the old or the new file, never a part.
 
-What a crash of the machine takes back is sent again and stored once.
+If a crash of the machine brings back an old file, lines are sent again, and stored once.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ VERSION: Final = 1
 
 
 class BadState(Exception):
-    """The file cannot be used; the text says why, for whoever named it."""
+    """The file cannot be used; the text tells the user why."""
 
 
 class StateFile:
-    """One file that this process alone may write, as long as it runs."""
+    """One file that only this process may write, as long as it runs."""
 
     def __init__(self, path: Path) -> None:
         """Raises BadState and OSError."""
-        self._path = path = path.resolve()  # a symbolic link stays one
+        self._path = path = path.resolve()  # a symbolic link stays a link
         if path.exists() and not path.is_file():  # a device would be replaced by a file
             raise BadState("not a regular file")
         self._one_at_a_time = threading.Lock()
         self._number = 0
-        # The lock has a file of its own, because the other one is replaced again and again. It stays: a process that
-        # waits for its lock would otherwise lock a file that is gone.
+        # The lock is on a file of its own, because the state file is replaced again and again. The lock file is never
+        # removed: otherwise a process that waits for the lock would lock a file that is gone.
         self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,7 +41,7 @@ class StateFile:
             raise BadState("another process uses it") from None
 
     def load(self) -> dict[str, Any]:
-        """What was saved last; nothing if that is nothing. Raises BadState and OSError."""
+        """What was saved last; empty if nothing was. Raises BadState and OSError."""
         try:
             text = self._path.read_bytes()
         except FileNotFoundError:

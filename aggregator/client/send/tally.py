@@ -1,4 +1,4 @@
-"""What became of the events."""
+"""Counts what became of the events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Tally:
         self._rejects = rejects
         self._counts: Counter[str] = Counter()
         self.bytes = 0
-        """What has been read of files and has its final reply, without a gap in any file."""
+        """How many bytes of files were read and have their final replies, without a gap in any file."""
 
     def take(self, place: Place, status: str, reply: bytes) -> None:
         """Count a final reply, as the Sender passes it on."""

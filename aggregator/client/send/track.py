@@ -1,11 +1,11 @@
-"""One file, as far as it has been read, and as far as every line of it has its final reply.
+"""One file: how far it has been read, and up to where every line of it has its final reply.
 
 Rules that hold here:
 
-- A file is only read on from where it stands if the bytes before that place are still the ones that were read there.
-  A file that was emptied is noticed so even if it has grown past that place since.
-- The place to go on from after a restart moves only over lines that have their final replies, whatever the order in
-  which those come. It never moves over a line that has not ended.
+- A file is read on from its offset only if the bytes before that offset are still the ones that were read there. This
+  detects a file that was emptied, even if it has grown past that offset since.
+- The offset to go on from after a restart moves only over lines that have their final replies, in whatever order the
+  replies come. It never moves over a line that has not ended.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from aggregator.client.send.lines import Line, Lines
 from aggregator.client.send.sparse import next_data
 
 CHUNK_BYTES: Final = 256 << 10
-"""Read at a time: enough that a system call costs nothing per line, little enough that signals are noticed."""
+"""How much is read at a time: enough that a system call costs nothing per line, little enough that signals are
+noticed."""
 
 TAIL_BYTES: Final = 1024
-"""Bytes before a place that are compared: long enough to have a stamp in them in nearly every log."""
+"""How many bytes before an offset are compared: enough to contain a stamp in nearly every log."""
 
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """What was read at once: the bytes with those before them, and where they start."""
+    """What was read at once: the bytes, together with those before them, and the offset where they all start."""
 
     track: Track
     life: int
@@ -44,7 +45,7 @@ class Piece:
 
 
 class Place(NamedTuple):
-    """A line on its way: it tags what is sent, and says what is to be remembered once it has its final reply."""
+    """A line in flight: it tags what is sent, and says what to remember once the line has its final reply."""
 
     piece: Piece
     number: int
@@ -53,7 +54,7 @@ class Place(NamedTuple):
     event_id: str
     chain: bytes
     resume: int | None
-    """The offset to go on from after this line; None if that is no place to begin."""
+    """The offset to go on from after this line; None if no reader can begin there."""
 
     @property
     def name(self) -> str:
@@ -61,20 +62,20 @@ class Place(NamedTuple):
 
 
 class Track:
-    """How far one file has got. Without an ``id`` it is a pipe: nothing of it is remembered."""
+    """How far one file has been read and acked. Without an ``id`` it is a pipe: nothing of it is remembered."""
 
     def __init__(self, name: str, file: FileId | None, ids: LineIds | None, *, remembers: bool = False) -> None:
         self.name = name
         self.path = os.path.abspath(name)
         self.id = file
         self.offset = 0
-        """How far it has been read."""
+        """How far the file has been read."""
         self.resumed_bytes = 0
-        """How much of that another process has done, and nobody has asked for yet."""
+        """How much of that another process has done, and has not been counted yet."""
         self.is_claimed = False
-        """Whether somebody reads it: two who did so would each take a part of its lines."""
+        """Whether a task reads the file: two tasks would each take a part of its lines."""
         self.is_over = False
-        """Whether another file has its name, and it was read to its end."""
+        """Whether another file has its name, and this one was read to its end."""
         self.written_at: datetime | None = None
         """When the file was last written, as far as it has been read."""
         self.seen_at = self.named_at = time.time()
@@ -86,20 +87,20 @@ class Track:
         self._decoder: Decoder | None = None
         self._as_text = self._recognised = False
         self._tail = b""  # the bytes before the offset
-        self._tail_digest = ""  # of the same, when they were read by another process; _tail_size is their number
+        self._tail_digest = ""  # of these bytes, if another process has read them; _tail_size is their number
         self._tail_size = 0
         self._reserved_up_to = 0  # the file's size when there were only NULs after the offset
         self._on_the_way: InOrder[Place] = InOrder()
         self._replied_up_to = 0
-        self._replied: Place | None = None  # the last to go on from
+        self._replied: Place | None = None  # the last place to go on from
         self._record = self._first_record()
 
     # --- reading
 
     def read(self, fd: int, *, is_whole: bool) -> bytes | None:
-        """The next bytes; nothing at the end. None if the file is not any more what it was when it was read.
+        """The next bytes; empty at the end. None if the file no longer has the bytes that were read before.
 
-        Unless the file is whole, it may be that the few bytes in it do not tell yet what it is.
+        Unless ``is_whole``, the result is also empty while the file has too few bytes to tell what it is.
         """
         size = self._tail_size
         self.written_at = datetime.fromtimestamp(max(0, min(time.time(), os.fstat(fd).st_mtime)), UTC)
@@ -122,7 +123,7 @@ class Track:
         return _digest(before) == self._tail_digest if self._tail_digest else before == self._tail
 
     def matches_copy(self, fd: int) -> bool:
-        """Whether an open file has the same bytes at the same place, and so may be a copy that goes further."""
+        """Whether an open file has the same bytes before the same offset, and so may be a copy that goes further."""
         return self.offset > 0 and self.matches(os.pread(fd, self._tail_size, self.offset - self._tail_size))
 
     def recognise(self, head: bytes) -> None:
@@ -132,13 +133,13 @@ class Track:
         self._recognised = True
 
     def take_as_text(self) -> None:
-        """Whatever it looks like."""
+        """Take the file as text, whatever it looks like."""
         self._as_text = self._recognised = True
 
     def _without_reserved(self, fd: int, data: bytes) -> bytes:
-        """NULs at the end are space that the writer has reserved, and will write to: they are not read yet.
+        """The data without NULs at its end: they are space that the writer has reserved, and are not read yet.
 
-        Unless there is something behind them: then they are what was left of a file that was emptied.
+        If other bytes follow the NULs, the NULs were left when the file was emptied, and are skipped.
         """
         text = data.rstrip(b"\0")
         size = os.fstat(fd).st_size
@@ -156,7 +157,7 @@ class Track:
     # --- lines
 
     def take(self, data: bytes) -> Iterator[list[Place]]:
-        """Lines that the next bytes complete. Raises Damaged, Refused."""
+        """The lines that the next bytes complete. Raises Damaged, Refused."""
         piece = self._piece(data)
         self.offset += len(data)
         self._remember((self._tail + data)[-TAIL_BYTES:])
@@ -169,17 +170,17 @@ class Track:
             yield [self._place(piece, line, None) for line in self._lines.feed(text)]
 
     def finish(self) -> Iterator[list[Place]]:
-        """At the end of the file, or of what was in it before it was emptied: the rest. Raises Damaged."""
+        """The rest, at the end of the file or of its content before it was emptied. Raises Damaged."""
         piece = self._piece(b"")
         yield [self._place(piece, line, None) for line in self._lines.finish()]
         if self._decoder:
             self._decoder.finish()
-            # Only here can a reader begin again: in the middle of compressed data nobody can.
+            # A reader can go on only from here, not from the middle of compressed data.
             chain = self._ids.chain if self._ids else b""
             yield [Place(piece, self._lines.number, self._lines.end, b"", "", chain, self.offset)]
 
     def begin_again(self) -> None:
-        """The file was emptied."""
+        """Begin again, because the file was emptied."""
         self._life += 1
         self._lines = Lines()
         self._recognised = self._as_text
@@ -209,11 +210,11 @@ class Track:
     # --- final replies
 
     def begin(self, place: Place) -> None:
-        """A line is on its way; lines begin in order."""
+        """Record that a line is in flight; lines begin in order."""
         self._on_the_way.begin(place)
 
     def end(self, place: Place) -> int:
-        """A line has its final reply. How many bytes more have theirs, without a gap."""
+        """Record that a line has its final reply; return how many more bytes have theirs now, without a gap."""
         if place.piece.life != self._life:
             return 0
         before = self._replied_up_to
@@ -224,13 +225,13 @@ class Track:
         return self._replied_up_to - before
 
     async def drained(self) -> None:
-        """Wait until no line is on its way."""
+        """Wait until no line is in flight."""
         await self._on_the_way.empty()
 
     # --- what another process needs to go on
 
     def to_json(self) -> dict[str, Any]:
-        """The place after the last line that has its final reply, with all before it."""
+        """The place after the last line such that it and all lines before it have their final replies."""
         if place := self._replied:
             piece = place.piece
             assert place.resume is not None
@@ -248,7 +249,7 @@ class Track:
         return {"path": self.path, **self.id._asdict(), **self._times(), "over": is_over, **self._record}
 
     def resume(self, fields: Mapping[str, Any]) -> None:
-        """Go on where another process was."""
+        """Go on where another process has stopped."""
         self.seen_at, self.named_at = float(fields["seen_at"]), float(fields["named_at"])
         self.path = fields["path"]
         self.is_over = fields["over"]
@@ -260,7 +261,7 @@ class Track:
         self._record = {name: fields[name] for name in self._record}
 
     def skip_to_end(self, fd: int) -> None:
-        """Take an open file for one that has been read."""
+        """Treat an open file as one that has been read to its end."""
         self.is_over = True
         self.offset = os.fstat(fd).st_size
         self._remember(os.pread(fd, TAIL_BYTES, max(0, self.offset - TAIL_BYTES)))

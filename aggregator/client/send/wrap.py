@@ -17,10 +17,10 @@ _BLANK: Final = b" \t\r"
 
 
 class Wrap(Protocol):
-    """Makes an event of a line; a line that it cannot make one of is rejected."""
+    """Makes an event of a line, or rejects the line."""
 
     def wrap(self, content: bytes, event_id: str, last_written: datetime | None) -> bytes | Rejection:
-        """The event of one line. ``last_written`` is when the line's file was; None: now."""
+        """The event of one line. ``last_written`` is when the line's file was last written; None means now."""
 
     def sample(self) -> bytes:
         """An event with the same topic and source as all others, as far as they are known."""
@@ -33,7 +33,7 @@ class TextEvents:
     topic: str | None
     source: str
     takes_stamps: bool = False
-    """Whether the stamp in front of a line counts, instead of the time of sending."""
+    """Whether the stamp in front of a line counts as its time, instead of the time of sending."""
 
     def wrap(self, content: bytes, event_id: str, last_written: datetime | None) -> bytes:
         message = content.decode(errors="backslashreplace")
@@ -48,14 +48,14 @@ class TextEvents:
 
 @dataclass(slots=True)
 class JsonEvents:
-    """Makes events of lines that are JSON objects; of other lines as if they were text.
+    """Makes events of lines that are JSON objects, and of other lines as if they were text.
 
-    The fields say what is taken out of an object. A name with dots may also lead into objects in it. What a line does
-    not have, or what is neither text nor a number, is made as for text.
+    The attributes name the fields that are taken from an object. A name with dots may also name a field of a nested
+    object. A value that a line does not have, or that is neither text nor a number, is made as for text.
     """
 
     text: TextEvents
-    """Its topic is for lines that name none; without a topic they are rejected."""
+    """Its topic is for lines that name none; if it has no topic, such lines are rejected."""
     id_field: str | None = None
     time_field: str | None = None
     topic_field: str | None = None

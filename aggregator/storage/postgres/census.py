@@ -1,7 +1,7 @@
-"""How many events and topics there are: counted up every few seconds by whichever server gets the turn.
+"""How many events and topics there are. Every few seconds, the server that gets the turn counts the new ones.
 
-A commit changes no count, because commits of a lane would all change one row. What was stored since the last counting
-is added when a number is asked for, so each look is bounded work.
+A commit changes no count, because all commits of a lane would change the same row. A look adds the events that were
+stored since the last counting, so each look is bounded work.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SELECT topic, sum(stored)::bigint, max(last) FROM (
 
 
 class Census:
-    """The counts of one store. ``look`` comes first."""
+    """The counts of one store. ``look`` must be called first."""
 
     def __init__(self, query: Query, positions: Positions) -> None:
         self._query = query
@@ -42,7 +42,7 @@ class Census:
         self.topics_total = 0
 
     async def look(self) -> None:
-        """Find out what all servers have stored. Raises StorageUnreadable."""
+        """Find out how much all servers have stored. Raises StorageUnreadable."""
         lanes = range(self._positions.lanes)
         each = " UNION ALL ".join(f"SELECT stored, topics FROM {lane_name(lane)}.totals()" for lane in lanes)
         ((self.stored_total, self.topics_total),) = await self._query.read(
@@ -50,15 +50,15 @@ class Census:
         )
 
     async def count(self) -> None:
-        """Count, when it is time to. Raises as ``Query.write`` does."""
+        """Count the new events, if COUNT_S have passed. Raises as ``Query.write`` does."""
         if time.monotonic() - self._counted_at >= COUNT_S:
             self._counted_at = time.monotonic()
             for lane in range(self._positions.lanes):
                 await self._query.write(f"SELECT {lane_name(lane)}.count_up()")
 
     async def topics(self, limit: int, after: str) -> list[Topic]:
-        """As ``Engine.topics``. A topic whose first event is still to be stored is left out."""
-        after = after.partition("\0")[0]  # no topic lies between, and PostgreSQL takes no NUL
+        """As ``Engine.topics``. A topic whose first event is not stored yet is left out."""
+        after = after.partition("\0")[0]  # no topic lies between, and PostgreSQL refuses NUL
         found: list[Topic] = []
         full = True
         while full and len(found) < limit:

@@ -1,4 +1,4 @@
-"""Cursors of all servers. Whoever reads under a name has claimed its row: only the last claim moves the cursor."""
+"""The cursors of all servers. A reader claims the row of its name, and only the last claim moves the cursor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aggregator.storage.postgres.query import Query
 
 _ALL: Final = "SELECT name, interest, acked, acked_at, claim FROM aggregator.cursors"
 
-# The newest reader wins, if it wants the same events. What it gets is behind every ack of the one before.
+# The newest reader wins, if it wants the same events. The position that it gets is past every ack of the reader before.
 _CLAIM: Final = """
 INSERT INTO aggregator.cursors AS c VALUES (%s, %s, %s, %s, %s)
 ON CONFLICT (name) DO UPDATE SET claim = excluded.claim, interest = excluded.interest
@@ -27,7 +27,7 @@ WHERE c.name = n.name AND c.claim = n.claim RETURNING c.name
 
 _CLAIMS: Final = "SELECT name, claim FROM aggregator.cursors WHERE name = ANY(%s)"
 
-# Not by the name alone: tried again, it would delete a cursor that was made meanwhile.
+# Not by the name alone: a repeated attempt would delete a cursor that was made in between.
 _FORGET: Final = """
 DELETE FROM aggregator.cursors c USING unnest(%s::text[], %s::text[]) AS g(name, claim)
 WHERE c.name = g.name AND c.claim = g.claim
@@ -51,7 +51,7 @@ class CursorTable:
         row = (cursor.name, cursor.interest, str(cursor.acked), cursor.acked_at, cursor.claim, seen)
         try:
             found = await self._query.write(_CLAIM, row)
-        except StorageBusy:  # if it was carried out, it is now once more
+        except StorageBusy:  # if the first attempt was carried out, this repeats it
             found = await self._query.write(_CLAIM, row)
         return self._cursor(*found[0]) if found else None
 
@@ -66,7 +66,7 @@ class CursorTable:
         return {one.name for one in changed} - {name for (name,) in saved}
 
     async def _forget(self, gone: Sequence[str]) -> None:
-        """Delete cursors. What a failed call has begun to delete, the next one deletes, and no successor of it."""
+        """Delete cursors. After a failure the next call deletes the same cursors, but no newer ones of their names."""
         self._going = {name: claim for name, claim in self._going.items() if name in gone}
         if unseen := [name for name in gone if name not in self._going]:
             self._going |= dict(await self._query.write(_CLAIMS, (unseen,)))

@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean to whoever stores or reads events."""
+"""What PostgreSQL's errors mean for storing and reading events."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ TRANSIENT: Final = frozenset(
         "40001",  # serialization failure
         "40P01",  # deadlock
         "55P03",  # the lane was not free within its timeout
-        "57014",  # cancelled by an administrator, before the commit: afterwards it is a warning
-        "25006",  # a standby by now
+        "57014",  # cancelled by an administrator before the commit; a later cancellation gives a warning instead
+        "25006",  # the server is a standby by now
         "53000",
         "53300",  # too many connections
         schema.WEAK,
     }
 )
-"""Not stored, and not for ever."""
+"""Nothing was stored, and a later attempt may succeed."""
 
 FULL: Final = frozenset({"53100", "53200"})
-"""The disk, and memory."""
+"""The disk is full, or the memory."""
 
 LinkError = psycopg.Error | NotConnected | Unknown
 LINK_ERRORS: Final = (psycopg.Error, NotConnected, Unknown)
 
 
 def is_unknown(error: LinkError) -> bool:
-    """Whether what was sent may have been carried out. A server that ends a connection may have committed before.
+    """Whether the statement may have been carried out. A server that ends a connection may have committed before.
 
-    An error without an SQLSTATE is psycopg's own: it has refused to send something.
+    An error without an SQLSTATE is psycopg's own: psycopg has refused to send the statement.
     """
     if isinstance(error, psycopg.Error):
         return error.sqlstate is not None and error.sqlstate.startswith(("57P", "08"))
@@ -42,7 +42,7 @@ def is_unknown(error: LinkError) -> bool:
 
 
 def storage_error(error: LinkError) -> StorageError:
-    """The same in the words of the seam. StorageBusy: send it again, and know then whether it was carried out."""
+    """The error as an engine raises it. StorageBusy: the next attempt tells whether this one was carried out."""
     if not isinstance(error, psycopg.Error):
         return StorageBusy(str(error))
     state = error.sqlstate

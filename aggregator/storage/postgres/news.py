@@ -1,7 +1,7 @@
-"""Whether other servers may have stored something: a notification is a hint, and nobody relies on it.
+"""Whether other servers may have stored something. A notification is a hint, on which nothing relies.
 
 A notification in a batch's own transaction would make the commits of all lanes wait for each other. So a server
-notifies the others after its commits, at most so often, in a transaction that waits for nobody.
+notifies the others after its commits, in a transaction that waits for nothing, at most once in NOTIFY_S.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ from aggregator.storage.postgres.link import RETRY_S, Connection, Link
 from aggregator.storage.postgres.query import Query
 
 LOOK_S: Final = 0.2
-"""A look without a hint. An event is to be delivered within 250 ms of its ack on any server."""
+"""How long a server waits for a hint before it looks without one. Any server should deliver an event within 250 ms of
+its ack."""
 
 LISTEN_S: Final = 5.0
-"""The listening connection is found to be dead by its keepalives, which something has to ask for."""
+"""How long one call waits for hints. Keepalives detect a dead listening connection, but something has to ask for the
+result."""
 
 NOTIFY_S: Final = 0.02
-"""A server notifies the others at most so often."""
+"""The shortest time between two notifications from a server to the others."""
 
 CHANNEL: Final = "aggregator"
 
@@ -53,7 +55,7 @@ class News:
         self._something_new.clear()
 
     def tell(self) -> None:
-        """Something was stored here."""
+        """Tell all servers that this server has stored something."""
         self._something_new.set()
         if self._telling is None or self._telling.done():
             self._telling = asyncio.create_task(self._tell())
@@ -73,7 +75,7 @@ class News:
                 await asyncio.sleep(RETRY_S)
 
     async def close(self) -> None:
-        """Let go of the connection at once: it nearly always waits for a hint."""
+        """Close the connection at once, because it nearly always waits for a hint."""
         for task in (self._listening, self._telling):
             if task:
                 task.cancel()

@@ -1,4 +1,4 @@
-"""Statements that find blocks, and rows of blocks as events. Pure: no database."""
+"""Statements that find blocks, and the conversion of their rows to events. Pure: no database."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COLUMNS: Final = "b.first, b.following, b.received_at, b.topics, b.numbers, b.en
 
 ENDS: Final = """(SELECT o.first FROM {lane}.blocks o ORDER BY o.first LIMIT 1),
     (SELECT n.following - 1 FROM {lane}.blocks n ORDER BY n.first DESC LIMIT 1)"""
-"""The first number of a lane that is there, and the last."""
+"""The first and the last number that a lane holds."""
 
-# The block that has the event past ``after``, and those that follow it.
+# Where the block begins that has the event past ``after``.
 _START: Final = """coalesce(
     (SELECT s.first FROM {lane}.blocks s WHERE s.first <= %(after)s::bigint + 1 ORDER BY s.first DESC LIMIT 1), 0
 )"""
@@ -60,7 +60,7 @@ SELECT k.number, {COLUMNS}, NULL, NULL FROM {{lane}}.keys k, LATERAL (
 
 
 class Row(NamedTuple):
-    """A block as a row, and the first and last number of its lane at that moment."""
+    """A block as a row, with the first and last number of its lane at the time of the read."""
 
     first: int
     following: int
@@ -90,9 +90,9 @@ def ids_in(first: int, topics: bytes) -> tuple[int, ...]:
 def stretch(
     positions: Positions, lane: int, row: Row, names: Mapping[int, str], wanted: Wanted | None, after: int, until: int
 ) -> Stretch:
-    """The events of a block that are wanted, of the numbers past ``after`` and up to ``until``.
+    """The wanted events of a block that have numbers past ``after`` and up to ``until``.
 
-    ``names`` are those of its topics. Raises StorageUnreadable.
+    ``names`` has the names of the block's topics. Raises StorageUnreadable.
     """
     everything = wanted is None or wanted.all_topics
     if wanted and wanted.needle and wanted.needle not in row.data:

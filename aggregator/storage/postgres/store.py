@@ -1,4 +1,4 @@
-"""PostgreSQL as an Engine: many servers on one database, which keep nothing themselves."""
+"""PostgreSQL as an Engine: many servers share one database, and keep nothing themselves."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ T = TypeVar("T")
 Prepare = Callable[[Connection], Awaitable[None]]
 
 MIN_VERSION: Final = 150_000
-"""PostgreSQL 15: older ones were not tried."""
+"""PostgreSQL 15: older versions were not tried."""
 
 _PRIMARY: Final = """
 SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
@@ -52,7 +52,7 @@ SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg
 
 _LANES: Final = "SELECT lanes FROM aggregator.store"
 
-# A role without pg_monitor sees that there are standbys, and not which of them are synchronous.
+# A role without pg_monitor sees that there are standbys, but not which of them are synchronous.
 _STANDBYS: Final = """
 SELECT count(*) FILTER (WHERE coalesce(sync_state IN ('sync', 'quorum'), true)) FROM pg_stat_replication
 """
@@ -63,7 +63,7 @@ class Store:
 
     name = "postgresql"
     appends_at_once = 2
-    """A batch is made ready, or waits in the lanes, while another is on its way."""
+    """One batch is prepared, or waits for its lanes, while another is being stored."""
     shared = True
     upkeep_due = False
     upkeep_left = False
@@ -85,7 +85,7 @@ class Store:
         self._news = News(self._query, lambda: self._new_link(False, listen))
         self._lanes: list[Lane] = []
         self._heads: list[int] = []
-        self._order = asyncio.Lock()  # in which batches come to their lanes
+        self._order = asyncio.Lock()  # keeps the order in which batches come to their lanes
         self._standbys_seen: int | None = None
         self._unreachable: str | None = None
         self._held_up: str | None = None  # why a batch cannot be sent
@@ -127,10 +127,10 @@ class Store:
         return link
 
     async def _check(self, connection: Connection, link: Link) -> None:
-        """Whether a new connection leads to our store, on the newest primary that is known.
+        """Check that a new connection leads to this store, on the newest primary that is known.
 
-        A primary that is cut off from its standbys goes on answering what is read. So whoever finds a newer one tells
-        all others, and nobody goes back.
+        A primary that is cut off from its standbys goes on answering reads. So the link that finds a newer primary
+        marks all other links as outdated, and no link returns to an older primary.
         """
         row = await (await connection.execute("SELECT name FROM aggregator.store")).fetchone()
         if row != (self.store_id,):
@@ -143,10 +143,10 @@ class Store:
             for other in self._links if known else ():
                 other.outdated = True
         link.outdated = False
-        self._topics.forget()  # of what another primary has shown, an administrator may have ended the replication
+        self._topics.forget()  # another primary's topics may be missing: an administrator may have ended replication
 
     async def _prove(self, connection: Connection) -> None:
-        """Commit, which proves that all that the connection sees has been replicated."""
+        """Commit, which proves that everything that the connection sees has been replicated."""
         for lane in range(len(self._lanes)):
             await schema.hold(connection, lane, self._standbys)
 
@@ -167,7 +167,7 @@ class Store:
         return Batch()
 
     async def prepare(self, batch: Batch) -> None:
-        """Cut a full batch by lane, and make its arrays. If topics cannot be found now, ``append`` does it."""
+        """Cut a full batch by lane, and make its arrays. If its topics cannot be found now, ``append`` does this."""
         generation = self._topics.generation
         try:
             batch.cut(await self._topics.made(list(dict.fromkeys(batch.events.topics))), generation)
@@ -175,7 +175,7 @@ class Store:
             return
 
     async def append(self, batch: Batch) -> Commit:
-        """As ``Engine.append``: it waits until it is known what has become of every part. Raises no StorageBusy."""
+        """As ``Engine.append``, but it waits until the outcome of every part is known, and raises no StorageBusy."""
         async with self._order:
             generation = self._topics.generation
             parts = batch.parts
@@ -203,14 +203,14 @@ class Store:
         return await self._lanes[part.lane].append(part, cut_again)
 
     async def _topics_of(self, all_names: Iterable[str]) -> dict[str, KnownTopic]:
-        """The topics of these names; those that are missing are made."""
+        """The topics of these names; missing topics are created."""
         names = list(dict.fromkeys(all_names))
         if (known := self._topics.known(names)) is not None:
             return known
         return await self._until_done(lambda: self._topics.made(names))
 
     async def _until_done(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what a batch needs before it is sent, again and again. Raises StorageFull or StorageFailed."""
+        """Do what a batch needs before it is sent; repeat it until it succeeds. Raises StorageFull or StorageFailed."""
         while True:
             try:
                 done = await work()
@@ -254,7 +254,7 @@ class Store:
             self._unreachable = None
 
     async def _look_at_lanes(self) -> None:
-        """Use lanes that were added."""
+        """Begin to use lanes that were added."""
         ((lanes,),) = await self._query.write(_LANES)
         self._use_lanes(lanes)
 
@@ -263,7 +263,7 @@ class Store:
             ((self._standbys_seen,),) = await self._query.write(_STANDBYS)
 
     async def upkeep(self, quiet: bool) -> bool:
-        """The database keeps itself in order."""
+        """As ``Engine.upkeep``: the database maintains itself."""
         return False
 
     # --- what others have stored
@@ -296,7 +296,7 @@ class Store:
 
     @property
     def head(self) -> Position:
-        """As ``Engine.head``: as far as this server knows; ``look`` finds out."""
+        """As ``Engine.head``, as far as this server knows; ``look`` updates it."""
         return self._positions.shown(self._heads)
 
     def parse_position(self, text: str) -> Position | None:
@@ -324,7 +324,7 @@ class Store:
         return self._positions.later(one, other)
 
     async def _on_one_primary(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Read once more what was read while a connection was made: the topics may be of the primary before."""
+        """Read again if a connection was made during the read: the topics may be those of the former primary."""
         while True:
             generation = self._topics.generation
             found = await read()
@@ -397,7 +397,7 @@ class Store:
 
 
 async def _prepare(connection: Connection, lanes: int | None, standbys: int) -> tuple[schema.Store, str]:
-    """Make the tables, and commit once, which fails if commits are not durable here."""
+    """Create or check the tables, and commit once, which fails if commits are not durable here."""
     version = connection.info.server_version
     if version < MIN_VERSION:
         raise StorageUnusable(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
@@ -411,7 +411,7 @@ async def _prepare(connection: Connection, lanes: int | None, standbys: int) -> 
 
 
 async def _primary(connection: Connection) -> tuple[int, str] | None:
-    """Which primary this is: the cluster, and its timeline, which rises with each promotion. None: we may not ask.
+    """Which primary this is: its cluster, and its timeline, which rises with each promotion. None if it does not tell.
 
     Not by ``pg_control_checkpoint``, which shows the old timeline until the new primary has made a checkpoint.
     """

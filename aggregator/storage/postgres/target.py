@@ -16,20 +16,20 @@ DEFAULTS: Final[dict[str, Any]] = {
     # Of several hosts, the primary.
     "target_session_attrs": "read-write",
     "connect_timeout": 2,
-    # A host that has vanished is noticed after so long, also while a batch is on its way there.
+    # After this long a host that has vanished is noticed, even while a batch is being sent to it.
     "tcp_user_timeout": 10_000,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "application_name": "aggregator",
 }
-"""What the URL may say otherwise."""
+"""Parameters of a connection, unless the URL sets them."""
 
 _LISTS: Final = ("host", "hostaddr", "port")
 
 
 class Target:
-    """Where to connect. Raises StorageUnusable for what is no URL."""
+    """Where to connect. Raises StorageUnusable if the URL is not valid."""
 
     def __init__(self, url: str) -> None:
         try:
@@ -46,7 +46,7 @@ class Target:
         self.database = str(given.get("dbname", given.get("user", "")))
 
     def parameters(self, turn: int) -> dict[str, Any]:
-        """Parameters of a connection, beginning with another host at each turn."""
+        """The parameters of a connection; each turn begins with another host."""
         first = turn % self._hosts
         turned = {}
         for name in _LISTS:

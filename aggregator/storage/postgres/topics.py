@@ -1,4 +1,4 @@
-"""Topics: each has an id and a lane, given once, by whichever server is the first to store an event of it."""
+"""Topics: each has an id and a lane, assigned once by the first server that stores an event of the topic."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from aggregator.storage.postgres import schema
 from aggregator.storage.postgres.query import Query
 
 KEPT: Final = 100_000
-"""Topics that are remembered: about 20 MB. Past this number the collection starts afresh."""
+"""How many topics are remembered: about 20 MB. Past this number the collection is cleared."""
 
 PAGE: Final = 1000
-"""Topics that are looked through at a time."""
+"""How many topics are examined at a time."""
 
 MAX_LISTED: Final = 32
-"""Up to so many topics are read through their postings; with more all blocks are looked at."""
+"""Up to this many topics are read through their postings; with more, all blocks are examined."""
 
 _BY_NAME: Final = "SELECT name, id, lane FROM aggregator.topics WHERE name = ANY(%s)"
 _BY_ID: Final = "SELECT name, id, lane FROM aggregator.topics WHERE id = ANY(%s)"
 _NEXT: Final = "SELECT name, id, lane FROM aggregator.topics WHERE id > %s ORDER BY id LIMIT %s"
-# One server at a time: whoever sees an id has to see all below it, because readers look for topics past an id.
+# One server at a time: a reader that sees an id must also see all lower ids, because it looks for topics past an id.
 _MAKE: Final = f"""
 WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock({schema.LOCK}))
 INSERT INTO aggregator.topics (name, lane) SELECT made.name, made.lane
@@ -33,7 +33,7 @@ FROM turn CROSS JOIN unnest(%s::text[], %s::int[]) AS made(name, lane) ON CONFLI
 
 
 class Topic(NamedTuple):
-    """What the database knows of a name."""
+    """What the database knows of a topic."""
 
     name: str
     id: int
@@ -41,7 +41,7 @@ class Topic(NamedTuple):
 
 
 class _Plan:
-    """Which topics an interest has, as far as topics were looked through."""
+    """The topics that an interest wants, among those that were examined so far."""
 
     def __init__(self) -> None:
         self.found: list[Topic] = []
@@ -49,22 +49,22 @@ class _Plan:
 
 
 class Topics:
-    """The topics of one database, as far as they are known here. They never change, so what is known stays right.
+    """The topics of one database, as far as this server knows them. They never change, so what is known stays right.
 
-    That is so on one primary. If a failover has lost topics, the next primary may give their ids to others.
+    This holds on one primary only. If a failover loses topics, the next primary may give their ids to other topics.
     """
 
     def __init__(self, query: Query, lanes: int) -> None:
         self._query = query
         self.lanes = lanes
         self.generation = 0
-        """How often all was forgotten: what was found out before may be of another primary."""
+        """How often all topics were forgotten. What was read in an earlier generation may be of another primary."""
         self._by_name: dict[str, Topic] = {}
         self._by_id: dict[int, Topic] = {}
         self._plans: WeakKeyDictionary[Wanted, _Plan] = WeakKeyDictionary()
 
     def known(self, names: Iterable[str]) -> dict[str, Topic] | None:
-        """The topics of these names; None if one has to be looked for."""
+        """The topics of these names; None if any of them is not known here."""
         by_name = self._by_name
         try:
             return {name: by_name[name] for name in names}
@@ -72,9 +72,9 @@ class Topics:
             return None
 
     async def made(self, names: Sequence[str]) -> dict[str, Topic]:
-        """The topics of these names; those that are missing are made. Raises as ``Query.write`` does.
+        """The topics of these names; missing topics are created. Raises as ``Query.write`` does.
 
-        The lane comes from the name, so it does not depend on the order in which names come.
+        The lane is computed from the name, so it does not depend on the order in which names come.
         """
         found = {name: self._by_name[name] for name in names if name in self._by_name}
         if missing := [name for name in names if name not in found]:
@@ -88,13 +88,13 @@ class Topics:
         return found
 
     async def _read_where_written(self, names: Sequence[str]) -> dict[str, Topic]:
-        """The topics of these names, from the server that makes them: another one may be the primary of the past."""
+        """The topics of these names, from the server that creates them: another server may be a former primary."""
         generation = self.generation
         rows = await self._query.write(_BY_NAME, (names,))
         return {topic.name: topic for topic in self._learn(rows, generation)}
 
     async def find(self, names: Collection[str]) -> list[Topic]:
-        """The topics of these names that there are. A name with a NUL is no topic's, and PostgreSQL refuses it."""
+        """The topics that exist of these names. No topic's name has a NUL, and PostgreSQL refuses a text with one."""
         found = [self._by_name[name] for name in names if name in self._by_name]
         if missing := [name for name in names if name not in self._by_name and "\0" not in name]:
             generation = self.generation
@@ -112,7 +112,7 @@ class Topics:
         return found
 
     async def listed(self, wanted: Wanted) -> list[Topic] | None:
-        """The topics that a reader wants, to be read through postings; None if all blocks are to be looked at."""
+        """The topics that a reader wants, to be read through postings; None if all blocks must be examined."""
         if wanted.all_topics:
             return None
         if wanted.names is not None:
@@ -122,20 +122,20 @@ class Topics:
         while full and len(plan.found) <= MAX_LISTED:
             page = [Topic(*row) for row in await self._query.read(_NEXT, (plan.last_id, PAGE))]
             full = len(page) == PAGE
-            if page and page[-1].id > plan.last_id:  # another task may have looked meanwhile
+            if page and page[-1].id > plan.last_id:  # another task may have examined this page already
                 plan.last_id = page[-1].id
                 plan.found += [topic for topic in page if wanted.wants_topic(topic.name)]
         return plan.found if len(plan.found) <= MAX_LISTED else None
 
     def forget(self) -> None:
-        """Look for all of them again: another server may be the primary now."""
+        """Forget all topics, so that they are read again: another server may be the primary now."""
         self.generation += 1
         self._by_name.clear()
         self._by_id.clear()
         self._plans.clear()
 
     def _learn(self, rows: Iterable[Sequence[Any]], generation: int) -> list[Topic]:
-        """Rows as topics. They are remembered, unless all was forgotten since they were asked for."""
+        """Rows as topics. They are remembered, unless the topics were forgotten since ``generation``."""
         learned = list(itertools.starmap(Topic, rows))
         if generation != self.generation:
             return learned

@@ -1,7 +1,7 @@
-"""The two lives of a batch: first it takes events as they arrive, then it is packed into the parameters of a statement.
+"""A batch in two phases: it takes events as they arrive, then it is packed into the parameters of a statement.
 
-The first part is done while the batch before commits. The second waits for it, because only then is it known which
-keys are stored.
+The first phase runs while the previous batch commits. The second phase waits for that commit, because only then is it
+known which keys are stored.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from aggregator.storage.sqlite.key_filter import KeyFilter
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Which events of a batch are duplicates, if its first event is to have the seq ``first_seq``."""
+    """Which events of a batch are duplicates, if its first event gets the seq ``first_seq``."""
 
     first_seq: int
     duplicates: Mapping[int, int]
-    """The older seq of each duplicate, by position: its key is stored, or comes before it in the batch."""
+    """The older seq of each duplicate, by position: its key is stored, or occurs earlier in the batch."""
     after: int
-    """How many batches had been handed to SQLite by then, stored or not: after another one it is worth nothing."""
+    """How many batches had been handed to SQLite by then, stored or not. One more makes the decision void."""
 
 
 class Batch:
@@ -59,7 +59,7 @@ class Batch:
         return map(self.events.digests.__getitem__, self._maybe)
 
     def duplicates(self, first_seq: int, found: Mapping[bytes, int | None]) -> dict[int, int]:
-        """The duplicates, if event ``i`` is to have the seq ``first_seq + i``.
+        """The duplicates, if event ``i`` gets the seq ``first_seq + i``.
 
         ``found`` has the stored seq of each digest in ``maybe_stored``, or None.
         """
@@ -67,7 +67,7 @@ class Batch:
         seqs = dict(found)
         if unknown := {digest for digest, seq in found.items() if seq is None}:
             for position in compress(range(len(digests)), map(unknown.__contains__, digests)):
-                seqs[digests[position]] = seqs[digests[position]] or first_seq + position  # of two in it, the first
+                seqs[digests[position]] = seqs[digests[position]] or first_seq + position  # the first with this key
         first = ((position, seqs[digests[position]]) for position in self._maybe)
         return {position: seq for position, seq in first if seq and seq != first_seq + position}
 
@@ -77,31 +77,31 @@ class Packed:
     """A batch that is ready to be stored, without its duplicates."""
 
     commit: Commit
-    """What is to be said of it once it is stored."""
+    """The result of the batch, once the batch is stored."""
     seqs: Sequence[int]
-    """Of the events that are left."""
+    """The seqs of the events that are left."""
     digests: bytes
-    """Of the same events, DIGEST_BYTES each."""
+    """The digests of the same events, DIGEST_BYTES each."""
     stored_bytes: int
     """The length of their JSON."""
     postings: int
     """How many postings their blocks will have."""
     parameters: dict[str, Any]
-    """Columns of the view that ``schema.APPEND`` inserts into, but for those that only the writer knows:
+    """Columns of the view that ``schema.APPEND`` inserts into, except those that only the writer knows:
 
-    - ``first_seq``, ``next_seq``: what the first event has, or would have, and what comes after the last
+    - ``first_seq``, ``next_seq``: the seq that the first event has, or would have, and the seq after the last
     - ``received_at``: milliseconds since 1970, UTC
     - ``stored``: how many events there are
     - ``seqs``: JSON array of their seqs
-    - ``digests``: for each of them DIGEST_BYTES
+    - ``digests``: DIGEST_BYTES for each event
     - ``topics``: JSON array of the distinct topics: name, number of events, last seq
-    - ``blocks``: JSON array of rows but for their data: first seq, start of the data, its length, topics, numbers, ends
+    - ``blocks``: JSON array of rows without data: first seq, start of the data, its length, topics, numbers, ends
     - ``data``: the JSON of the events, end to end
     """
 
 
 def pack(events: Events, first_seq: int, duplicates: Mapping[int, int], received_at: int) -> Packed:
-    """Give event ``i`` the seq ``first_seq + i``, take the duplicates away, and make the statement's parameters."""
+    """Give event ``i`` the seq ``first_seq + i``, remove the duplicates, and make the statement's parameters."""
     topics, json, digests = events.topics, events.json, events.digests
     all_seqs = range(first_seq, first_seq + len(json))
     seqs: Sequence[int] = all_seqs
@@ -117,7 +117,7 @@ def pack(events: Events, first_seq: int, duplicates: Mapping[int, int], received
     rows = [
         (
             first_seq + one.first,
-            one.start + 1,  # as SQL counts
+            one.start + 1,  # SQL counts from 1
             one.ends[-1],
             orjson.dumps(one.topics).decode(),
             orjson.dumps(one.numbers).decode(),

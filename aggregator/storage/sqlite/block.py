@@ -1,6 +1,6 @@
-"""Blocks as rows: ``topics`` has names, and it, ``numbers`` and ``ends`` are JSON arrays.
+"""Blocks as rows: ``topics``, ``numbers`` and ``ends`` are JSON arrays, and ``topics`` has names.
 
-A seq whose event has no length was not used: its event was a duplicate.
+A seq whose event has length 0 was not used: its event was a duplicate.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aggregator.storage import block
 def columns(
     first_seq: int, topics: str, numbers: str, ends: str, data: bytes, wanted: Callable[[str], bool] | None
 ) -> tuple[Sequence[int], list[bytes]]:
-    """Seqs and JSON of the events in a row, of all topics or of those that are wanted. Raises as ``block.columns``."""
+    """Seqs and JSON of the events in a row, of all topics or of the wanted topics. Raises as ``block.columns`` does."""
     bounds = orjson.loads(ends)
     seqs = range(first_seq, first_seq + len(bounds))
     names = orjson.loads(topics) if wanted else ()

@@ -5,8 +5,8 @@ Rules that hold here:
 - There is exactly one read-write connection, and only that one checkpoints (SQLite before 3.51.3 can corrupt a database
   that two connections write or checkpoint at once). Reads go through connections with ``mode=ro``, and never wait for a
   commit. Readers that catch up have a connection of their own, so that commands never wait for them.
-- While SQLite has the database files open, no descriptor of them is closed but SQLite's own: closing one would drop its
-  POSIX locks.
+- While SQLite has the database files open, only SQLite may close a descriptor of them: closing any other descriptor
+  would drop SQLite's POSIX locks.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ import aiosqlite
 from aggregator.storage.engine import StorageBusy, StorageFailed, StorageFull, StorageUnusable
 from aggregator.storage.sqlite import file, schema
 
-MIN_SQLITE: Final = (3, 38, 0)  # json_each() is always there
+MIN_SQLITE: Final = (3, 38, 0)  # from here on json_each() is always included
 
 PAGE_BYTES: Final = 4096
 CACHE_KIB: Final = 64 * 1024
-"""SQLite's page cache for the writer: the inner pages of the ledger's runs, and the runs that are still small."""
+"""SQLite's page cache for the writer: for the inner pages of the ledger's runs, and for runs that are still small."""
 
 WAL_FILE_BYTES: Final = 64 << 20
-"""What the WAL's file is cut to when it starts afresh, should it have grown because somebody was reading."""
+"""The size to which the WAL's file is cut when SQLite restarts the WAL, if the file has grown because of a reader."""
 
 STATEMENTS: Final = 24
-"""Prepared statements that a connection keeps. Those that look for keys name all tables of keys, which change with
-every flush: of 128, Python's default, most are of tables that are gone, and they held 9 MB at 25 million keys."""
+"""How many prepared statements a connection keeps. Those that look for keys name all tables of keys, which change with
+every flush. Of 128, Python's default, most would name tables that are gone; they held 9 MB at 25 million keys."""
 
 BUSY_TIMEOUT_S: Final = 1.0
 """How long SQLite waits for a foreign writer before the batch is tried again from the start."""
 
 
 class Connection(sqlite3.Connection):
-    """Parameters of a statement may be a function, which makes them in SQLite's thread when their turn has come."""
+    """The parameters of a statement may be a function: SQLite's thread calls it when the statement's turn has come."""
 
     def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
         return super().execute(sql, parameters(self) if callable(parameters) else parameters)
@@ -55,11 +55,11 @@ class Database:
 
     def __init__(self, path: Path, made: list[Path]) -> None:
         self.path, self.wal_path, *_ = files = file.beside(path)
-        self._made = made  # by this start, to be removed if it fails: files first, folders from the innermost on
+        self._made = made  # created by this start, removed if it fails: files first, folders from the innermost on
         self._names = file.Names(files)
-        self._size = 0  # of the database file when it was last looked at
+        self._size = 0  # of the database file when it was last checked
         self._lock_fd = -1
-        self._db_fd = -1  # never closed before SQLite's own: that would drop its locks
+        self._db_fd = -1  # never closed before SQLite's own descriptors: that would drop its locks
         self._wal_fd = -1
         self._connections: list[aiosqlite.Connection] = []
 
@@ -76,7 +76,7 @@ class Database:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             database = cls(path, made)
             database._lock()
-        except (OSError, RuntimeError, StorageUnusable) as error:  # the second: a loop of links
+        except (OSError, RuntimeError, StorageUnusable) as error:  # RuntimeError: a loop of links
             file.remove(made)
             if isinstance(error, StorageUnusable):
                 raise
@@ -113,7 +113,8 @@ class Database:
             self.distrust_cache()
         await self.write("PRAGMA synchronous = FULL")
         if await self._pragma("application_id") != schema.APPLICATION_ID:
-            # A new file, or one whose making was cut short. Before there is a WAL: the file itself says whose it is.
+            # A new file, or one whose creation was interrupted. The schema comes before the WAL, so that the file
+            # itself says whose it is.
             await self.write(f"PRAGMA page_size = {PAGE_BYTES}")
             await self.writer.executescript(schema.SCHEMA)
         for pragma in (
@@ -122,7 +123,7 @@ class Database:
             f"journal_size_limit = {WAL_FILE_BYTES}",
             f"cache_size = -{CACHE_KIB}",
             "temp_store = MEMORY",
-            "secure_delete = OFF",  # Debian's SQLite would write zeros over each run that was merged
+            "secure_delete = OFF",  # Debian's SQLite would overwrite each merged run with zeros
         ):
             await self.write(f"PRAGMA {pragma}")
         await self.writer.executescript(schema.TEMPORARY)
@@ -132,10 +133,10 @@ class Database:
         found = {name: await self._pragma(name) for name in promised}
         if found != promised:
             raise StorageUnusable(f"cannot use {self.path}: an ack would not be durable with {found}")
-        await self.write("SELECT next_seq FROM totals")  # SQLite makes the WAL when somebody reads
+        await self.write("SELECT next_seq FROM totals")  # SQLite creates the WAL at the first read
         self._wal_fd = os.open(self.wal_path, os.O_RDONLY | os.O_CLOEXEC)
         self._size = self.db_bytes
-        self.verify_names()  # from now on it is known which files they are
+        self.verify_names()  # from now on the names are known to lead to these files
 
     async def _connect(self, database: Path | str, **options: Any) -> aiosqlite.Connection:
         # isolation_level None: SQLite's own autocommit, so that one statement is one transaction.
@@ -148,8 +149,8 @@ class Database:
     async def write(self, sql: str, parameters: Any = ()) -> list[sqlite3.Row]:
         """Run one statement, which is one transaction, and fetch what it returns. Raises sqlite3.Error.
 
-        Fetched in the writer's thread, where the cursor ends too: a cursor that is dropped in the event loop would wait
-        there for SQLite's mutex, that is, for the whole of the next commit.
+        The writer's thread fetches the rows, and ends the cursor too: a cursor that is dropped in the event loop would
+        wait there for SQLite's mutex, that is, for the whole of the next commit.
         """
         return list(await self.writer.execute_fetchall(sql, parameters))
 
@@ -160,7 +161,7 @@ class Database:
             try:
                 return list(await connection.execute_fetchall(sql, parameters))
             except sqlite3.OperationalError as error:
-                # Tables of keys come and go: SQLite tries again by itself, but not for ever.
+                # Tables of keys come and go. SQLite tries again by itself, but not for ever.
                 if error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
                     raise
 
@@ -176,17 +177,18 @@ class Database:
         return file.size(self.wal_path)
 
     def distrust_cache(self) -> None:
-        """Have the kernel forget what it keeps of the database in memory, and does not mean to write any more.
+        """Make the kernel drop its clean pages of the database from memory.
 
-        After a write error that may be what is not on the disk: written over by the next checkpoint, ext4 would take
-        its place for written, and the WAL would be given up for a database that a power cut leaves with holes.
+        After a write error such pages may not be on the disk. If the next checkpoint overwrote them in memory, ext4
+        would take their blocks for written. The WAL would be given up, and a power cut would leave a database with
+        holes.
         """
         os.posix_fadvise(self._db_fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def verify_names(self, again: bool = False) -> None:
-        """Raise StorageFailed if a file of the database is not the one any more that is open, or the WAL is no WAL.
+        """Raise StorageFailed if a name of the database no longer leads to the open file, or if the WAL is no WAL.
 
-        ``again``: all was well a moment ago, so that a look at the folder tells whether any name has changed.
+        ``again``: there was no fault a moment ago, so a look at the folder tells whether any name has changed.
         """
         try:
             overwritten = not file.is_wal(self._wal_fd)
@@ -199,7 +201,7 @@ class Database:
     async def verify_size(self) -> None:
         """Raise StorageFailed if the database file was overwritten. Raises sqlite3.Error.
 
-        Its size lies between what it was, and what it will be when the whole WAL is copied.
+        The size must lie between the last size and the size that the file will have when the whole WAL is copied.
         """
         before, self._size = self._size, self.db_bytes
         if self._size != before:
@@ -212,13 +214,13 @@ class Database:
         return int(await self._pragma("data_version"))
 
     async def abandon(self) -> None:
-        """Close it after a start that has failed, and leave nothing behind that this start has made."""
+        """Close the database after a failed start, and remove everything that this start has created."""
         await self._close_connections()
         file.remove(self._made)  # while the lock is held
         await self.close()
 
     async def close(self) -> None:
-        """Close the database and give up the lock. SQLite moves everything out of the WAL when the last one leaves."""
+        """Close the database and release the lock. SQLite empties the WAL when the last connection is closed."""
         try:
             await self._close_connections()
         finally:
@@ -228,7 +230,7 @@ class Database:
             self._db_fd = self._wal_fd = self._lock_fd = -1
 
     async def _close_connections(self) -> None:
-        while self._connections:  # the reader first, because only the writer may move the WAL
+        while self._connections:  # the readers first, because only the writer may copy the WAL
             await self._connections.pop().close()
 
 
@@ -245,7 +247,7 @@ def unusable(path: Path, error: Exception) -> StorageUnusable:
 def storage_error(error: sqlite3.Error) -> StorageFull | StorageBusy | StorageFailed:
     """What an error of the connection that writes means for the batch."""
     name: str = getattr(error, "sqlite_errorname", None) or type(error).__name__
-    # SHMSIZE: the shared-memory file could not be made longer. Both say that the transaction did not happen.
+    # SHMSIZE: the shared-memory file could not be extended. Both mean that the transaction did not happen.
     if name in ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"):
         return StorageFull("no space left on the disk of the database")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):

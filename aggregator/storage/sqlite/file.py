@@ -1,7 +1,7 @@
-"""The database as a file, apart from what SQLite does with it: the lock that keeps a second server out, whose file it
-is, what a crash has left in the WAL.
+"""The database as a file, outside of SQLite: the lock, whose file it is, and what a crash has left in the WAL.
 
-All of it happens before SQLite opens the file, except for ``size``.
+The lock keeps a second server out. Everything happens before SQLite opens the file, except for ``Names``, ``is_wal``
+and ``size``, and except for what a failed start does.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ COPY_BYTES: Final = 1 << 20
 """How much of the WAL is rewritten at a time after a crash."""
 
 SETTLED_NS: Final = 1_000_000_000
-"""How old the last change of a folder must be, so that the next one gets another time: file systems count in steps of a
-few milliseconds, and some in seconds."""
+"""How old the last change of a folder must be, so that the next change certainly gets another time: file systems count
+in steps of a few milliseconds, and some in seconds."""
 
-_WAL_MAGIC: Final = 0x377F0682  # or one more: the byte order of its checksums
+_WAL_MAGIC: Final = 0x377F0682  # or this plus one: the last bit is the byte order of the WAL's checksums
 
 
 def make_folder(folder: Path, made: list[Path]) -> None:
-    """Make a folder and the ones above it so that they survive a power cut: a new entry is durable with its parent.
+    """Create a folder and those above it so that they survive a power cut: syncing its parent makes an entry durable.
 
-    Those that were made are put at the head of ``made``.
+    The folders that were created are put at the head of ``made``.
     """
     if folder.is_dir():
         return
     make_folder(folder.parent, made)
     try:
         folder.mkdir()
-    except FileExistsError:  # if it is a file, opening something in it will say so
+    except FileExistsError:  # if it is a file, opening something in it fails and says so
         return
     made.insert(0, folder)
     parent = os.open(folder.parent, os.O_RDONLY)
@@ -49,7 +49,7 @@ def make_folder(folder: Path, made: list[Path]) -> None:
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Remove what a failed start has made: files, and folders that are empty."""
+    """Remove what a failed start has created: files, and folders that are empty."""
     for path in paths:
         with contextlib.suppress(OSError):
             path.rmdir() if path.is_dir() else path.unlink()
@@ -61,13 +61,15 @@ def beside(path: Path) -> list[Path]:
 
 
 def lock(path: Path) -> int:
-    """Hold a lock until the returned descriptor is closed. It is on a file of its own: SQLite locks the database.
+    """Take a lock, which holds until the returned descriptor is closed.
+
+    The lock is on a file of its own, because SQLite itself locks the database file.
 
     Raises StorageUnusable, and OSError with the name of the lock file.
     """
     *_, name = beside(path)
     while True:
-        # A link would let whoever may write to the folder have another file of ours written over.
+        # With a link, anybody who may write to the folder could make the server overwrite another of its files.
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,16 +79,16 @@ def lock(path: Path) -> int:
             raise StorageUnusable(f"{path} is in use by another aggregator (process {owner or 'unknown'})") from None
         if _is_named(fd, name):
             break
-        os.close(fd)  # a server whose start failed has removed it in this moment
+        os.close(fd)  # a server whose start failed has just removed it
     if _owner(fd) is not None:
-        with contextlib.suppress(OSError):  # a full disk: the name of the owner is a courtesy
+        with contextlib.suppress(OSError):  # a full disk: the process id of the owner is only a courtesy
             os.ftruncate(fd, 0)
             os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     return fd
 
 
 def _owner(fd: int) -> str | None:
-    """The process that a lock file names; None if it holds anything else, and so must not be written over."""
+    """The process that a lock file names; None if the file holds anything else, and so must not be overwritten."""
     try:
         text = os.pread(fd, 32, 0)
     except OSError:  # a pipe
@@ -102,36 +104,37 @@ def _is_named(fd: int, path: Path) -> bool:
 
 
 class Names:
-    """Which files were opened, by name, to notice that a name has become another file, or none.
+    """Remembers which files have these names, to notice that a name leads to another file now, or to none.
 
     A file that was unlinked or replaced while it is open goes on taking writes, and no start will ever find them.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """All of them are in one folder."""
+        """All paths are in one folder."""
         self._paths = list(map(str, paths))
         self._folder = str(paths[0].parent)
         self._known: dict[str, tuple[int, int]] = {}
-        self._settled: tuple[int, int, int] | None = None  # the folder, and when it was changed before all was well
+        # The folder and its last change, as of the last check without a fault.
+        self._settled: tuple[int, int, int] | None = None
 
     def fault(self) -> str | None:
-        """What has become of the first of these names that is not the file it was when it was first looked at."""
+        """What has happened to the first name that no longer leads to the file that it led to at its first check."""
         looked_at = self._look_at_folder()
         fault = self._find_fault()
         self._settled = None if fault else looked_at
         return fault
 
     def fault_if_folder_changed(self) -> str | None:
-        """The same in one system call, where no name in the folder has come, gone or changed its file since ``fault``.
+        """As ``fault``, but with one system call if no name in the folder was added, removed or replaced since.
 
-        It does not see a file that was mounted over one of these.
+        It does not notice a file that was mounted over one of these names.
         """
         if self._settled and self._look_at_folder() == self._settled:
             return None
         return self.fault()
 
     def _look_at_folder(self) -> tuple[int, int, int] | None:
-        """Which folder it is, and when its names last changed; None if that is not certain to differ next time."""
+        """Which folder it is, and when its names last changed; None if the next change might get the same time."""
         try:
             found = os.stat(self._folder)
         except OSError:
@@ -156,7 +159,7 @@ class Names:
 
 
 def blame(path: Path) -> Path:
-    """The file of the database that this process may not read and write, if there is such a one, else the database."""
+    """The first file of the database that this process may not read and write; the database itself if there is none."""
     for one in beside(path):
         if one.exists() and not os.access(one, os.R_OK | os.W_OK):
             return one
@@ -171,10 +174,10 @@ def refuse_links(path: Path) -> None:
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise StorageUnusable unless the file is a database of ours, or empty, or not there.
+    """Raise StorageUnusable unless the file is a database of ours, or is empty, or does not exist.
 
-    Looks at SQLite's file header (sqlite.org/fileformat2.html, section 1.3) before SQLite itself opens the file: SQLite
-    would take a file of a few bytes for an empty database, and would recover another program's.
+    This reads SQLite's file header (sqlite.org/fileformat2.html, section 1.3) before SQLite itself opens the file.
+    SQLite would take a file of a few bytes for an empty database, and would recover another program's database.
     """
     try:
         with path.open("rb") as file:
@@ -196,30 +199,31 @@ def refuse_foreign(path: Path) -> None:
 
 
 def rewrite(path: Path) -> None:
-    """Make a file durable as it is read now: write its own bytes over it, and sync.
+    """Make a file durable as it reads now: write its own bytes over it, and sync.
 
-    For the WAL that a crash has left. After a write error the kernel keeps what it could not write, marks it as clean,
-    and lets the next sync succeed without it: the recovery would find commits that are in memory only, and those that
-    follow them would be lost with them in a power cut. A reader that has the WAL open does not notice.
+    This is for the WAL that a crash has left. After a write error the kernel keeps the pages that it could not write,
+    marks them as clean, and lets the next sync succeed without them. The recovery would find commits that are in memory
+    only; a power cut would lose them and all commits after them. A reader that has the WAL open does not notice.
     """
     with path.open("r+b", buffering=0) as file:
-        os.fsync(file.fileno())  # only what is clean can be dropped
+        os.fsync(file.fileno())  # only clean pages can be dropped
         start = 0
         while chunk := os.pread(file.fileno(), COPY_BYTES, start):
-            # Forgotten first: written over in memory, ext4 would take the place for written that it could not write.
+            # Dropped first: if these pages were overwritten in memory, ext4 would take blocks for written that it
+            # could not write.
             os.posix_fadvise(file.fileno(), start, COPY_BYTES, os.POSIX_FADV_DONTNEED)
             start += os.pwrite(file.fileno(), chunk, start)
         os.fsync(file.fileno())
 
 
 def is_wal(fd: int) -> bool:
-    """Whether an open file is a WAL by its first bytes (sqlite.org/fileformat2.html, section 4.1), or empty."""
+    """Whether an open file is a WAL, by its first bytes (sqlite.org/fileformat2.html, section 4.1), or empty."""
     head = os.pread(fd, 4, 0)
     return not head or int.from_bytes(head) | 1 == _WAL_MAGIC | 1
 
 
 def size(path: Path) -> int:
-    """In bytes; 0 where no file can be found. By ``stat``, because closing a descriptor would drop SQLite's locks."""
+    """In bytes; 0 if no file can be found. By ``stat``, because closing a descriptor would drop SQLite's locks."""
     try:
         return path.stat().st_size
     except OSError:

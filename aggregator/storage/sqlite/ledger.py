@@ -2,25 +2,24 @@
 
 A log-structured merge tree in plain SQLite tables of (first KEY_BYTES of the key's digest, seq):
 
-- The memtable has the newest keys, in memory. It is filled again at a start from the events past the last seq of any
-  run.
-- Keys of a batch are looked up behind the statement that stores the batch before. Nothing changes until the batch is
-  stored: this process is the only writer. The keys that are new are inserted into the memtable by the transaction that
-  stores their events, which fails if one is there.
-- When it is full it becomes a *run*, a table ``keys_N`` that is never changed again, a slice of the keys at a time,
-  beside the batches, while another memtable takes the new ones. The last slice done, the run is named in ``runs``; one
-  that is not named there is what a crash has left, and dropped.
+- The memtable has the newest keys, in memory. A start fills it again from the events past the last seq of any run.
+- The keys of a batch are looked up after the statement that stores the previous batch. Nothing changes until the batch
+  is stored, because this process is the only writer. The transaction that stores the events inserts their new keys into
+  the memtable; it fails if a key is already there.
+- A full memtable becomes a *run*, a table ``keys_N`` that never changes once it is complete. Its keys are copied a
+  slice at a time, alongside the batches, while another memtable takes the new keys. After the last slice the run is
+  named in ``runs``. A table that is not named there was left by a crash, and is dropped.
 - FANOUT runs of a level are merged into one run of the next level in the same way. The runs being merged stay in use
-  until the merge is complete, so that a crash has nothing to repair: the next start goes on after the last key of the
+  until the merge is complete, so a crash leaves nothing to repair: the next start goes on after the last key of the
   unfinished run.
-- The connection does one statement after the other, and each is a transaction. A table is emptied or dropped only by a
-  statement that comes after it has ceased to be looked into; so a look-up finds every key, whatever came between its
-  being asked for and its being made.
-- A key is looked for in the memtable, in the run where one was found last, for what is sent again mostly keeps its
-  order, and in the others from the newest on.
+- The connection runs one statement after the other, and each is a transaction. Only a statement that comes after the
+  last look-up in a table may empty or drop it. So a look-up finds every key, whatever was done between the request for
+  it and its execution.
+- A key is looked for in the memtable, then in the run where a key was found last, because events that are sent again
+  mostly keep their order, and then in the other runs from the newest on.
 
-An index over random keys has to change about one page for every key; here all writing is in the order of the keys,
-and a key is written once for each level: three times at 32 million keys, four times at 268 million.
+An index over random keys has to change about one page for every key. Here all writing is in the order of the keys, and
+a key is written once for each level: three times at 32 million keys, four times at 268 million.
 """
 
 from __future__ import annotations
@@ -44,39 +43,40 @@ from aggregator.storage.sqlite.memtable import Memtable
 from aggregator.storage.sqlite.schema import KEY_COLUMNS
 
 FANOUT: Final = 8
-"""Runs of a level that become one of the next. With more, keys are merged less often, but looked for in more tables."""
+"""How many runs of a level become one of the next. With more, keys are merged less often, but looked for in more
+tables."""
 
 SLICE_KEYS: Final = 2048
 """Fewest keys merged at a time: about 2 ms, of which the commit is a tenth."""
 
 MAX_SLICE_KEYS: Final = 32 * 1024
-"""Most keys merged at a time beside the batches: about 20 ms."""
+"""Most keys merged at a time alongside the batches: about 20 ms."""
 
 FILL_KEYS: Final = 1 << 17
-"""Keys told to the filter at a time after a start: some 40 ms, which commits wait for; but until all are told each
-event is looked for in every run."""
+"""How many keys are added to the filter at a time after a start. That takes some 40 ms, for which commits wait; but
+until the filter has all keys, each event is looked for in every run."""
 
 MERGE_PACE: Final = 2
-"""Keys that may be merged for each new one: twice as fast as they come, a level never has much more than FANOUT
+"""How many keys may be merged for each new key: at twice the rate of new keys, a level never has much more than FANOUT
 runs."""
 
 FLUSH_PACE: Final = 8
-"""The same for a memtable that becomes a run: it is one when the next is an eighth full. What is in both has to be read
-again at a start."""
+"""The same for a memtable that becomes a run: the run is complete when the next memtable is an eighth full. A start has
+to read the events of both again."""
 
 MAX_TABLES: Final = 100
 """Most tables that one function or one merge is given; SQLite's limits are 127 and 500."""
 
 KEY_ROW_BYTES: Final = 27
-"""What a key takes in a run, on disk."""
+"""The size of a key in a run, on disk."""
 
 _REFILL_BLOCKS = 64
-"""Blocks read at a time at a start: 4 MiB, or so many events that are larger than a block."""
+"""How many blocks a start reads at a time: 4 MiB, or as many events if each is larger than a block."""
 
 
 @dataclass(slots=True)
 class Run:
-    """A table of keys. While ``merging_into`` another run, that one is not looked into yet."""
+    """A table of keys. The run that it is ``merging_into``, if any, is not searched yet."""
 
     id: int
     level: int
@@ -91,9 +91,9 @@ class Run:
 
 @dataclass(slots=True)
 class _Merge:
-    """A run that is being made of the keys in ``sources``, other runs or a memtable that takes no more.
+    """A run that is being made of the keys in ``sources``: other runs, or a memtable that takes no more keys.
 
-    It has all their keys up to ``done``, and may take ``budget`` more. Its table may have to be ``created``.
+    The run has all their keys up to ``done``, and may take ``budget`` more. Its table exists if ``created`` is true.
     """
 
     target: Run
@@ -106,7 +106,7 @@ class _Merge:
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """A statement that looks for keys, and what they are in the order in which it answers."""
+    """A statement that looks for keys, and the keys in the order of its answer."""
 
     keys: list[bytes]
     sql: str
@@ -114,32 +114,32 @@ class LookUp:
 
     @classmethod
     def of(cls, digests: Iterable[bytes], tables: tuple[str, ...]) -> LookUp:
-        """Look for the keys with these digests, in each table until one has it."""
-        keys = sorted(set(digests))  # neighbours share their pages: that halves it
+        """Look for each of the keys with these digests, in one table after the other until one has it."""
+        keys = sorted(set(digests))  # neighbours share pages: that halves the time
         positions = orjson.dumps(list(range(len(keys)))).decode()
         return cls(keys, _seqs_in(tables), {"digests": b"".join(keys), "positions": positions})
 
     def found(self, rows: Iterable[sqlite3.Row]) -> dict[bytes, int | None]:
-        """The seqs of the keys in the answer; None where there was none."""
+        """The seqs of the keys in the answer; None for a key that was not found."""
         ((seqs,),) = rows
         return dict(zip(self.keys, orjson.loads(seqs), strict=True))
 
 
 class Ledger:
-    """The keys of one database. ``load`` comes first."""
+    """The keys of one database. ``load`` must be called first."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self.filter = KeyFilter()
         self.written_bytes = 0
-        """Of the ledger's own tables, since it was opened."""
+        """How much was written into the ledger's own tables since the ledger was opened."""
         self._memtable = Memtable(0)
         self._runs: list[Run] = []
         self._merges: list[_Merge] = []
-        self._last_id = 0  # of any run, even one that is no more
-        self._garbage: list[str] = []  # statements that drop or empty tables that are not looked into any more
-        self._expected: Run | None = None  # where a key is looked for first
-        self._run_tables: tuple[str, ...] = ()  # in the order in which they are looked into
+        self._last_id = 0  # of any run, even one that is gone
+        self._garbage: list[str] = []  # statements that drop or empty tables that are no longer searched
+        self._expected: Run | None = None  # the run that is searched first
+        self._run_tables: tuple[str, ...] = ()  # in the order in which they are searched
 
     async def load(self) -> None:
         """Find the runs, and fill the memtable."""
@@ -179,7 +179,7 @@ class Ledger:
             self._memtable.add(digests, seqs, sum(len(row[-1]) for row in rows))
 
     def look_up(self, digests: Iterable[bytes]) -> LookUp:
-        """What finds these keys through the connection that writes, if that is the next thing it is told to do."""
+        """A look-up of these keys, provided that it is the next statement of the connection that writes."""
         return LookUp.of(digests, tuple(one.table for one in self._memtables) + self._run_tables)
 
     async def seq_of(self, digest: bytes) -> int | None:
@@ -193,15 +193,15 @@ class Ledger:
             try:
                 rows = await self._database.reader.execute_fetchall(look_up.sql, look_up.parameters)
             except sqlite3.OperationalError as error:
-                # Runs were merged meanwhile, and their tables dropped; or more often than SQLite tries again. That they
-                # were only put in another order does no harm: it is tried once more.
+                # Runs were merged during the look-up and their tables dropped, perhaps more often than SQLite tries
+                # again by itself. If the runs were only put in another order, another attempt does no harm.
                 if runs == self._run_tables and error.sqlite_errorcode != sqlite3.SQLITE_SCHEMA:
                     raise
             else:
                 return look_up.found(rows)[digest]
 
     def stored(self, digests: bytes, seqs: Sequence[int], event_bytes: int) -> None:
-        """Take note of the keys that are in the memtable now, and of what that lets be merged."""
+        """Record the keys that are in the memtable now, and let the merges proceed accordingly."""
         self._memtable.add(digests, seqs, event_bytes)
         keys = len(seqs)
         for merge in self._merges:
@@ -210,18 +210,18 @@ class Ledger:
 
     @property
     def memtable(self) -> int:
-        """The number of the one that takes new keys."""
+        """The number of the memtable that takes new keys."""
         return self._memtable.number
 
     @property
     def _memtables(self) -> list[Memtable]:
-        """That one first, then the one that is becoming a run, if there is one."""
+        """The memtable that takes new keys, then the one that is becoming a run, if there is one."""
         frozen = [one for merge in self._merges for one in merge.sources if isinstance(one, Memtable)]
         return [self._memtable, *frozen]
 
     @property
     def run_count(self) -> int:
-        """Tables on disk that a key is looked for in."""
+        """How many tables on disk are searched for a key."""
         return len(self._complete())
 
     @property
@@ -231,11 +231,11 @@ class Ledger:
 
     @property
     def work_due(self) -> bool:
-        """Whether there is something to do beside the batches."""
+        """Whether there is something to do alongside the batches."""
         return bool(self._garbage or self.filter.known_below < ALL or any(map(_is_due, self._merges)))
 
     async def work(self, quiet: bool) -> None:
-        """Do what is due beside the batches, or in quiet times a piece of whatever is left. Raises sqlite3.Error.
+        """Do what is due alongside the batches or, in quiet times, a piece of what is left. Raises sqlite3.Error.
 
         A piece takes some milliseconds, and is committed or never happened.
         """
@@ -258,7 +258,7 @@ class Ledger:
     def _freeze_if_full(self) -> None:
         """Let a full memtable become a run, if there is an empty one to take its place.
 
-        Not while a batch is being stored, for its keys go into the memtable that was there when it was made ready.
+        This must not happen while a batch is being stored, because the batch already names the memtable for its keys.
         """
         memtable = self._memtable
         other = memtable.other()
@@ -266,7 +266,7 @@ class Ledger:
             self._memtable = other
             target = Run(self._next_id(), 1, len(memtable), memtable.last_seq)
             self._runs.append(target)
-            # The first, for in quiet times one is finished after the other.
+            # It comes first, because in quiet times one merge is finished after the other.
             self._merges.insert(0, _Merge(target, [memtable], FLUSH_PACE, budget=SLICE_KEYS))
 
     async def _start_merge(self, level: int) -> None:
@@ -302,13 +302,13 @@ class Ledger:
             f"INSERT INTO {merge.target.table} {parts} ORDER BY key", {"done": merge.done, "below": below}
         )
         self._wrote(keys)
-        merge.budget = max(0, merge.budget - keys)  # a batch may have added to it meanwhile
+        merge.budget = max(0, merge.budget - keys)  # a batch may have added to it during the write
         merge.done = below
         if last:
             await self._finish(merge)
 
     async def _finish(self, merge: _Merge) -> None:
-        """Let the target take the place of its sources."""
+        """Replace the sources by the target."""
         target = merge.target
         runs = [one for one in merge.sources if isinstance(one, Run)]
         if runs:
@@ -321,12 +321,12 @@ class Ledger:
         self._runs_changed()
         if not runs:
             self._garbage.insert(0, _empty(merge.sources[0]))
-            await self._clear()  # now, for the next full memtable waits for that
+            await self._clear()  # now, because the next full memtable waits for that
         await self._start_merge(target.level - 1)
         await self._start_merge(target.level)
 
     async def _fill_filter(self) -> None:
-        """Let the filter know the stored keys of the next slice."""
+        """Add the stored keys of the next slice to the filter."""
         complete = self._complete()
         total = sum(run.keys for run in complete)
         first = self.filter.known_below
@@ -349,10 +349,10 @@ class Ledger:
         return self._last_id
 
     def expect(self, seq: int) -> None:
-        """Look for the next keys first in the run of this seq, that of a duplicate.
+        """Look for the next keys first in the run that has this seq, the seq of a duplicate.
 
-        What is sent again mostly keeps its order. Any duplicate of a batch will do: the more of them a run has, the
-        likelier it is one of its own.
+        Events that are sent again mostly keep their order. Any duplicate of a batch will do: the more of the batch's
+        duplicates a run has, the likelier it is that the given one is in that run.
         """
         if (run := self._run_of(seq)) is not self._expected:
             self._expected = run
@@ -367,7 +367,7 @@ class Ledger:
         self._order_runs()
 
     def _order_runs(self) -> None:
-        # After the expected one the newest first: what is sent again was mostly sent a short time ago.
+        # After the expected run the newest come first: events that are sent again were mostly sent a short time ago.
         order = sorted(self._complete(), key=lambda run: (run is not self._expected, -run.last_seq))
         self._run_tables = tuple(run.table for run in order)
 
@@ -375,9 +375,9 @@ class Ledger:
         self.written_bytes += keys * KEY_ROW_BYTES
 
 
-@functools.lru_cache(maxsize=4)  # the tables change seldom
+@functools.lru_cache(maxsize=4)  # the tables rarely change
 def _seqs_in(tables: tuple[str, ...]) -> str:
-    """SQL for a JSON array: for each of the keys the seq that the first of these tables has, or null."""
+    """SQL for a JSON array: for each key its seq in the first of these tables that has the key, or null."""
     key = f"substr(:digests, {DIGEST_BYTES} * value + 1, {KEY_BYTES})"
     parts = [f"(SELECT seq FROM {table} WHERE key = {key})" for table in tables]
     groups = [", ".join(parts[start : start + MAX_TABLES]) for start in range(0, len(parts), MAX_TABLES)]
@@ -412,5 +412,5 @@ def _keys(first_seq: int, topics: str, *row: Any) -> dict[bytes, int]:
         found = block.events(first_seq, *row)
         return {digest(names[topic], json_text.decode(json)["event_id"]): seq for seq, topic, json in found}
     except (NotJson, TooDeep, ValueError, LookupError, TypeError, AttributeError) as error:
-        # Going on without its key would let it be stored twice.
+        # Without its key, an event of this block could be stored twice.
         raise sqlite3.DatabaseError(f"the block of event {first_seq} is damaged: {error}") from error

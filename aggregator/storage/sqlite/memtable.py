@@ -1,10 +1,10 @@
-"""The newest keys: a temporary table of SQLite's, which has them in order, and takes each key only once.
+"""The newest keys: a temporary table of SQLite, which keeps them in order and takes each key only once.
 
 There are two such tables: while the keys of one are being written to a run, new keys go into the other. They are not
-durable and need not be: at a start one is filled again from the events whose keys are in no run.
+durable and need not be: a start fills one again from the events whose keys are in no run.
 
-Only the connection that writes sees them, and a command that asks for an event must not wait for that connection. So
-the keys are kept here a second time, in the order in which they came.
+Only the connection that writes sees these tables, and a command that asks for an event must not wait for that
+connection. So this module keeps the keys a second time, in the order in which they came.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from aggregator.event import DIGEST_BYTES
 from aggregator.storage.sqlite import schema
 
 MEMTABLE_KEYS: Final = 1 << 16
-"""Keys in a memtable when it becomes a run: 3 MiB, so that it stays in a processor's cache. Four times as many made
-inserting twice as slow."""
+"""How many keys a memtable has when it becomes a run: 3 MiB, so that it stays in a processor's cache. Four times as
+many made inserting twice as slow."""
 
 MEMTABLE_EVENT_BYTES: Final = 64 << 20
-"""The same limit for large events: about what a start has to read again, or an eighth more while a memtable becomes a
-run."""
+"""The same limit for large events: about as much as a start has to read again, or an eighth more while a memtable
+becomes a run."""
 
 
 class Memtable:
-    """One of the two tables, and what was inserted into it."""
+    """One of the two tables, and a copy of what was inserted into it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -49,14 +49,14 @@ class Memtable:
         return self._seqs[-1]
 
     def add(self, digests: bytes, seqs: Iterable[int], event_bytes: int) -> None:
-        """Take note of keys that the table has now, with the rising seqs of events of so many bytes together."""
+        """Record keys that the table has now, with their ascending seqs, and the total length of their events."""
         self._digests += digests
         self._seqs.extend(seqs)
         self._event_bytes += event_bytes
 
     def seq_of(self, digest: bytes) -> int | None:
-        """The seq of a key. Looks through up to 2 MiB: it is for people who ask for an event."""
-        place = self._digests.find(digest)  # so many random bytes are nowhere but where they start
+        """The seq of a key. This searches up to 2 MiB, so it is only for people who ask for an event."""
+        place = self._digests.find(digest)  # a digest is too random to be found across two others
         return None if place < 0 else self._seqs[place // DIGEST_BYTES]
 
     def other(self) -> Memtable:

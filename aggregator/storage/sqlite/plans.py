@@ -1,7 +1,7 @@
 """How the events of an interest are found: through the postings of its topics, or by scanning blocks.
 
-A scan looks into the topics of each block. Postings lead from one block with a topic to the next: that is better for
-topics that are rare, and for names, because the newest event of a name may lie far back.
+A scan examines the topics of each block. Postings lead from one block with a topic to the next block with it. They are
+better for rare topics, and for topics that a reader names, because the newest event of such a topic may lie far back.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from aggregator.storage.sqlite.writer import Writer
 
 MAX_LISTED_TOPICS: Final = 32
 RARE_DIVISOR: Final = 16
-"""Up to so many topics, if they were named or have less than this part of all events, are read through postings."""
+"""Up to MAX_LISTED_TOPICS are read through postings, if they were named or have at most 1/RARE_DIVISOR of all
+events."""
 
 PAGE: Final = 1000
-"""Topics that are looked through at a time, about 1 ms."""
+"""How many topics are examined at a time, about 1 ms."""
 
 RENEWED: Final = 2
-"""A plan is made anew when the store has so many times as many events: rare topics may have become frequent."""
+"""A plan is made again when the store has this many times as many events: rare topics may have become frequent."""
 
 _NAMED = "SELECT id, name, stored FROM topics WHERE name IN (SELECT value FROM json_each(?))"
 _NEXT = "SELECT id, name, stored FROM topics WHERE id > ? ORDER BY id LIMIT ?"
@@ -37,20 +38,20 @@ Rows = Callable[[str, Any], Awaitable[list[sqlite3.Row]]]
 @dataclass(slots=True)
 class _Plan:
     good_until: int
-    """Events in the store."""
+    """With more events in the store, the plan is no longer good."""
     topics_seen: int = -1
-    """Topics in the store when it was last brought up to date."""
+    """How many topics the store had when the plan was last updated."""
     last_id: int = 0
-    """The topics up to this one have been looked at."""
+    """The topics up to this one have been examined."""
     found: list[tuple[int, str]] = field(default_factory=list)
-    """Topics that are wanted, by id and name."""
+    """The wanted topics, by id and name."""
     stored: int = 0
-    """How many events they have."""
+    """How many events the wanted topics have."""
     scan: bool = False
 
 
 class Plans:
-    """The plans of one database, each kept as long as its interest is."""
+    """The plans of one database, each kept as long as its interest exists."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -58,7 +59,7 @@ class Plans:
         self._updating = asyncio.Lock()
 
     async def topics(self, wanted: Wanted, rows: Rows) -> list[tuple[int, str]] | None:
-        """The topics to be read through postings, by id and name; None if blocks are to be scanned.
+        """The topics to be read through postings, by id and name; None if blocks must be scanned.
 
         ``rows`` reads from the database.
         """
@@ -73,8 +74,8 @@ class Plans:
         return None if plan.scan else plan.found
 
     async def _update(self, plan: _Plan, wanted: Wanted, rows: Rows) -> None:
-        """Look at the topics that are new since."""
-        topics_total = self._writer.topics_total  # by now: a topic that comes while it looks is looked at next time
+        """Examine the topics that are new since the last update."""
+        topics_total = self._writer.topics_total  # read first: the next update examines a topic that appears now
         if wanted.names is None:
             full = True
             while full and not plan.scan:

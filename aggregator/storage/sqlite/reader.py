@@ -1,8 +1,8 @@
 """Everything that reads stored events: by key, in the order of seqs, by time; and the names of topics.
 
-An answer is read a slice at a time, and other answers have their slices in between: many large answers hold up a small
-one by a slice each. Each slice is made of statements that end; none is held open until the next slice, because that
-would keep the WAL from starting afresh.
+An answer is read a slice at a time, and other answers have their slices in between: each of many large answers holds up
+a small one by one slice only. Each slice consists of statements that end. No statement is held open until the next
+slice, because that would keep SQLite from restarting the WAL.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SLICE_BLOCKS: Final = 4
 """Blocks in a slice: about 1,000 events, or 256 KiB, half a millisecond of the event loop."""
 
 HEADS: Final = 64
-"""Blocks of which only the topics are looked at, to find those that are wanted."""
+"""How many blocks are read without their events, only for their topics, to find the wanted blocks."""
 
 MAX_RECEIVED_AT: Final = 253_402_300_800_000
-"""The year 10000, which no clock is at, and which cannot be shown."""
+"""The year 10000, which no clock has reached, and which cannot be shown."""
 
 _ROWS = f"SELECT {schema.BLOCK_COLUMNS} FROM blocks WHERE first_seq"
 _BLOCK_OF = f"{_ROWS} <= :seq ORDER BY first_seq DESC LIMIT 1"
@@ -48,7 +48,7 @@ _CURSORS = "SELECT name, interest, acked, acked_at FROM cursors"
 
 
 class Reader:
-    """Reads one database, through connections that never wait for a commit. All raise StorageUnreadable."""
+    """Reads one database, through connections that never wait for a commit. All methods raise StorageUnreadable."""
 
     def __init__(self, database: Database, ledger: Ledger, writer: Writer) -> None:
         self._database = database
@@ -88,7 +88,7 @@ class Reader:
             except StorageUnreadable:
                 if not number:
                     raise
-                position = row[0] - 1  # what comes before a damaged block is read
+                position = row[0] - 1  # the events before a damaged block are read
                 break
             if stretch.seqs:
                 stretches.append(stretch)
@@ -100,7 +100,7 @@ class Reader:
     async def _forwards(
         self, wanted: Wanted, after: int, until: int, background: bool, blocks: int
     ) -> tuple[list[sqlite3.Row], int | None]:
-        """The rows of the next blocks, and how far was looked: None, if up to the end of the last."""
+        """The rows of the next blocks, and how far the read has looked: None means to the end of the last block."""
         parameters: dict[str, Any] = {"after": after, "until": until, "blocks": blocks, "heads": HEADS}
         topics = await self._plans.topics(wanted, partial(self._rows, background=background))
         if topics is not None:
@@ -116,11 +116,11 @@ class Reader:
     async def _scan(
         self, wanted: Wanted, parameters: dict[str, Any], background: bool
     ) -> tuple[list[sqlite3.Row], int]:
-        """The next blocks that have topics that are wanted, and how far was looked."""
+        """The next blocks that have wanted topics, and how far the read has looked."""
         heads = await self._rows(_HEADS_FORWARDS, parameters, background)
         position = parameters["until"]
         if len(heads) == HEADS:
-            position = heads.pop()[0] - 1  # where its block ends is not known
+            position = heads.pop()[0] - 1  # it is not known where this block ends
         these: list[int] = []
         for first_seq, topics in heads:
             if _has_wanted(wanted, topics):
@@ -159,7 +159,7 @@ class Reader:
         return (await self._these(these))[::-1], position
 
     async def seek(self, received_at: int) -> int:
-        """As ``Engine.seek``: by halves, because ``received_at`` never falls."""
+        """As ``Engine.seek``, by bisection, because ``received_at`` never decreases."""
         low, high = 0, self._writer.head  # the position is in between
         async with self._turns[False]:
             while low < high:
@@ -193,7 +193,7 @@ class Reader:
 
 
 def _has_wanted(wanted: Wanted, topics: Any) -> bool:
-    """Whether a block has a topic that is wanted. A damaged one may have: it is looked into, and it is said there."""
+    """Whether a block may have a wanted topic. A damaged block may: then reading the block reports the damage."""
     try:
         names = orjson.loads(topics)
         return not names or any(map(wanted.wants_topic, names))
@@ -210,7 +210,7 @@ def _last_seq(row: sqlite3.Row) -> int:
 
 
 def _stretch(row: sqlite3.Row, wanted: Wanted | None, after: int = 0, until: int | None = None) -> Stretch:
-    """The events of a block that are wanted, past ``after`` and up to ``until``."""
+    """The wanted events of a block, past ``after`` and up to ``until``."""
     first_seq, received_at, topics, numbers, ends, data, _ = row
     wants_topic = None if wanted is None or wanted.all_topics else wanted.wants_topic
     try:

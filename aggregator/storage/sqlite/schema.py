@@ -1,6 +1,6 @@
 """All tables, views and triggers, on one page. The modules that own them say what they are for.
 
-What belongs to the file is in ``SCHEMA``; what each connection that writes makes for itself is in ``TEMPORARY``.
+``SCHEMA`` is what the file contains. ``TEMPORARY`` is what the connection that writes creates for itself.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ APPLICATION_ID: Final = 0x41475245
 """``PRAGMA application_id`` of our files ("AGRE"), so that a database of another program is never taken for ours."""
 
 KEY_COLUMNS: Final = "(key BLOB PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID"
-"""Of a table of keys, in memory or on disk: the first KEY_BYTES of a key's digest, and the seq of its event."""
+"""The columns of a table of keys, in memory or on disk: KEY_BYTES of a key's digest, and the seq of its event."""
 
 BLOCK_COLUMNS: Final = "first_seq, received_at, topics, numbers, ends, data, (SELECT min(first_seq) FROM blocks)"
-"""Of a block that is read. The last tells what is gone from the beginning, at the moment when the others were read."""
+"""The columns of a block that is read. The last column tells, as of that read, whether older blocks are gone."""
 
 MEMTABLES: Final = 2
 
@@ -100,7 +100,7 @@ COMMIT;
 
 
 def insert_keys(memtable: int, values: str) -> str:
-    """SQL that inserts keys into a memtable: ``digests`` and a JSON array ``seqs``, both names after ``values``."""
+    """SQL that inserts keys into a memtable: ``digests`` and a JSON array ``seqs``, names that ``values`` precedes."""
     return (
         f"INSERT INTO memtable_{memtable} SELECT substr({values}digests, {DIGEST_BYTES} * key + 1, {KEY_BYTES}), value"
         f" FROM json_each({values}seqs)"
@@ -110,7 +110,7 @@ def insert_keys(memtable: int, values: str) -> str:
 _MEMTABLES = "".join(f"CREATE TEMP TABLE memtable_{number} {KEY_COLUMNS};\n" for number in range(MEMTABLES))
 _INSERTS = "".join(f"{insert_keys(number, 'NEW.')} WHERE NEW.memtable = {number};\n" for number in range(MEMTABLES))
 
-# The transaction of a batch is a trigger: whoever inserts a row into the view runs it in one statement.
+# The transaction of a batch is a trigger: inserting a row into the view runs all of it in one statement.
 TEMPORARY: Final = f"""
 {_MEMTABLES}
 CREATE TEMP VIEW batch AS                  -- one row is ``batch.Packed.parameters``

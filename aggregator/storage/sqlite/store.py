@@ -23,11 +23,11 @@ from aggregator.storage.sqlite.upkeep import Upkeep
 from aggregator.storage.sqlite.wal import Wal
 from aggregator.storage.sqlite.writer import Writer
 
-MAX_SEQ_DIGITS: Final = 18  # of a number that fits into 64 bits, whatever its digits
+MAX_SEQ_DIGITS: Final = 18  # a number with this many digits fits into 64 bits, whatever its digits are
 
 log = logging.getLogger("aggregator")
 
-# Writes a page, and so commits. An UPDATE that changes no byte would not.
+# This writes a page, and so commits. An UPDATE that changes no byte would not.
 _PROBE: Final = f"PRAGMA user_version = {schema.VERSION}"
 
 
@@ -84,13 +84,13 @@ class Store:
         return self._writer.topics_total
 
     async def count(self) -> None:
-        """As ``Engine.count``: there are no others."""
+        """As ``Engine.count``: there are no other servers."""
 
     async def look(self) -> None:
         """As ``Engine.look``."""
 
     async def news(self) -> None:
-        """As ``Engine.news``: never."""
+        """As ``Engine.news``, but it never returns."""
         await asyncio.Event().wait()
 
     def new_batch(self) -> Batch:
@@ -98,7 +98,7 @@ class Store:
         return Batch(self.ledger.filter)
 
     async def prepare(self, batch: Batch) -> None:
-        """Look up the keys of a full batch behind the statement that is storing the batch before it."""
+        """Look up the keys of a full batch, right after the statement that is storing the previous batch."""
         try:
             await self._writer.decide(batch)
         except sqlite3.Error as error:
@@ -120,7 +120,7 @@ class Store:
         return packed.commit
 
     async def verify(self) -> None:
-        """As ``Engine.verify``: the files are still there, and nobody else writes to them."""
+        """As ``Engine.verify``: the files are still there, and no other program writes to them."""
         self.database.verify_names()
         try:
             await self.database.verify_size()
@@ -129,7 +129,7 @@ class Store:
             why = storage_error(error)
             if isinstance(why, StorageFailed):
                 raise why from error
-            return  # another program is in the way: later
+            return  # another program is in the way: the next call checks
         if version != self._data_version and not self._foreign:
             self._foreign = "another program has written to the database; only one aggregator may"
             log.error("%s: %s", self.location, self._foreign)
@@ -249,5 +249,5 @@ class Store:
         return {"checkpoint": self.wal.last.error, "other_writers": self._foreign}
 
     async def close(self) -> None:
-        """Close the database and give up the lock."""
+        """Close the database and release the lock."""
         await self.database.close()

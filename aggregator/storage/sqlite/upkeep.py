@@ -1,7 +1,7 @@
-"""What the store does beside the batches and in quiet times: checkpoints, postings, merging keys.
+"""What the store does alongside the batches and in quiet times: checkpoints, postings, merging keys.
 
-All of it can wait. Work that fails for want of space, or because another program holds the write lock, harms nobody
-yet and is tried again later.
+All of it can wait. Work that fails because there is no space, or because another program holds the write lock, does no
+harm yet and is tried again later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aggregator.storage.sqlite.writer import Writer
 log = logging.getLogger("aggregator")
 
 RETRY_S: Final = 0.5
-"""Pause before work that found no space is tried again."""
+"""Pause before work that has failed is tried again."""
 
 
 class Upkeep:
@@ -37,12 +37,12 @@ class Upkeep:
 
     @property
     def due(self) -> bool:
-        """Whether something is due beside the batches."""
+        """Whether something is due alongside the batches."""
         return self._wal.due or (self._may_work and (self._postings.due or self._ledger.work_due))
 
     @property
     def left(self) -> bool:
-        """Whether there is something to do in quiet times, be it what has just failed: it must not be forgotten."""
+        """Whether there is something to do in quiet times. Work that has just failed counts: it must not be lost."""
         return self._wal.left or self._ledger.work_left
 
     @property
@@ -50,12 +50,12 @@ class Upkeep:
         return time.monotonic() >= self._work_after
 
     async def run(self, quiet: bool) -> bool:
-        """Do what is due, or in quiet times a piece of what is left; return whether more is left that can be done.
+        """Do what is due or, in quiet times, a piece of what is left; return whether more is left that can be done.
 
         Raises StorageFailed.
         """
         more = self._may_work and self._ledger.work_left
-        if self._wal.due or (quiet and self._wal.left and not more):  # what is merged has to be copied too
+        if self._wal.due or (quiet and self._wal.left and not more):  # merging adds to what has to be copied
             await self._wal.checkpoint()
         if self._may_work:
             try:

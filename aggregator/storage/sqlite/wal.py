@@ -18,18 +18,18 @@ log = logging.getLogger("aggregator")
 
 CHECKPOINT_BYTES: Final = 3 << 20
 """The WAL is copied into the database when there is about this much to copy: some 10 ms, for which commits wait. More
-is felt in the 99th percentile of the ack latency; with 2 MiB each batch under full load was followed by a checkpoint,
-for a tenth less throughput."""
+shows in the 99th percentile of the ack latency. With 2 MiB a checkpoint followed each batch under full load, and
+throughput was a tenth lower."""
 
 BACKLOG_BYTES: Final = 32 << 20
-"""The same for the WAL itself, in which many small commits repeat the pages that they all change."""
+"""The same limit for the WAL itself, in which many small commits repeat the pages that they all change."""
 
 COMMIT_PAGES: Final = 5
 """Pages that any commit changes, besides those that its events fill."""
 
 TRUNCATE_DIVISOR: Final = 4
-"""A WAL file larger than this part of its limit is cut at the next checkpoint, which waits for readers: readers that
-always overlap would keep it from ever starting afresh."""
+"""A WAL file larger than its limit divided by this is cut at the next checkpoint. That checkpoint waits for readers,
+because readers that always overlap would keep SQLite from ever restarting the WAL."""
 
 RETRY_S: Final = 0.5
 """Pause before a failed checkpoint is tried again."""
@@ -51,20 +51,20 @@ class Wal:
         self._limit_bytes = limit_bytes
         self._truncate_at = limit_bytes // TRUNCATE_DIVISOR
         self._backlog_bytes = database.wal_bytes  # estimate: SQLite tells only at a checkpoint
-        self._to_copy_bytes = 0  # distinct pages among it, about
+        self._to_copy_bytes = 0  # about the size of the distinct pages in the backlog
         self.last = Checkpoint(time.monotonic(), None)
 
     def committed(self, event_bytes: int) -> None:
-        """Take note of a batch. Besides its events a commit changes a few pages, mostly the same as the one before."""
+        """Record a batch. Besides its events, a commit changes a few pages, mostly those of the previous commit."""
         self._to_copy_bytes += event_bytes
         self._backlog_bytes += event_bytes + COMMIT_PAGES * PAGE_BYTES
 
     def posted(self, pages: int) -> None:
-        """Take note of postings, which many commits write into the same pages."""
+        """Record postings, which many commits write into the same pages."""
         self._backlog_bytes += pages * PAGE_BYTES
 
     def wrote_keys(self, size_bytes: int) -> None:
-        """Take note of what the ledger has written into its own tables."""
+        """Record how much the ledger has written into its own tables."""
         self._to_copy_bytes += size_bytes
         self._backlog_bytes += size_bytes
 
@@ -75,8 +75,10 @@ class Wal:
 
     @property
     def too_large(self) -> str | None:
-        """Why nothing may be appended. The file counts too: readers that always overlap keep a WAL that was copied from
-        being used afresh."""
+        """Why nothing may be appended; None if it may.
+
+        The size of the file counts too: readers that always overlap keep SQLite from restarting a WAL that was copied.
+        """
         if max(self._backlog_bytes, self._database.wal_bytes) <= self._limit_bytes:
             return None
         return f"the WAL has reached its limit: {self.last.error or 'a checkpoint is due'}"
@@ -89,7 +91,7 @@ class Wal:
 
     @property
     def left(self) -> bool:
-        """Whether there is anything to be copied, or a failed attempt to be made good."""
+        """Whether there is anything to be copied, or a failed attempt to be repeated."""
         return bool(self._backlog_bytes or self.last.error)
 
     @property
@@ -97,7 +99,7 @@ class Wal:
         return bool(self.last.error) and self.age_s < RETRY_S
 
     async def make_room(self) -> None:
-        """Raise StorageBusy if nothing may be appended, unless a checkpoint mends that."""
+        """Raise StorageBusy if nothing may be appended, unless a checkpoint changes that."""
         reason = self.too_large
         if reason and not self._failed_just_now:
             await self.checkpoint()
@@ -106,9 +108,9 @@ class Wal:
             raise StorageBusy(reason)
 
     async def checkpoint(self) -> None:
-        """Copy the WAL into the database; cut its file too if that is large, which waits for readers.
+        """Copy the WAL into the database. If its file is large, cut the file too, which waits for readers.
 
-        Failing is no loss: it is shown in ``last``, logged when it begins and ends, and tried again.
+        A failure loses nothing: it is shown in ``last``, logged when it begins and ends, and tried again.
         """
         before = self.last.error
         mode = "TRUNCATE" if self._database.wal_bytes > self._truncate_at else "PASSIVE"
@@ -118,7 +120,7 @@ class Wal:
             self._database.distrust_cache()
             self.last = Checkpoint(time.monotonic(), str(error))
         else:
-            if in_wal >= 0:  # else another program is at it, and nothing was done
+            if in_wal >= 0:  # otherwise another program is running a checkpoint, and nothing was done
                 self._backlog_bytes = (in_wal - copied) * PAGE_BYTES
                 self._to_copy_bytes = 0
             held_up = blocked or self._backlog_bytes > WAL_FILE_BYTES

@@ -1,10 +1,10 @@
-"""The one that writes events: a batch is one statement, and the statement is the transaction.
+"""Writes events: a batch is one statement, and the statement is the transaction.
 
-- It is committed and fsynced (WAL, synchronous=FULL) when it ends, or it never happened. Which keys are new is decided
-  beforehand; the statement inserts them into the ledger's memtable, where each key can be only once. No transaction
-  takes several statements: another statement could come between.
-- A batch is bound as a handful of parameters and runs as one step of SQLite, without Python's interpreter lock:
-  ``executemany`` takes the lock once a row and was measured 17 times slower beside a busy event loop.
+- The statement is committed and fsynced (WAL, synchronous=FULL) when it ends, or it never happened. Which keys are new
+  is decided beforehand; the statement inserts them into the ledger's memtable, where each key can be only once. No
+  transaction takes several statements, because another statement could come in between.
+- A batch is bound as a handful of parameters and runs as one step of SQLite, without Python's interpreter lock.
+  ``executemany`` takes the lock for each row, and was measured to be 17 times slower next to a busy event loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aggregator.storage.sqlite.database import Database
 from aggregator.storage.sqlite.ledger import Ledger, LookUp
 
 SEEN_TOPICS: Final = 10_000
-"""Topics remembered as not new, so that their number need not be asked for after each batch."""
+"""How many topics are remembered as not new, so that not every batch has to ask the database how many are new."""
 
 _NEW_TOPICS = "SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT name FROM topics)"
 
@@ -37,8 +37,8 @@ FROM totals LEFT JOIN (
 class _Packing:
     """Packs one batch: at once, or when its turn has come, in SQLite's thread, after looking its keys up there.
 
-    Nothing else touches the batch at that time. ``context`` are the parameters that only the writer knows;
-    ``not_before`` is when the batch before was received.
+    Nothing else touches the batch at that time. ``context`` has the parameters that only the writer knows.
+    ``not_before`` is the time at which the previous batch was received.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class _Packing:
 
 
 class Writer:
-    """Appends to one database. ``load`` comes first."""
+    """Appends to one database. ``load`` must be called first."""
 
     def __init__(self, database: Database, ledger: Ledger) -> None:
         self._database = database
@@ -79,12 +79,12 @@ class Writer:
         self.store_id = ""
         self._next_seq = 1
         self._received_at = 0  # of the last batch; milliseconds since 1970, UTC
-        self._upcoming_seq = 1  # once the batch that is being appended is stored
-        self._handed_over = 0  # batches, for the first or another time, to SQLite
+        self._upcoming_seq = 1  # the next seq once the batch that is being appended is stored
+        self._handed_over = 0  # how often a batch was handed to SQLite, repeated attempts included
         self._seen_topics: set[str] = set()
 
     async def load(self) -> None:
-        """Read the totals. A seq that a block has is never handed out again, whatever the totals say."""
+        """Read the totals. A seq of a stored block is never handed out again, whatever the totals say."""
         totals = await self._database.write(_TOTALS)
         if not totals:
             raise sqlite3.DatabaseError("the row of its totals is missing")
@@ -99,9 +99,9 @@ class Writer:
         return self._next_seq - 1
 
     async def decide(self, batch: Batch) -> None:
-        """Find out which events of a full batch are duplicates, if what is being appended now will be stored.
+        """Decide which events of a full batch are duplicates, provided that the batch being appended now is stored.
 
-        ``append`` does it for a batch that was not decided, or whose decision is worth nothing. Raises sqlite3.Error.
+        ``append`` decides for a batch that has no decision, or whose decision is void. Raises sqlite3.Error.
         """
         first_seq, after = self._upcoming_seq, self._handed_over
         look_up = self._ledger.look_up(batch.maybe_stored)
@@ -109,7 +109,7 @@ class Writer:
         batch.decision = Decision(first_seq, batch.duplicates(first_seq, found), after)
 
     async def append(self, batch: Batch) -> Packed:
-        """Store a batch durably, but for its duplicates. Raises sqlite3.Error."""
+        """Store a batch durably, without its duplicates. Raises sqlite3.Error."""
         first_seq = self._next_seq
         topics = set(batch.events.topics)
         context = {"new_topics": await self._count_new(topics), "memtable": self._ledger.memtable}
@@ -117,7 +117,7 @@ class Writer:
         if decision and (decision.after, decision.first_seq) == (self._handed_over, first_seq):
             packing = _Packing(batch, first_seq, context, self._received_at)
             parameters: Any = packing.pack(decision.duplicates)
-        else:  # another batch was handed over since, or what was handed over is not stored
+        else:  # no decision, or another batch was handed over since, or the batch before was not stored
             parameters = packing = _Packing(
                 batch, first_seq, context, self._received_at, self._ledger.look_up(batch.maybe_stored)
             )

@@ -1,6 +1,6 @@
-"""Forward, the protocol of Fluentd, Fluent Bit and the fluent-logger libraries, from a server's side.
+"""Forward, the protocol of Fluentd, Fluent Bit and the fluent-logger libraries, from the server's side.
 
-"Forward Protocol Specification v1" and "v1.5", in Fluentd's wiki. A connection is a stream of MessagePack values::
+Fluentd's wiki has its "Forward Protocol Specification v1" and "v1.5". A connection is a stream of MessagePack values::
 
     server   HELO                         with a shared key only: ["HELO", {nonce, auth, keepalive}]
     client   PING                         ["PING", hostname, salt, digest, username, password]
@@ -14,16 +14,16 @@
     server   {"ack": chunk}               for each message whose option has a chunk, after its events' commit
 
 A client that gets no ack sends the message again, with the same chunk. The option may be left out. A time is a number
-of seconds, an EventTime (ext type 0: 32 bits of seconds, 32 of nanoseconds), or, since v1.5, an array of one of these
-and of metadata.
+of seconds, an EventTime (ext type 0: 32 bits of seconds, 32 of nanoseconds), or, since v1.5, an array of such a time
+and metadata.
 
-On its way a message passes the modules in this order: ``framing`` (bytes to messages), ``entries`` (messages to times
-and records), ``events`` (entries to events), ``values`` (MessagePack to JSON). None of them does input or output. All
-need msgpack, which is in the extra ``forward``; this module does not.
+A message passes through the modules in this order: ``framing`` (bytes to messages), ``entries`` (messages to times and
+records), ``events`` (entries to events), ``values`` (MessagePack to JSON). None of them does input or output. All of
+them need msgpack, which is in the extra ``forward``; this module does not.
 """
 
 from __future__ import annotations
 
 
 class NotForward(Exception):
-    """What a client sent is not Forward, or more than is taken; the text says why, for an administrator."""
+    """What a client sent is not Forward, or exceeds a limit; the text tells an administrator why."""

@@ -1,7 +1,7 @@
-"""Messages to entries: the times and records of one message, whichever mode it has, decoded bit by bit.
+"""Messages to entries: the times and records of one message, whichever mode it has, decoded piece by piece.
 
-Memory is bounded before anything is decoded: a message by the splitter, a record by ``max_record_bytes``, and what
-compressed entries unpack to by MAX_GROWTH.
+Memory is bounded before anything is decoded: the splitter bounds a message, ``max_record_bytes`` bounds a record, and
+MAX_GROWTH bounds what compressed entries unpack to.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from aggregator.wire.forward import NotForward, values
 from aggregator.wire.forward.framing import Message
 
 MAX_GROWTH: Final = 4
-"""A message's entries may unpack to this many times the longest message, and so may its events. A chunk of 8 MB, which
-is Fluentd's longest in memory, stays below that with records of 30 bytes; a bomb is a thousand times its size."""
+"""A message's entries may unpack to this many times the size of the longest message, and its events may take as much. A
+chunk of 8 MB, the longest that Fluentd keeps in memory, stays below that with records of 30 bytes. A decompression bomb
+unpacks to a thousand times its size."""
 
 PIECE_BYTES: Final = 1 << 16
-"""So much is decoded, or unpacked, at a time."""
+"""How much is decoded, or unpacked, at a time."""
 
-_GZIP: Final = 31  # zlib's name for a gzip member with a window of any size
+_GZIP: Final = 31  # zlib's code for a gzip member with a window of any size
 
 _SIGNALS: Final = {1: "metrics", 2: "traces"}
 """What Fluent Bit forwards besides logs, in a format of its own (``fluent_signal``, v1.5)."""
@@ -31,7 +32,8 @@ _SIGNALS: Final = {1: "metrics", 2: "traces"}
 _ARRAY_OF_TWO: Final = b"\x92"
 
 Entry = tuple[Any, Any] | None
-"""A time and a record, as ``values`` decodes them. None after bytes that complete none, because they took time too."""
+"""A time and a record, as ``values`` decodes them. None stands for a piece that completes no entry, because decoding it
+took time too."""
 
 
 @dataclass(slots=True)
@@ -41,9 +43,9 @@ class Chunk:
     tag: str
     """Bytes that are not UTF-8 are decoded with "surrogateescape"."""
     entries: Iterator[Entry]
-    """Raises NotForward where the rest cannot be read."""
+    """The iterator raises NotForward where the rest cannot be read."""
     name: str | bytes | None
-    """What is to be acked, if the client wants an ack."""
+    """The name of the chunk, which the ack repeats; None if the client wants no ack."""
 
 
 def read(message: Message, max_bytes: int, max_record_bytes: int) -> Chunk:
@@ -67,7 +69,7 @@ def read(message: Message, max_bytes: int, max_record_bytes: int) -> Chunk:
         raise NotForward(f"it forwards {what}, not logs: match only logs")
     pieces: Iterable[bytes | memoryview]
     if is_single:
-        # An entry is an array of time and record: give these two a head of their own.
+        # An entry is an array of time and record: put the header of an array before these two parts.
         pieces = [_ARRAY_OF_TWO, *_pieces(message.parts(1, 3))]
     elif _is_array(second[0]):
         pieces = _pieces(_members(second))
@@ -127,7 +129,7 @@ def _pieces(data: memoryview) -> Iterator[memoryview]:
 
 
 def _gunzip(data: memoryview, max_bytes: int) -> Iterator[bytes]:
-    """Gzip members, one after the other, unpacked in pieces."""
+    """Unpack gzip members, one after the other, in pieces."""
     unpacked = 0
     member = zlib.decompressobj(_GZIP)
     try:
@@ -173,10 +175,10 @@ def _is_bytes(first: int) -> bool:
 
 
 def _members(array: memoryview) -> memoryview:
-    """What an array holds."""
+    """The members of an array, without its header."""
     return array[1 + {0xDC: 2, 0xDD: 4}.get(array[0], 0) :]
 
 
 def _bytes(value: memoryview) -> memoryview:
-    """What a ``bin`` or a ``str`` holds."""
+    """The content of a ``bin`` or a ``str``, without its header."""
     return value[1 + {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}.get(value[0], 0) :]

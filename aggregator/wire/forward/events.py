@@ -1,17 +1,19 @@
 r"""Entries to events: the rules by which a tag becomes a topic, and a time and a record become an event.
 
-Nothing that is well-formed is refused, unless it is too long, nested too deeply, or takes too long to convert:
+A well-formed entry is refused only if it is too long, nested too deeply, or takes too long to convert:
 
-- ``topic`` is the tag. What a topic cannot hold (control characters, bytes that are not UTF-8) is replaced by ``_``, an
-  empty tag becomes ``untagged``, and a tag is cut at 255 characters. The event then has the tag itself as ``tag``,
-  escaped as ``values`` says;
-- ``event_id`` is the chunk's name, a dot, and the entry's index in it from 0; without a chunk a UUID stands for its
-  name. A name that is too long or no text becomes its SHA-256. An option may name a field of the record instead;
-- ``timestamp`` is the entry's time; if that is none, the time of receipt, and the event has the entry's as ``time``;
-- ``source`` is what the field of the record says that an option names, else the peer's address;
-- ``payload`` is the record. One that is no map becomes ``{"record": …}``;
-- metadata of an entry (v1.5) that is not empty becomes ``metadata``; like a ``time`` that has to be escaped it is
-  ``{"escaped": …}`` then;
+- ``topic`` is the tag. Characters that a topic cannot hold (control characters, bytes that are not UTF-8) are replaced
+  by ``_``, an empty tag becomes ``untagged``, and a tag is cut at 255 characters. An event whose tag was changed so has
+  the tag itself as ``tag``, escaped as ``values`` says;
+- ``event_id`` is the chunk's name, a dot, and the entry's index in the chunk, from 0. Without a chunk, a UUID replaces
+  its name. A name that is too long, or is not valid text, is replaced by its SHA-256. An option may name a field of the
+  record to use instead;
+- ``timestamp`` is the entry's time. If that is not a valid time, ``timestamp`` is the time of receipt, and the event
+  has the entry's time as ``time``;
+- ``source`` is the value of the record's field that an option names, otherwise the peer's address;
+- ``payload`` is the record. A record that is not a map becomes ``{"record": …}``;
+- ``metadata`` is the metadata of the entry (v1.5), unless that is empty. A ``metadata`` or a ``time`` that has to be
+  escaped becomes ``{"escaped": …}``;
 - ``"escaped": true`` says that the texts of the payload are escaped (``values``).
 """
 
@@ -38,19 +40,19 @@ _MAX_CHUNK_CHARS: Final = 200  # leaves room for the index
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Which fields of a record are an event's id and source, if the administrator has named any."""
+    """The fields of a record that hold the event's id and source, if the administrator has named any."""
 
     event_id: str | None = None
     source: str | None = None
 
 
 class Conversion:
-    """The events of one chunk, made bit by bit; together they take at most ``max_bytes``."""
+    """Converts one chunk to events, some at a time; together they take at most ``max_bytes``."""
 
     def __init__(self, chunk: Chunk, peer: str, fields: Fields, max_bytes: int) -> None:
         self.chunk = chunk
         self.events = Events()
-        """Those made so far."""
+        """The events made so far."""
         self._entries = iter(chunk.entries)
         self._max_bytes = max_bytes
         self._peer = peer
@@ -60,9 +62,9 @@ class Conversion:
         self._id = _id_of(chunk.name)
 
     def proceed(self, most: int, most_bytes: int) -> bool:
-        """Make some events more; return whether that were all. Raises NotForward.
+        """Make some more events; return whether the chunk is finished. Raises NotForward.
 
-        It ends after ``most`` steps of decoding, or behind the event that makes it ``most_bytes``.
+        It stops after ``most`` steps of decoding, or after the event with which the new events reach ``most_bytes``.
         """
         event_ids: list[str] = []
         json: list[bytes] = []
@@ -107,14 +109,14 @@ class Conversion:
         if json is None:
             event["payload"], escaped = _plain(record)
             json = orjson.dumps(event | {"escaped": True} if escaped else event)
-        json = bytes(memoryview(json))  # what orjson returns keeps its buffer, of 4 KB at least
+        json = bytes(memoryview(json))  # a copy, because orjson's result keeps its buffer, of 4 KB at least
         if json_text.is_too_deep(json):
             raise NotForward(str(json_text.TooDeep()))
         return event_id, json
 
 
 def topic_of(tag: str) -> str:
-    """A valid topic for a tag: the tag itself, nearly always."""
+    """A valid topic for a tag: nearly always the tag itself."""
     return tag if rules.is_name(tag) else rules.FORBIDDEN.sub("_", tag)[: rules.MAX_NAME_CHARS] or _UNTAGGED
 
 
@@ -128,7 +130,7 @@ def _id_of(chunk: str | bytes | None) -> str:
 
 
 def _name_in(record: dict[str, Any], field: str | None) -> str | None:
-    """What a field of the record says, if that may be a name: a text or an integer."""
+    """The value of a field of the record, if it may be a name: a text or an integer."""
     value = record.get(field) if field else None
     if type(value) is int:
         return str(value)

@@ -11,7 +11,7 @@ from aggregator.wire.forward import NotForward
 
 _NIL: Final = 0xC0
 _NILS: Final = bytes([_NIL])
-_MOST_PARTS: Final = 6  # of a PING; an event's message has two to four
+_MOST_PARTS: Final = 6  # as a PING has; a message with events has two to four
 _SHOWN_BYTES: Final = 16
 
 _ARRAYS: Final = {*range(0x90, 0xA0), 0xDC, 0xDD}
@@ -31,7 +31,7 @@ _FOREIGN: Final = (
 
 @dataclass(slots=True)
 class Message:
-    """One message: its bytes, and where each of its parts begins; the last position is the end."""
+    """One message: its bytes, and the offset at which each of its parts begins; the last offset is the end."""
 
     data: bytes
     offsets: list[int]
@@ -46,12 +46,12 @@ class Message:
         return self.parts(index, index + 1)
 
     def parts(self, start: int, end: int) -> memoryview:
-        """The MessagePack of the parts before ``end``, one after the other."""
+        """The MessagePack of the parts from ``start`` to before ``end``, one after the other."""
         return memoryview(self.data)[self.offsets[start] : self.offsets[end]]
 
 
 class Splitter:
-    """Splits a stream. Any split of the stream into reads gives the same messages."""
+    """Splits a stream into messages, which are the same however the stream is split into reads."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -59,9 +59,9 @@ class Splitter:
         self.broken: NotForward | None = None
         """Why the rest of the stream cannot be read."""
         self._scanner = _scanner()
-        self._buffer = bytearray()  # from the beginning of the message that is not complete
-        self._consumed = 0  # bytes that the scanner was given before the buffer
-        self._offsets: list[int] = []  # of its parts, as far as they are known
+        self._buffer = bytearray()  # the bytes from the start of the incomplete message
+        self._consumed = 0  # how many bytes the scanner was given before those of the buffer
+        self._offsets: list[int] = []  # of the incomplete message's parts, as far as they are known
         self._parts = 0
 
     @property
@@ -70,7 +70,7 @@ class Splitter:
         return bool(self._buffer)
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take the next bytes; return the messages that they complete. After that ``broken`` may be set."""
+        """Take the next bytes; return the messages that they complete. This may set ``broken``."""
         messages: list[Message] = []
         if self.broken:
             return messages
@@ -85,7 +85,7 @@ class Splitter:
                 self._give_up(self._too_long())
         except NotForward as error:
             self._give_up(error)
-        except ValueError as error:  # whatever the scanner does not understand, and what is nested too deeply for it
+        except ValueError as error:  # bytes that the scanner does not understand, or that are nested too deeply for it
             self._give_up(NotForward(f"not MessagePack ({type(error).__name__}): {_shown(self._buffer)}"))
         return messages
 
@@ -112,7 +112,7 @@ class Splitter:
         return message
 
     def _skip_heartbeats(self) -> None:
-        """Go past all that stand here, in one step however many they are."""
+        """Skip all heartbeats in front, in one step however many there are."""
         del self._buffer[: len(self._buffer) - len(self._buffer.lstrip(_NILS))]
         self._consumed = 0
         self._scanner = _scanner()

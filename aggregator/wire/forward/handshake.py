@@ -1,7 +1,7 @@
-"""The handshake of Forward: the client proves that it knows the shared key, and the server that it does too.
+"""The handshake of Forward: the client proves that it knows the shared key, and so does the server.
 
-The key itself never goes over the wire. Nothing is encrypted; user names and passwords, which the specification
-leaves to the server, are not asked for.
+The key itself never goes over the wire. Nothing is encrypted. The specification lets a server ask for user names and
+passwords; this server does not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aggregator.wire.forward import NotForward, values
 from aggregator.wire.forward.framing import Message
 
 HANDSHAKE_BYTES: Final = 4096
-"""Longest message of a client that is not let in yet: a PING has a host name and two digests of 128 characters."""
+"""Longest message before the client is let in: a PING has a host name and two digests of 128 characters."""
 
 _NONCE_BYTES: Final = 16
 _PING_PARTS: Final = 6
@@ -32,7 +32,7 @@ class Handshake:
         self._nonce = secrets.token_bytes(_NONCE_BYTES)
 
     def hello(self) -> bytes:
-        """The HELO. An empty ``auth`` says that no user name is asked for."""
+        """The HELO. Its empty ``auth`` tells the client that the server asks for no user name."""
         return _pack(["HELO", {"nonce": self._nonce, "auth": b"", "keepalive": True}])
 
     def answer(self, message: Message) -> tuple[bytes, bool]:
@@ -54,7 +54,7 @@ class Handshake:
 
 
 def ack(chunk: str | bytes) -> bytes:
-    """The answer to a message that had a chunk, after the commit of its events."""
+    """The answer to a message that has a chunk, sent after the commit of its events."""
     return _pack({"ack": chunk})
 
 

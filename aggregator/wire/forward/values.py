@@ -1,14 +1,14 @@
-r"""MessagePack to JSON, such that nothing is lost and all of it can be read.
+r"""MessagePack to JSON, so that nothing is lost and every JSON reader sees all of it.
 
-What has the same form in both stays as it is. The rest:
+A value that has the same form in both stays as it is. Other values are converted:
 
-- bytes are text, whether they came as ``str`` or as ``bin``. Where any text of a record is not UTF-8, the record is
+- bytes become text, whether they came as ``str`` or as ``bin``. If any text of a record is not UTF-8, the record is
   *escaped*: in all of its texts a backslash is doubled, and a byte that is not UTF-8 becomes ``\xNN``;
-- a name in a map that is not text is its JSON (``1``, ``null``, ``[1,2]``). A name that comes again is numbered
-  (``key (2)``), because most readers of JSON keep one of them only;
-- NaN and the infinities are ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``;
-- an EventTime or a timestamp is a date and time (RFC 3339) with nanoseconds;
-- any other extension is ``{"ext": type, "hex": "…"}``.
+- a name in a map that is not text becomes its JSON (``1``, ``null``, ``[1,2]``). A repeated name is numbered
+  (``key (2)``), because most JSON readers keep only one of several equal names;
+- NaN and the infinities become ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``;
+- an EventTime or a timestamp becomes a date and time (RFC 3339) with nanoseconds;
+- any other extension becomes ``{"ext": type, "hex": "…"}``.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ _MANY_NAMES: Final = 100
 _json_without_nan = json.JSONEncoder(allow_nan=False).encode
 
 JSON_DEPTH: Final = 240
-"""Deepest that a converted value may be nested: below what an event may be, and what Python's stack takes."""
+"""Deepest nesting of a converted value: less than an event may have, and less than Python's stack takes."""
 
 
 MOST_VALUES: Final = 50_000
-"""Most values in a record that has to be converted one by one, because some have no form in JSON: about 0.1 s."""
+"""Most values in a record whose values must be converted one by one, because some have no form in JSON. Converting that
+many takes about 0.1 s."""
 
 
 class TooMuch(Exception):
-    """A value is nested deeper than JSON_DEPTH, or has more than MOST_VALUES in it."""
+    """A value is nested deeper than JSON_DEPTH, or contains more than MOST_VALUES values."""
 
 
 class Pairs:
-    """A map that is not simply a dict: some names are not text, or come more than once."""
+    """A map that is not decoded to a dict: some of its names are not text, or are repeated."""
 
     __slots__ = ("pairs",)
 
@@ -61,7 +62,7 @@ _KINDS: Final[dict[type, str]] = {
 
 
 def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any] | Pairs:
-    # Integers can be chosen such that all have one hash, and then a dict of many takes for ever. Texts cannot.
+    # A client can choose integers that all have the same hash; a dict of many of them takes for ever. Texts are safe.
     if len(pairs) > _MANY_NAMES and any(type(name) is not str for name, _ in pairs):
         return Pairs(pairs)
     try:
@@ -72,7 +73,7 @@ def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any] | Pairs:
 
 
 def unpacker(max_buffer_bytes: int = 0) -> msgpack.Unpacker:
-    """What decodes MessagePack to values that ``encode`` takes. Its errors are ValueError and BufferFull."""
+    """A decoder of MessagePack to values that ``encode`` takes. It raises ValueError and BufferFull."""
     return msgpack.Unpacker(
         max_buffer_size=max_buffer_bytes, strict_map_key=False, object_pairs_hook=_map,
         unicode_errors="surrogateescape",
@@ -87,7 +88,7 @@ def unpack(data: bytes | memoryview) -> Any:
 
 
 def encode(value: Any) -> bytes | None:
-    """The JSON of a decoded value that has the same form in JSON, which nearly all have; None if it needs ``plain``."""
+    """The JSON of a decoded value that has the same form in JSON, as nearly all have; None if it needs ``plain``."""
     try:
         text = orjson.dumps(value)
     except TypeError:
@@ -101,12 +102,12 @@ def encode(value: Any) -> bytes | None:
 
 
 def kind(value: Any) -> str:
-    """What a decoded value is, for people. Its text could be as long as a message, and as deep."""
+    """The kind of a decoded value, for people. The value itself could be as long as a message, and as deep."""
     return _KINDS.get(type(value), "an extension")
 
 
 def plain(value: Any) -> tuple[Any, bool]:
-    """A decoded value as one that has a form in JSON, and whether it is escaped. Raises TooMuch."""
+    """Convert a decoded value to one that has a form in JSON; return also whether it is escaped. Raises TooMuch."""
     try:
         return _Plain(escaped=False).of(value, 0), False
     except UnicodeEncodeError:
@@ -114,7 +115,7 @@ def plain(value: Any) -> tuple[Any, bool]:
 
 
 class _Plain:
-    """Converts one value, with all that is in it."""
+    """Converts one value, with everything inside it."""
 
     def __init__(self, escaped: bool) -> None:
         self._escaped = escaped
@@ -166,7 +167,7 @@ class _Plain:
 
 
 def escape(text: str) -> str:
-    r"""Text of bytes that may not be UTF-8: these become ``\xNN``, and a backslash is doubled."""
+    r"""Escape text of bytes that may not be UTF-8: a byte that is not becomes ``\xNN``, and a backslash is doubled."""
     return _BAD_BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text.replace("\\", "\\\\"))
 
 
@@ -176,7 +177,7 @@ def _extension(value: Any) -> dict[str, Any]:
 
 
 def moment(time: Any) -> str | None:
-    """A Forward time as a date and time (RFC 3339, UTC); None if it is none between the years 1 and 9999."""
+    """A Forward time as a date and time (RFC 3339, UTC); None if it is no time, or not in the years 1 to 9999."""
     if type(time) is msgpack.ExtType and time.code == _EVENT_TIME and len(time.data) == 8:
         second, nanoseconds = struct.unpack(">II", time.data)
     elif type(time) is int:
