@@ -197,7 +197,7 @@ async def test_caught_up_is_told_once_when_all_that_was_there_is_finished(server
 
 @contextlib.asynccontextmanager
 async def senders(server: ServerProcess, count: int) -> AsyncIterator[Callable[[], int]]:
-    """Store ``count`` events, a few at a time, whatever happens to the server; yields a function that counts the acks."""
+    """Store ``count`` events, a few at a time, whatever happens to the server; yields a counter of the acked ones."""
     lines = wire.events("e", count)
     acked = 0
 
