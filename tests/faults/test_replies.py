@@ -96,7 +96,7 @@ def server_with_short_lines(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_any_split_of_any_stream_has_the_same_replies(
     server_with_short_lines: ServerProcess, lines: list[bytes], cuts: list[int]
 ) -> None:
-    """T23. Over a socket; test_lines.py does the same without one, with 5,000 examples.
+    """T23. Over a socket; test_lines.py does the same without one, on SPLIT_EXAMPLES streams.
 
     No command here reads that topic: a command sees events that were sent before it, and may see later ones.
     """
