@@ -16,7 +16,7 @@ def main() -> int:
     for module in (load, latency, tls, growth, stages, permission, compare, measure, engine, plot, documents):
         module.add_command(commands)
     options = parser.parse_args()
-    sys.setswitchinterval(0.0005)  # a thread that takes times must not wait for one that sends
+    sys.setswitchinterval(0.0005)  # a thread that takes times must not wait for a thread that sends
     return int(options.run(options))
 
 

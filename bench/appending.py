@@ -1,7 +1,7 @@
-"""Batches into PostgreSQL: by our engine, as the server's consumer appends them, and by psycopg alone.
+"""Appending batches to PostgreSQL: by our engine, as the server's consumer does it, and by psycopg alone.
 
-What psycopg does alone is the yardstick: one ``INSERT … ON CONFLICT DO NOTHING`` a batch, its arguments as arrays in
-PostgreSQL's binary format. Both make their arguments within the time that counts.
+The yardstick is psycopg alone: one ``INSERT … ON CONFLICT DO NOTHING`` for each batch, with arrays in PostgreSQL's
+binary format as arguments. Both encode their arguments within the measured time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Part:
         self.count = count
 
     def events(self, batch: int) -> list[Events]:
-        """As the server has them when it fills a batch."""
+        """The events as the server has them when it fills a batch."""
         return [
             Events.of(Event.of(one.topic.decode(), one.event_id.decode(), one.line[:-1]) for one in events)
             for events in self.work.batches(batch)
@@ -44,7 +44,7 @@ class Part:
 
 
 def ours(cluster: Cluster, database: str, part: Part, batch: int, lanes: int) -> dict[str, Any]:
-    """Append everything by our engine, as many batches at once as it takes."""
+    """Append everything by our engine, with as many batches at once as it accepts."""
     config = Config(db=cluster.url(database), lanes=lanes, standbys=cluster.standbys)
     with _watched(cluster, part) as figures:
         figures["seconds"], stored = uvloop.run(_append_all(config, part.events(batch)))
@@ -65,7 +65,7 @@ async def _append_all(config: Config, batches: list[Events]) -> tuple[float, int
             if len(under_way) == engine.appends_at_once:
                 stored += _stored(await under_way.popleft())
             under_way.append(asyncio.create_task(engine.append(batch)))
-            await asyncio.sleep(0)  # so that it is handed over in its turn
+            await asyncio.sleep(0)  # so that the batches are handed over in order
         for one in under_way:
             stored += _stored(await one)
         return time.perf_counter() - started, stored
@@ -78,7 +78,7 @@ def _stored(commit: Commit) -> int:
 
 
 async def commits(engine: AnyEngine, count: int, first: int) -> list[float]:
-    """Seconds of each of so many commits of one event."""
+    """Commit ``count`` single events; return the seconds that each commit took."""
     times = []
     for number in range(first, first + count):
         line = workload.line(number, "random")[:-1]
@@ -91,13 +91,13 @@ async def commits(engine: AnyEngine, count: int, first: int) -> list[float]:
 
 
 def make_plain(cluster: Cluster, database: str) -> None:
-    """The yardstick's table."""
+    """Create the table of the yardstick."""
     cluster.ask(postgres.TABLE, database)
     cluster.ask(postgres.KEY, database)
 
 
 def plain(cluster: Cluster, database: str, part: Part, batch: int, connections: int = 1) -> dict[str, Any]:
-    """Insert everything by psycopg alone, over so many connections."""
+    """Insert everything by psycopg alone, over this many connections."""
     shares = [list(one.batches(batch)) for one in part.work.dealt(connections)]
     links = [cluster.connect(database) for _ in shares]
     count = "SELECT count(*) FROM events"
@@ -120,7 +120,7 @@ def plain(cluster: Cluster, database: str, part: Part, batch: int, connections: 
 
 
 SMALL = 100_000
-"""Of so few events the yardstick's own count is checked too."""
+"""Below so many events, the yardstick's own count is checked too."""
 
 
 def _insert_all(link: Any, batches: list[Any]) -> int:
@@ -135,7 +135,7 @@ def _insert_all(link: Any, batches: list[Any]) -> int:
 
 @contextmanager
 def _watched(cluster: Cluster, part: Part) -> Iterator[dict[str, Any]]:
-    """Right after a checkpoint, the worst moment for an index: each page that is changed goes to WAL as a whole."""
+    """Start right after a checkpoint, the worst moment for an index: each changed page goes to WAL as a whole."""
     cluster.ask("CHECKPOINT")
     figures: dict[str, Any] = {"events": part.count}
     written = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint"

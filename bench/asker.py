@@ -1,4 +1,4 @@
-"""Commands that are asked one after another while something else goes on."""
+"""Commands that are sent one after another while something else runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STALL_S: Final = 60.0
 
 
 class Asker:
-    """Asks commands one after another, each on its turn, while something else goes on; ``stop`` gives latencies."""
+    """Sends commands one after another, in turn, while something else runs; ``stop`` returns their latencies."""
 
     def __init__(self, port: int, commands: dict[str, bytes], pause_s: float) -> None:
         self._port = port

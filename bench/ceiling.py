@@ -13,12 +13,12 @@ import orjson
 
 BATCH: Final = 10_000
 BAR: Final = 0.45
-"""The part of the ceiling that throughput is meant to reach."""
+"""The part of the ceiling that throughput should reach."""
 
 CHECKPOINT_BYTES: Final = 64 << 20
 FSYNCS: Final = 500
 MAX_LINES: Final = 300_000
-"""Rows that are enough to know the ceiling."""
+"""So many rows are enough to measure the ceiling."""
 
 _APPEND: Final = """
 INSERT INTO events
@@ -28,10 +28,10 @@ FROM json_each(:spans)
 
 
 def append_rate(folder: Path, lines: list[bytes]) -> float:
-    """Rows a second: the same rows appended to a table without any index, one statement per 10,000, fsynced each.
+    """Rows a second when the same rows are appended to a table without any index, 10,000 a statement, each fsynced.
 
     The columns are those of the server's own table. The whole batch is bound as one text and one array of numbers
-    that say where each column lies in it: the fastest way known to us.
+    that say where each column lies in the text. This is the fastest way known to us.
     """
     path = folder / "ceiling.db"
     database = sqlite3.connect(path, isolation_level=None)
@@ -61,7 +61,7 @@ def append_rate(folder: Path, lines: list[bytes]) -> float:
 
 
 def fdatasync_ms(folder: Path) -> float:
-    """Median time of writing 4 KiB over and over in place with an fdatasync each, in milliseconds."""
+    """The median time, in milliseconds, of writing 4 KiB in place followed by an fdatasync."""
     path = folder / "fdatasync"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     block = os.urandom(4096)

@@ -1,4 +1,4 @@
-"""A connection that sends its events when told to and counts their acks, and never waits for either."""
+"""A connection that sends its events when told to and counts their acks. It never waits for either."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ READ_BYTES: Final = 1 << 18
 
 
 class Channel(ABC):
-    """One connection with the events that go over it, in order. They are in the server's own form already."""
+    """One connection with the events to send over it, in order and already in the server's own form."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.left: list[float] = []
-        """When each event was sent, as far as they were."""
+        """When each event that has been sent was sent."""
         self.acked: list[float] = []
-        """When each ack was read; acks come in the order of events."""
+        """When each ack was read; acks come in the order of the events."""
 
     @abstractmethod
     def fileno(self) -> int:
@@ -27,7 +27,7 @@ class Channel(ABC):
     @property
     @abstractmethod
     def unsent(self) -> bool:
-        """Whether some of what was sent waits in here until there is room in the kernel."""
+        """Whether sent bytes wait here for room in the kernel's buffer."""
 
     @abstractmethod
     def send(self, start: int, end: int) -> None:
@@ -35,11 +35,11 @@ class Channel(ABC):
 
     @abstractmethod
     def flush(self) -> None:
-        """Send what waits, as far as there is room."""
+        """Send the waiting bytes, as far as there is room."""
 
     @abstractmethod
     def receive(self) -> int:
-        """Read what has come; return how many acks it completes. Raises ConnectionError at the end of the stream."""
+        """Read what has arrived; return how many acks it completes. Raises ConnectionError at the end of the stream."""
 
     @abstractmethod
     def close(self) -> None:
@@ -47,7 +47,7 @@ class Channel(ABC):
 
 
 class SocketChannel(Channel):
-    """Events as bytes over a socket; ``mark`` is what each ack has exactly once, and what is no ack never has."""
+    """Sends events as bytes over a socket; ``mark`` occurs exactly once in each ack, and never in any other reply."""
 
     def __init__(self, connection: socket.socket, events: Sequence[bytes], mark: bytes) -> None:
         super().__init__(len(events))
@@ -86,7 +86,7 @@ class SocketChannel(Channel):
 
 
 class Marks:
-    """Counts how often a mark comes in a stream of bytes, however the stream is cut."""
+    """Counts how often a mark occurs in a stream of bytes, however the stream is cut."""
 
     def __init__(self, mark: bytes) -> None:
         self._mark = mark
@@ -94,7 +94,7 @@ class Marks:
 
     def count(self, data: bytes) -> int:
         data = self._rest + data
-        # The end may be the first part of a mark; what belongs to one that was counted is not looked at again.
+        # The end may be the beginning of a mark. Bytes that belong to a counted mark are not looked at again.
         counted = data.rfind(self._mark) + len(self._mark) if self._mark in data else 0
         self._rest = data[max(counted, len(data) - len(self._mark) + 1) :]
         return data.count(self._mark)

@@ -1,6 +1,6 @@
-"""A PostgreSQL for measurements, and a synchronous standby beside it if one is wanted.
+"""A PostgreSQL for measurements, with a synchronous standby if one is wanted.
 
-The programs are those of an installed Debian package, or those that ``bench/peers/install`` has unpacked.
+The programs come from an installed Debian package, or from what ``bench/peers/install`` has unpacked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.peers.daemon import START_S, free_port, installed, libraries, running
 from bench.peers.peer import NotRun
 
 USERS: Final = ("postgres", "nobody")
-"""Whom root starts it as: PostgreSQL refuses to run as root."""
+"""The users that root may start PostgreSQL as: it refuses to run as root."""
 
 SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
@@ -29,32 +29,32 @@ SETTINGS: Final = {
     "shared_buffers": "2GB",
     "max_wal_size": "32GB",
     "checkpoint_timeout": "30min",
-    "autovacuum": "off",  # a run is short, and must not be disturbed
+    "autovacuum": "off",  # a run is short and must not be disturbed
     "synchronous_standby_names": "",
     "wal_keep_size": "1GB",
 }
-"""README's advice, as far as it concerns a run of minutes."""
+"""The advice in README.md, as far as it matters for a run of minutes."""
 
 
 class Cluster:
-    """The primary, while it runs."""
+    """The running primary."""
 
     def __init__(self, port: int, standbys: int) -> None:
         self.port = port
         self.standbys = standbys
 
     def url(self, database: str = "postgres") -> str:
-        """Where a database of it is."""
+        """The URL of one of its databases."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def connect(self, database: str = "postgres") -> Any:
-        """A connection of psycopg, which commits each statement."""
+        """A psycopg connection that commits each statement."""
         import psycopg
 
         return psycopg.connect(self.url(database), autocommit=True)
 
     def wait(self) -> None:
-        """Until it lets us in: it listens a little before that."""
+        """Wait until the primary accepts clients, which is a little after it listens. Raises NotRun."""
         import psycopg
 
         deadline = time.monotonic() + START_S
@@ -69,7 +69,7 @@ class Cluster:
                 return
 
     def ask(self, statement: str, database: str = "postgres") -> Any:
-        """The first value of the first row."""
+        """The first value of the first row, or None for a statement without rows."""
         with self.connect(database) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchone()[0] if cursor.description else None
@@ -77,10 +77,10 @@ class Cluster:
 
 @contextmanager
 def cluster(folder: Path, standby: bool = False) -> Iterator[Cluster]:
-    """A new one in this folder, which is empty afterwards. Raises NotRun."""
+    """A new cluster in this folder, which is removed at the end. Raises NotRun."""
     installed("psycopg")
     folder.mkdir()
-    folder.parent.chmod(0o755)  # PostgreSQL runs as somebody else
+    folder.parent.chmod(0o755)  # PostgreSQL runs as another user
     try:
         primary, second = folder / "primary", folder / "standby"
         _initdb(primary)
@@ -103,13 +103,13 @@ def cluster(folder: Path, standby: bool = False) -> Iterator[Cluster]:
 
 
 def version() -> str:
-    """PostgreSQL's own."""
+    """The version of PostgreSQL."""
     done = subprocess.run([str(_program("postgres")), "--version"], capture_output=True, text=True, env=_environment())
     return done.stdout.split()[2]
 
 
 def _root() -> Path:
-    """Above usr/lib/postgresql."""
+    """The folder that contains usr/lib/postgresql."""
     return Path("/") if any(Path("/usr/lib/postgresql").glob("*/bin/initdb")) else unpacked("postgresql-*")
 
 
@@ -153,7 +153,7 @@ def _serving(data: Path, settings: dict[str, str]) -> Iterator[int]:
     port = free_port()
     command = [str(_program("postgres")), "-D", str(data), "-p", str(port)]
     for name, value in settings.items():
-        if name != "synchronous_standby_names":  # is set later, and the command line would win
+        if name != "synchronous_standby_names":  # is set later, and the command line would override that
             command += ["-c", f"{name}={value}"]
     with running(command, data.with_suffix(".log"), port, signal.SIGINT, env=_environment(), **_as_user()):
         yield port

@@ -1,4 +1,4 @@
-"""What the commands of the bench have in common: options, repeated runs with their progress, medians, a result file."""
+"""What the commands of the bench share: options, repeated runs with progress, medians, a result file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_common(parser: argparse.ArgumentParser, runs: int) -> None:
-    """Options that every measuring command has."""
+    """Add the options that every measuring command has."""
     parser.add_argument(
         "--runs", type=int, default=runs, help="each with an empty database; medians count (%(default)s)"
     )
@@ -27,7 +27,7 @@ def add_common(parser: argparse.ArgumentParser, runs: int) -> None:
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
-    """Where a measuring command works, and where it writes its result file."""
+    """Add the options that say where a measuring command works, and where it writes its result file."""
     parser.add_argument("--folder", type=Path, help="where databases go: the disk that is measured (a temporary one)")
     parser.add_argument(
         "--output", type=Path, help="result file, - is standard output (this machine's record in bench/results)"
@@ -35,7 +35,7 @@ def add_paths(parser: argparse.ArgumentParser) -> None:
 
 
 def repeat(name: str, options: argparse.Namespace, one_run: Callable[[int, Path], dict[str, Any]]) -> int:
-    """Run it ``options.runs`` times and write the result file. Returns the exit code: 1 unless all was exact."""
+    """Do ``options.runs`` runs and write the result file. Returns the exit code: 1 unless all was exact."""
     runs: list[dict[str, Any]] = []
     progress = tqdm(range(options.runs), unit="run", disable=not sys.stderr.isatty())
     gc.freeze()
@@ -56,7 +56,7 @@ def write(name: str, options: argparse.Namespace, figures: dict[str, Any]) -> No
 
 
 def medians(runs: list[Any]) -> Any:
-    """The same nested figures, each the median over all runs; what is no number is left out."""
+    """The same nested figures, each the median over all runs; values that are not numbers are left out."""
     first = runs[0]
     if isinstance(first, dict):
         found = {key: medians([one[key] for one in runs if key in one]) for key in first if key != "stats"}
@@ -67,7 +67,7 @@ def medians(runs: list[Any]) -> Any:
 
 
 def exit_code(figures: Any) -> int:
-    """0 if all was exact; else 1, and standard error says what was not."""
+    """0 if everything was exact; otherwise 1, and standard error says which figures were not."""
     wrong = list(inexact(figures))
     if wrong:
         print(f"not exact: {', '.join(wrong)}", file=sys.stderr)
@@ -75,7 +75,7 @@ def exit_code(figures: Any) -> int:
 
 
 def inexact(figures: Any, path: str = "") -> Iterator[str]:
-    """Where an ``exact`` is false, or where there are ``errors``: the names on the way there."""
+    """The path of names to each place where ``exact`` is false or where there are ``errors``."""
     if isinstance(figures, dict):
         if figures.get("exact") is False or figures.get("errors"):
             yield path or "figures"

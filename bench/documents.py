@@ -1,8 +1,8 @@
 """Figures in documents: ``python -m bench tables`` writes them between markers, from result files.
 
 ``<!-- table load -->`` … ``<!-- /table -->`` holds a table with its source and plot. ``<!-- figure load/medians/random/
-events_per_s format=,.0f -->`` … ``<!-- /figure -->`` holds one figure: the name of a result file, and the way to the
-figure in it. Both are of the machine with the newest such file, or of the one that ``machine=epyc`` names.
+events_per_s format=,.0f -->`` … ``<!-- /figure -->`` holds one figure: the name of a result file, and the path to the
+figure in it. Both come from the machine with the newest such file, or from the one that ``machine=epyc`` names.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _written(document: Path, text: str) -> Iterator[str]:
-    """The document, piece by piece, with what its markers ask for."""
+    """The document, piece by piece, with tables and figures between its markers."""
     end, found = 0, 0
     for match in _MARKED.finditer(text):
         opening, kind, name, settings, _, closing = match.groups()
@@ -92,7 +92,7 @@ def _figure(name: str, asked: dict[str, str]) -> str:
 
 
 def _newest(name: str, machine: str) -> Path:
-    """The newest result file of this name, of any machine or of this one."""
+    """The newest result file of this name, of the machine that is named or of any."""
     paths = list(result.RESULTS.glob(f"{machine}/{name}.json"))
     if not paths:
         raise LookupError(f"no such result in {result.RESULTS}")
@@ -100,7 +100,7 @@ def _newest(name: str, machine: str) -> Path:
 
 
 def _differences(before: str, after: str) -> Iterator[str]:
-    """The names of what is marked and differs."""
+    """The names of the marked parts that differ."""
     for old, new in zip(_MARKED.finditer(before), _MARKED.finditer(after), strict=True):
         if old[0] != new[0]:
             yield f"{old[2]} {old[3]}"

@@ -1,6 +1,6 @@
-"""The second engine: PostgreSQL under our engine against PostgreSQL under psycopg alone, in the same run.
+"""PostgreSQL, the second engine: under our engine against under psycopg alone, in the same run.
 
-Each comparison begins with the other one at every second run. The whole server over it is compared with the whole
+Every second run measures each comparison in the opposite order. A whole server over PostgreSQL is compared with a whole
 server over SQLite.
 """
 
@@ -37,10 +37,10 @@ BARS: Final = {
     "lanes_10000": 1.4,
     "server": 0.6,
 }
-"""What the ratios should reach: to psycopg alone; ``lanes``: of four to one; ``server``: to that over SQLite."""
+"""The least that ratios should be: to psycopg alone; ``lanes…``: of four to one; ``server``: to the one over SQLite."""
 
 MOST: Final = {"wal_fresh": 0.6, "wal_grown": 0.5, "held": 1.5}
-"""What these should not exceed: WAL for an event, to psycopg alone; the last commits under a snapshot, to the first."""
+"""The most that ratios should be: WAL for an event, to psycopg alone; ``held``: the last commits to the first ones."""
 
 LANES: Final = 4
 CONNECTIONS: Final = 4
@@ -104,7 +104,7 @@ def _one_run(options: argparse.Namespace, number: int, folder: Path) -> dict[str
 
 
 def _compared(options: argparse.Namespace, made: Cluster, number: int, batch: int) -> dict[str, Any]:
-    """One lane and one connection, each with empty tables."""
+    """One lane against one connection, each with empty tables."""
     part = Part(options.events, 0, 0, options.dup)
 
     def measure_ours() -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _compared(options: argparse.Namespace, made: Cluster, number: int, batch: in
 
 
 def _lanes(options: argparse.Namespace, made: Cluster, number: int) -> dict[str, Any]:
-    """One of our engines with four lanes, and with one; psycopg alone over four connections."""
+    """Our engine with four lanes, and with one; psycopg alone over four connections."""
     part = Part(options.events, 0, 0, options.dup)
 
     def measure_plain() -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _lanes(options: argparse.Namespace, made: Cluster, number: int) -> dict[str,
 
 
 def _servers(options: argparse.Namespace, made: Cluster, folder: Path, number: int) -> dict[str, Any]:
-    """Whole servers, four connections: over PostgreSQL in one lane and in four, and over SQLite."""
+    """Whole servers with four connections: over PostgreSQL with one lane and with four, and over SQLite."""
     work = workload.generate(options.server_events, options.dup, CONNECTIONS, "random")
 
     def measure(*arguments: str) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _servers(options: argparse.Namespace, made: Cluster, folder: Path, number: i
 
 
 async def _held(made: Cluster, count: int) -> dict[str, Any]:
-    """Commits of one event while somebody holds a snapshot; the control changes one row with each commit."""
+    """Commits of one event while a session holds a snapshot; the control changes one row with each commit."""
     name = _database(made)
     engine = await storage.open(Config(db=made.url(name), lanes=1, standbys=made.standbys))
     try:
@@ -184,7 +184,7 @@ def _first_and_last(times_s: list[float]) -> dict[str, float]:
 
 
 def _grow(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """Rate and WAL as keys are added: to a database of each, in no order, as in use."""
+    """Rate and WAL while keys are added to one database of ours and one of the yardstick, in random order as in use."""
     points: list[dict[str, Any]] = []
     if not options.keys:
         return points
@@ -222,13 +222,13 @@ def _fill(made: Cluster, mine: str, yard: str, count: int) -> None:
 
 
 async def _make(made: Cluster, name: str) -> None:
-    """The tables of our engine, empty."""
+    """Create the empty tables of our engine."""
     engine = await storage.open(Config(db=made.url(name), lanes=1, standbys=made.standbys))
     await engine.close()
 
 
 def _in_turn(number: int, **measures: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Measure each; every second run begins with the last."""
+    """Measure each in turn; every second run goes in the opposite order."""
     names = list(measures)[:: -1 if number % 2 else 1]
     found = {name: measures[name]() for name in names}
     return {name: found[name] for name in measures}
@@ -242,7 +242,7 @@ def _with_ratio(figures: dict[str, Any], one: str, other: str) -> dict[str, Any]
 
 
 def _ratios(medians: dict[str, Any], grown: list[dict[str, Any]]) -> dict[str, float]:
-    """What the bars are for."""
+    """The ratios that have bars."""
     found = {name: one["ratio"] for name, one in medians.items() if "ratio" in one}
     ratios = {f"one_lane_{batch}": found[f"fresh_{batch}"] for batch in (10_000, 1000)}
     ratios |= {name: found[name] for name in ("standby_10000", "lanes_10000", "server")}

@@ -1,7 +1,7 @@
-"""What history costs: rate, latency, memory, disk and start, each measured again as the database grows.
+"""What history costs: rate, latency, memory, disk space and start, each measured again as the database grows.
 
-Kinds of ids are compared: each has a server and a database of its own, which take turns, a few seconds each. While one
-is measured the others are stopped (SIGSTOP), so that what they would do in quiet times does not disturb."""
+Kinds of ids are compared: each has a server and a database of its own, and the servers take turns of a few seconds.
+While one is measured, the others are stopped (SIGSTOP), so that their idle work does not disturb the measurement."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from bench.asker import Asker
 from bench.process import Server
 
 PIECE: Final = 500_000
-"""Events made and sent at a time while the database is filled; making them is not timed."""
+"""How many events are made and sent at a time while the database is filled; making them is not timed."""
 
 MEASURED: Final = 500_000
-"""Events sent to measure a rate."""
+"""How many events are sent to measure a rate."""
 
 SIZES: Final = (1_000_000, 5_000_000, 10_000_000, 25_000_000, 50_000_000, 100_000_000)
 
 ROUNDS: Final = 3
-"""Rates, then latencies are measured so often, in turns; medians count. Rates add a million events, all of it three."""
+"""How often rates and then latencies are measured, in turns; medians count. Rates add 1 million events, all of it 3."""
 
 OFFERED_S: Final = 5.0
 RATE: Final = 5000.0
 
 RECENT: Final = 100_000
-"""A sender that repeats itself mostly repeats what it sent last: duplicates among so many newest events."""
+"""Duplicates repeat one of so many newest events, because senders mostly repeat what they have sent recently."""
 
 
 def add_command(commands: command.Commands) -> None:
@@ -108,7 +108,7 @@ def _summary(points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _History:
-    """One database that grows; ``points`` are what was found at each size."""
+    """One database that grows; ``points`` are the figures at each size."""
 
     def __init__(self, folder: Path, ids: workload.IdKind, duplicates: float, progress: Any) -> None:
         folder.mkdir()
@@ -117,12 +117,12 @@ class _History:
         self._folder = folder
         self._duplicates = duplicates
         self._progress = progress
-        self._next = 0  # number of the first event that was not sent yet
+        self._next = 0  # the number of the first event that has not been sent yet
         self._server: Server
 
     @contextlib.contextmanager
     def serving(self, size: int) -> Iterator[None]:
-        """A server, filled up to ``size`` events, and stopped in its tracks: ``alone`` lets it go on."""
+        """Start a server, fill it up to ``size`` events, and pause it: ``alone`` resumes it."""
         with Server(self._folder) as self._server:
             filled_s = self._server.wait_until_filled()
             fill = self._fill(size)
@@ -134,17 +134,17 @@ class _History:
                 self._server.resume()
 
     def alone(self, measure: Callable[[_History], None]) -> None:
-        """Measure something while only this server is running."""
+        """Measure something while no other server is running."""
         self._server.resume()
         measure(self)
         self._server.pause()
 
     def load(self) -> None:
-        """As fast as it goes, duplicates of recent events."""
+        """The rate as fast as it goes, with duplicates of recent events."""
         self._again("load", self._load(self._next - RECENT))
 
     def offer_half_of_peak(self) -> None:
-        """Latency at half of that."""
+        """Latency at half of that rate."""
         self._again("at_half_of_peak", self._offer_half_of_peak())
 
     def others(self) -> None:
@@ -217,7 +217,7 @@ class _History:
         }
 
     def _disk(self) -> dict[str, Any]:
-        """Bytes for an event, by what they are for (SQLite's dbstat table, where this SQLite has it)."""
+        """Bytes on disk for an event, by purpose (from SQLite's dbstat table, if this SQLite has it)."""
         path = self._folder / "events.db"
         database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
         ((stored,),) = database.execute("SELECT stored FROM totals").fetchall()
@@ -235,17 +235,17 @@ class _History:
         return {"stored": stored, **{f"{name}_bytes_per_event": round(size, 2) for name, size in parts.items()}}
 
     def _start(self) -> float:
-        """Seconds from starting the server to the first ack."""
+        """Seconds from the start of the server to the first ack."""
         started = time.perf_counter()
         with Server(self._folder) as server:
             self._first_ack(server)
             return round(time.perf_counter() - started, 3)
 
     def _start_after_kill(self) -> float:
-        """The same after a SIGKILL under full load."""
+        """Seconds from a start to the first ack, after a SIGKILL under full load."""
         server = Server(self._folder)
         server.start()
-        # Of the far future: nobody knows which of them are stored, so that none may be sent again.
+        # Numbers of the far future: it is not known which of them are stored, so that none may be sent again.
         work = workload.generate(PIECE, 0, 1, self.ids, (1 << 40) + self._next)
         killer = threading.Timer(1.0, server.end, (signal.SIGKILL,))
         killer.start()

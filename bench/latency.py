@@ -15,17 +15,17 @@ from bench.process import Server
 from bench.workload import Workload
 
 STALL_S: Final = 60.0
-"""No ack for so long: the server hangs, and the run has failed."""
+"""If no ack comes for so long, the server hangs and the run has failed."""
 
 PEAK_CONNECTIONS: Final = 8
-"""Half of peak comes over so many, each of which brings many events at a time."""
+"""How many connections offer half of peak; each sends many events at a time."""
 
 ACK: Final = b'"seq":'
-"""What each ack of ours has exactly once, and a rejection or an error never has."""
+"""Occurs exactly once in each ack of ours, and never in a rejection or an error."""
 
 
 def in_turn(port: int, lines: list[bytes]) -> dict[str, Any]:
-    """One connection, one event in flight."""
+    """The latency of one connection with one event in flight."""
     with connected(port) as connection:
         return counted([ack_s(connection, line) for line in lines])
 
@@ -38,7 +38,7 @@ def connected(port: int) -> socket.socket:
 
 
 def ack_s(connection: socket.socket, line: bytes) -> float:
-    """Send an event; how long its ack took."""
+    """Send an event; return how long its ack took."""
     started = time.perf_counter()
     connection.sendall(line)
     reply = connection.recv(4096)
@@ -49,7 +49,7 @@ def ack_s(connection: socket.socket, line: bytes) -> float:
 
 
 def counted(latencies_s: list[float]) -> dict[str, Any]:
-    """The percentiles of all but the first."""
+    """The percentiles of all latencies but the first ones."""
     latencies_s = latencies_s[int(len(latencies_s) * offered.WARM_UP) :]
     return {"events": len(latencies_s), **percentiles(latencies_s)}
 
@@ -91,8 +91,8 @@ def _one_run(options: argparse.Namespace, number: int, folder: Path) -> dict[str
     own.mkdir()
     figures: dict[str, Any] = {}
     with Server(own) as server:
-        # First, so that the WAL has its size: while the file still grows, each fsync has to write the file system's
-        # own records too, and takes two to three times as long.
+        # The peak comes first, so that the WAL has its full size: while the file still grows, each fsync also has to
+        # write the file system's own records, and takes two to three times as long.
         peak = load.measure("127.0.0.1", server.port, made(options.events, 4, 0))
         figures["peak"] = {name: peak[name] for name in ("events_per_s", "exact")}
         fsyncs_ms = [ceiling.fdatasync_ms(folder)]

@@ -1,7 +1,7 @@
-"""Throughput: every event sent as fast as the server takes it, every ack awaited.
+"""Throughput: every event is sent as fast as the server takes it, and every ack is awaited.
 
-Acks are checked by their number: with nothing lost and nothing stored twice, ``stored`` is the number of distinct
-events and ``duplicate`` the number of repeats.
+Acks are checked by their number: if nothing is lost and nothing is stored twice, ``stored`` is the number of distinct
+events and ``duplicate`` is the number of repeats.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from bench.process import Server
 from bench.workload import Workload
 
 CHUNK_BYTES: Final = 64 * 1024
-"""Bytes handed to the socket at a time: a sender that has much to send does not send line by line."""
+"""Bytes handed to the socket at a time: a sender with much to send does not send line by line."""
 
 STALL_S: Final = 60.0
-"""No ack for so long: the server hangs, and the run has failed."""
+"""If no ack comes for so long, the server hangs and the run has failed."""
 
 
 @dataclass(slots=True)
 class Acks:
-    """Replies by status."""
+    """The number of replies by status."""
 
     stored: int = 0
     duplicate: int = 0
@@ -45,7 +45,7 @@ class Acks:
 
 
 class _Client(asyncio.Protocol):
-    """One connection that counts its replies."""
+    """A connection that counts its replies."""
 
     def __init__(self, acks: Acks, total: int, done: asyncio.Event) -> None:
         self._acks = acks
@@ -81,7 +81,7 @@ class _Client(asyncio.Protocol):
 
 
 def measure(host: str, port: int, workload: Workload, context: ssl.SSLContext | None = None) -> dict[str, Any]:
-    """Send everything, wait for every ack. With ``context`` over TLS."""
+    """Send everything and wait for every ack; over TLS if there is a ``context``."""
     return uvloop.run(_measure(host, port, workload, context))
 
 
@@ -179,7 +179,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _one_run(options: argparse.Namespace, ids: workload.IdKind, number: int, folder: Path) -> dict[str, Any]:
-    """Ceiling, throughput, and the ceiling again: machines slow down after a burst."""
+    """Ceiling, throughput, and the ceiling again, because machines slow down after a burst."""
     work = workload.generate(options.events, options.dup, options.connections, ids, number * options.events)
     lines = list(itertools.chain.from_iterable(work.lines))[: ceiling.MAX_LINES]
     before = ceiling.append_rate(folder, lines)

@@ -1,10 +1,10 @@
-"""The open-loop sender: events leave at a rate, whatever the server does. A latency counts from when its event was due.
+"""The open-loop sender: events are sent at a rate, whatever the server does. A latency counts from the due moment.
 
 So a server that stalls is charged for every event that would have been sent during the stall (no coordinated omission).
-No event leaves before its moment. By how much events leave after it is the sender's own lateness: it is part of their
-latencies, and reported with them, as is the processor time that the sender takes from the server.
+No event is sent before its moment. How long after its moment it is sent is the sender's own lateness: it is part of the
+latencies and reported with them, as is the processor time that the sender takes from the server.
 
-The sender is one thread that waits in ``select``, because an event loop's timers have a resolution of a millisecond.
+The sender is one thread that waits in ``select``, because the timers of an event loop have a resolution of 1 ms.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from bench.channel import Channel
 from bench.percentiles import percentiles
 
 CONNECTIONS: Final = 32
-"""Over so many connections single events are offered, to us and to the peers."""
+"""How many connections single events are offered over, to us and to the peers."""
 
 SINGLY_UP_TO: Final = 10_000.0
-"""Up to this rate each event leaves by itself, at its own moment."""
+"""Up to this rate each event is sent alone, at its own moment."""
 
 STEP_S: Final = 0.001
-"""Above it, the sender looks once in this time and sends what has become due, as a client with a buffer does. An event
-for itself would cost the sender more of the shared cores than the server."""
+"""Above that rate, the sender looks once in this time and sends all events that have become due, like a client with a
+buffer. Sending each event alone would cost the sender more of the shared cores than the server."""
 
 LEAD_S: Final = 0.01
-"""Until the first event is due."""
+"""The time until the first event is due."""
 
 STALL_S: Final = 60.0
-"""No ack for so long: the server hangs, and the run has failed."""
+"""If no ack comes for so long, the server hangs and the run has failed."""
 
 WARM_UP: Final = 0.05
-"""This part of the events is sent first and not counted."""
+"""This part of the events is sent first and is not counted."""
 
 Wait: TypeAlias = Callable[[Iterable[int], Iterable[int], Iterable[int], float], tuple[list[int], list[int], list[int]]]
 
@@ -54,9 +54,9 @@ class Schedule:
         return self.started + number / self.rate
 
     def due(self, now: float) -> int:
-        """How many events have had their moment."""
+        """How many events are due by ``now``."""
         number = min(self.count, max(0, int((now - self.started) * self.rate)))
-        while number and self.moment(number - 1) > now:  # by rounding
+        while number and self.moment(number - 1) > now:  # because of rounding
             number -= 1
         while number < self.count and self.moment(number) <= now:
             number += 1
@@ -81,7 +81,7 @@ def offer(
         now = clock()
         if now >= looked + step_s and (due := plan.due(now)) > sent:
             looked = now
-            for number in range(sent, min(due, sent + width)):  # the first of each channel that has any
+            for number in range(sent, min(due, sent + width)):  # the first due event of each channel that has any
                 channel, place = channels[number % width], number // width
                 ready = (due - number + width - 1) // width
                 channel.send(place, place + ready)
@@ -116,7 +116,7 @@ def offer(
 
 
 def after_due(plan: Schedule, moments: Sequence[Sequence[float]]) -> list[float]:
-    """How long after each counted event was due something happened to it; ``moments`` are by channel."""
+    """How long after it was due something happened to each counted event; ``moments`` are by channel."""
     width, first = len(moments), int(plan.count * WARM_UP)
     after_s = list(
         chain.from_iterable(

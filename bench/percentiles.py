@@ -9,7 +9,7 @@ PARTS: Final = (50, 90, 99, 99.9, 100)
 
 
 def percentiles(latencies_s: Iterable[float], parts: Iterable[float] = PARTS) -> dict[str, float]:
-    """In milliseconds: ``p50_ms`` and so on, ``p100_ms`` being the longest."""
+    """Percentiles in milliseconds: ``p50_ms`` and so on, where ``p100_ms`` is the longest."""
     ordered = sorted(latencies_s)
     return {
         f"p{part:g}_ms": round(ordered[min(len(ordered) - 1, int(len(ordered) * part / 100))] * 1000, 3)

@@ -1,7 +1,7 @@
-"""What it costs per event to check that its client may publish it, in microseconds.
+"""What it costs, in microseconds for an event, to check that the client may publish it.
 
-The same lines are interpreted with and without a permission, in turns, a round each: what else goes on on the machine
-hits both.
+The same lines are interpreted with and without a permission, one round each in turn, so that other load on the machine
+affects both.
 """
 
 from __future__ import annotations

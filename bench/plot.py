@@ -1,4 +1,4 @@
-"""Draws result files: what is drawn is what was measured."""
+"""Draws result files: plots show exactly what was measured."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def draw_load(result: Result, output: Path) -> None:
-    """Each run's events/s as a part of the append ceiling of the same run, for each kind of ids; a line for medians."""
+    """Each run's events/s as a part of the append ceiling of the same run, for each kind of ids; lines are medians."""
     figure, axes = _subplots(1, 6)
     figures = result["figures"]
     for place, kind in enumerate(figures["medians"]):
@@ -62,7 +62,7 @@ def draw_load(result: Result, output: Path) -> None:
 
 
 def draw_latency(result: Result, output: Path) -> None:
-    """The percentiles of ack latency, every run, for each way of sending."""
+    """The percentiles of ack latency in every run, for each way of sending."""
     figure, axes = _subplots(1, 8)
     figures = result["figures"]
     for place, (name, label) in enumerate(
@@ -120,7 +120,7 @@ def draw_growth(result: Result, output: Path) -> None:
 
 
 def draw_peers(result: Result, output: Path) -> None:
-    """A bar for the median of each peer, a dot for each of its runs; blue where an ack means what it means with us."""
+    """A bar for the median of each peer, a dot for each of its runs; blue if an ack means what ours means."""
     measured = {name: figure for name, figure in result["figures"].items() if figure["runs"]}
     figure, axes = _subplots(1, 11, height=1.2 + 0.32 * len(measured))
     for strong, color, meaning in (
@@ -144,7 +144,7 @@ def draw_peers(result: Result, output: Path) -> None:
 
 
 def draw_subscribe(result: Result, output: Path) -> None:
-    """Catch-up, and the cost and delay of fan-out: bars for medians, dots for runs, a color for each system."""
+    """Catch-up, and the cost and delay of fan-out: bars are medians, dots are runs, each system has a color."""
     figures = result["figures"]
     figure, (caught, cost, delay) = _subplots(3, 14)
     if "catch_up" in figures:
@@ -178,7 +178,7 @@ def draw_subscribe(result: Result, output: Path) -> None:
 
 
 def draw_engine(result: Result, output: Path) -> None:
-    """Events/s of each measurement, the yardstick pale; then rate and WAL over the number of keys."""
+    """Events/s of each measurement, yardsticks in grey; then rate and WAL over the number of keys."""
     figures = result["figures"]
     figure, (rates, rate, wal) = _subplots(3, 14)
     shown = [
@@ -217,7 +217,7 @@ def _subplots(columns: int, width: float, rows: int = 1, height: float | None = 
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "aggregator"  # the same figures give the same file
+    matplotlib.rcParams["svg.hashsalt"] = "aggregator"  # so that the same figures give the same file
     from matplotlib import pyplot
 
     return pyplot.subplots(rows, columns, figsize=(width, height or 4 * rows), layout="constrained")

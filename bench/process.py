@@ -28,7 +28,7 @@ def cpu_s(pid: int) -> float:
 
 
 class Server:
-    """``aggregator serve`` on a free port. ``cpu_s`` and ``rss_bytes`` are of that process alone."""
+    """``aggregator serve`` on a free port. ``cpu_s`` and ``rss_bytes`` are those of this process alone."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self._log = folder / "server.log"
@@ -38,7 +38,7 @@ class Server:
         ]  # fmt: skip
 
     def start(self) -> None:
-        """Start it and wait until it is ready."""
+        """Start the server and wait until it is ready."""
         seen = len(self._log.read_text()) if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -57,15 +57,15 @@ class Server:
         return self._process.pid
 
     def pause(self) -> None:
-        """Stop it in its tracks until ``resume``."""
+        """Stop the process (SIGSTOP) until ``resume``."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Let the process go on."""
         self._process.send_signal(signal.SIGCONT)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it; return the exit code."""
+        """Send a signal and wait for the end; return the exit code."""
         self._process.send_signal(number)
         return self._process.wait(30)
 
@@ -80,7 +80,7 @@ class Server:
             raise SystemExit(f"the server ended badly: {self._log.read_text()}")
 
     def wait_until_filled(self) -> float:
-        """Wait until the filter knows all keys again after a start; seconds it took."""
+        """Wait until the filter has all keys again after a start; return the seconds it took."""
         started = time.monotonic()
         while orjson.loads(asyncio.run(ask("127.0.0.1", self.port, "STATS", START_S)))["ledger"]["filter"] < 1:
             if time.monotonic() - started > FILL_S:

@@ -1,4 +1,4 @@
-"""A result file: one JSON object that says on what machine, with which versions and commit, and every figure.
+"""A result file: one JSON object with the machine, the versions, the commit and every figure.
 
 ``results/<machine>/<what>.json`` is the record of that machine. A new record replaces the old one, which git keeps.
 """
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 RESULTS: Final = Path(__file__).parent / "results"
 
-# What a processor's name has besides its family and model: makers, marks, counts of cores, frequencies.
+# What the name of a processor has besides family and model: makers, marks, numbers of cores, frequencies.
 _NOT_A_MODEL: Final = re.compile(r"\((?:r|tm)\)|\b(?:intel|amd|cpu|processor|\d+-core)\b|@.*", re.IGNORECASE)
 
 
@@ -40,14 +40,14 @@ def describe(what: str, settings: dict[str, Any], figures: dict[str, Any]) -> di
             "sqlite": sqlite3.sqlite_version,
             **{name: version(name) for name in ("aggregator", "uvloop", "orjson", "aiosqlite")},
         },
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),  # of the servers too
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),  # the servers have the same
         "settings": settings,
         "figures": figures,
     }
 
 
 def write(result: dict[str, Any], path: Path | None) -> None:
-    """Write it to a file, by default as the record of this machine; ``-`` is standard output."""
+    """Write a result to a file, by default as the record of this machine; ``-`` is standard output."""
     text = json.dumps(result, indent=2) + "\n"
     path = path or RESULTS / machine_name(_cpu()) / f"{result['bench']}.json"
     if path == Path("-"):
@@ -58,7 +58,7 @@ def write(result: dict[str, Any], path: Path | None) -> None:
 
 
 def machine_name(cpu: str) -> str:
-    """The name of a machine's folder: what tells its processor from others, such as ``xeon`` or ``epyc-7763``."""
+    """The name of a machine's folder: the part of its processor's name that tells it from others (``epyc-7763``)."""
     return "-".join(re.findall(r"[a-z0-9]+", _NOT_A_MODEL.sub(" ", cpu).lower())) or "unknown"
 
 
@@ -70,7 +70,7 @@ def _cpu() -> str:
 
 
 def _changed() -> bool:
-    """Whether the commit does not say what is measured. Results that other benches have just written do not count."""
+    """Whether the working tree differs from the commit. Results that other benches have just written do not count."""
     return bool(_git("status", "--porcelain", "--", ":(top)", ":(top,exclude)bench/results"))
 
 

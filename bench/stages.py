@@ -1,8 +1,8 @@
 """What an event costs at each stage, in microseconds: one stage after another, nothing else running.
 
-In the server the event loop's stages and those of SQLite's thread run side by side; the longer of the two sums is the
-least time an event can take, and half of both and the sender's is what two cores leave. Texts of the wrap port go the
-same way, but for replies.
+In the server, the stages of the event loop and those of SQLite's thread run in parallel. The longer of the two sums is
+the least time that an event can take; on two cores, the least is half of both sums and the sender's time together.
+Texts of the wrap port take the same path, except that they have no replies.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from aggregator.wrap.wrapper import Defaults, Wrapper
 from bench import command, workload
 
 BATCH: Final = 7_000
-"""Events in a batch under full load, about."""
+"""About as many events as a batch has under full load."""
 
 Take = Callable[[bytes, dict[str, float]], Events]
-"""What becomes of the bytes of one read; the time that each stage took is added to the stages."""
+"""Makes events of the bytes of one read, and adds the time that each stage took to the stages."""
 
 TEXTS: Final[dict[str, Callable[[int], bytes]]] = {"wrapped JSON": workload.json_line, "syslog": workload.syslog_line}
-"""What the wrap port takes, by kind."""
+"""The lines sent to the wrap port, by kind."""
 
 CHUNK_BYTES: Final = 1 << 18
-"""What one read of uvloop's brings at most."""
+"""The most that one read of uvloop returns."""
 
 
 def add_command(commands: command.Commands) -> None:
@@ -83,7 +83,7 @@ def _whole(costs: dict[str, dict[str, float]]) -> float:
 
 
 async def _costs(take: Take, lines: list[bytes], db: Path, answers: bool) -> tuple[dict[str, dict[str, float]], int]:
-    """What one of these lines costs at each stage, in microseconds; and how many events are stored then."""
+    """What one of these lines costs at each stage, in microseconds; and how many events are stored at the end."""
     stream = b"".join(lines)
     loop_s: dict[str, float] = {}
     writer_s: dict[str, float] = {}
@@ -109,7 +109,7 @@ async def _costs(take: Take, lines: list[bytes], db: Path, answers: bool) -> tup
 
 
 def _event_lines() -> Take:
-    """What the acked port does with what it reads."""
+    """What the acked port does with the bytes it reads."""
     splitter = LineSplitter(Config().max_line_bytes)
 
     def judged(lines: Sequence[bytes | None]) -> Events:
@@ -121,7 +121,7 @@ def _event_lines() -> Take:
 
 
 def _texts() -> Take:
-    """What the wrap port does with what it reads."""
+    """What the wrap port does with the bytes it reads."""
     framer = Framer(Config().max_line_bytes)
     wrapper = Wrapper(Defaults(TopicTemplate("app"), "127.0.0.1"))
     return _timed("set texts apart", framer.feed, "wrap, digest", wrapper.wrap, PIECE_TEXTS)
@@ -130,7 +130,7 @@ def _texts() -> Take:
 def _timed(
     cut: str, feed: Callable[[bytes], list[Any]], made: str, make: Callable[[list[Any]], Events], size: int
 ) -> Take:
-    """Two stages: ``feed`` cuts a chunk, and ``make`` makes events of what was cut, so many at a time."""
+    """Two stages: ``feed`` cuts a chunk, and ``make`` turns the pieces into events, ``size`` pieces at a time."""
 
     def take(chunk: bytes, loop_s: dict[str, float]) -> Events:
         events = Events()
@@ -146,7 +146,7 @@ def _timed(
 
 
 def _taken(stages: dict[str, float], name: str, started: float) -> float:
-    """Add the time since ``started`` to a stage; return the time that it is now."""
+    """Add the time since ``started`` to a stage; return the current time."""
     now = time.perf_counter()
     stages[name] = stages.get(name, 0.0) + now - started
     return now
@@ -165,7 +165,7 @@ async def _store(
     pack(batch.events, batch.decision.first_seq, batch.decision.duplicates, received_at=1)
     bound = _taken(loop_s, "bind", now)
     commit = await store.append(batch)
-    now = _taken(writer_s, "append, commit", 2 * bound - now)  # it binds again, which is the loop's
+    now = _taken(writer_s, "append, commit", 2 * bound - now)  # append() binds once more, which is the loop's time
     if store.wal.due:
         await store.wal.checkpoint()
         now = _taken(writer_s, "checkpoint", now)

@@ -1,7 +1,7 @@
-"""TLS beside plain TCP: the same server, the same events, one after the other in each run, in turns first.
+"""TLS compared with plain TCP: the same server and the same events, one after the other; each comes first in turn.
 
-The sender does TLS too, and on a machine with few cores that takes from the server. So the server's own processor time
-for an event is measured as well.
+The sender does TLS too, which on a machine with few cores takes time from the server. So the server's own processor
+time for an event is measured as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench import command, latency, load, workload
 from bench.process import Server
 
 IN_FLIGHT: Final = 2000
-"""Events that are sent one at a time over each, every one after the ack of the one before."""
+"""How many events are sent one at a time over each, always after the ack of the event before."""
 
 Ways: TypeAlias = dict[str, tuple[int, ssl.SSLContext | None]]
 
@@ -61,7 +61,7 @@ def _one_run(options: argparse.Namespace, number: int, folder: Path) -> dict[str
 
 
 def _in_turns(ways: Ways, first: int) -> dict[str, list[float]]:
-    """One event in flight, over each connection in turn: what else the machine does, it does to both."""
+    """One event in flight, over each connection in turn, so that other load on the machine affects both."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     lines = iter(workload.generate(IN_FLIGHT * len(ways), 0, 1, "random", first).lines[0])
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,6 @@
-"""The events that are sent: about 240 bytes each, with random or ordered ids, a part of them sent twice.
+"""The events that are sent: about 240 bytes each, with random or ordered ids, some of them sent twice.
 
-Each event is made from its number alone, so that any event of a history of millions can be made, and sent, again.
+Each event is made from its number alone, so that any event of a history of millions can be made and sent again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ IdKind = Literal["random", "ordered"]
 TOPICS: Final = tuple(f"app.service-{number}" for number in range(20))
 STARTED_MS: Final = 1_790_000_000_000
 PER_MS: Final = 100
-"""Ordered ids, and timestamps, go on by one millisecond after so many events."""
+"""After so many events, ordered ids and timestamps advance by one millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ def generate(
 ) -> Workload:
     """Make ``count`` lines for so many connections; the part ``duplicates`` repeats an earlier event of any of them.
 
-    New events are numbered from ``first``; those that are repeated have any number from ``oldest`` on (from ``first``,
-    when it is None). The same arguments give the same lines.
+    New events are numbered from ``first``. Repeated events have any number from ``oldest`` on, or from ``first`` if
+    ``oldest`` is None. The same arguments give the same lines.
     """
     source = random.Random(first)
     oldest = first if oldest is None else oldest
@@ -59,7 +59,7 @@ def topic(number: int) -> str:
 
 
 def event_id(number: int, kind: IdKind) -> str:
-    """A UUIDv4, or a UUIDv7 of that moment (RFC 9562): ordered in time, random within the millisecond."""
+    """A UUIDv4, or a UUIDv7 of the event's moment (RFC 9562): ordered in time, random within the millisecond."""
     text = hashlib.blake2b(number.to_bytes(8), digest_size=16).hexdigest()
     if kind == "ordered":
         text = f"{STARTED_MS + number // PER_MS:012x}7{text[13:]}"
@@ -79,7 +79,7 @@ def line(number: int, kind: IdKind) -> bytes:
 
 
 def json_line(number: int) -> bytes:
-    """The same request as a usual logging library writes it: JSON that is no event."""
+    """The same request as a common logging library writes it: JSON that is not an event."""
     milliseconds = STARTED_MS + number // PER_MS
     return (
         f'{{"level":30,"time":{milliseconds},"pid":{number % 7},"hostname":"host-{number % 7}","request":{number},'

@@ -1,4 +1,4 @@
-"""Fixtures for all tests: real servers that never outlive their test."""
+"""Fixtures for all tests: real servers, each of which is ended with its test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytest_plugins = ["tests.harness.record", "tests.harness.postgres_fixtures"]
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of the fault tests are not the product's: a server warns of each that it does not know."""
+    """Unset the variables of the fault tests: a server warns of each AGGREGATOR_ variable that it does not know."""
     for name in ("AGGREGATOR_FAULTS", "AGGREGATOR_FAULTS_RESULT"):
         monkeypatch.delenv(name, raising=False)
 
@@ -40,13 +40,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def server_engine(request: pytest.FixtureRequest) -> str:
-    """What the servers of a test store their events with."""
+    """The engine on which the servers of a test store their events."""
     return getattr(request, "param", "sqlite")
 
 
 @pytest.fixture
 def new_server(request: pytest.FixtureRequest, tmp_path: Path, server_engine: str) -> Iterator[StartServer]:
-    """Make a server with these options, not started yet. Each server has a folder of its own, and a store."""
+    """Make a server with these options, without starting it. Each server has its own folder and its own store."""
     servers: list[ServerProcess] = []
 
     def new(*options: str, **settings: object) -> ServerProcess:
@@ -82,7 +82,7 @@ def server_on_both_loops(request: pytest.FixtureRequest, start_server: StartServ
 
 
 GROUPS = ("container", "fault", "netcat", "postgres", "producer", "root", "shipper")
-"""Markers of tests that are skipped where a program or a right is missing. In CI nothing may be missing."""
+"""Markers of tests that are skipped where a program or a permission is missing. In CI none may be missing."""
 
 _passed: set[str] = set()
 _skipped: set[str] = set()

@@ -1,4 +1,4 @@
-"""Listening sockets from outside: each is served by its name, and they live on when the server ends."""
+"""Listening sockets from outside: each is served by its name, and they live on after the server ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def number_of(one: socket.socket) -> int:
 
 @pytest.fixture
 def descriptors_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, socket.socket]]:
-    """Two listening sockets, and their descriptors where the protocol begins to count."""
+    """Two listening sockets; FIRST_DESCRIPTOR, where the protocol begins to count, is set to the first of them."""
     with listening("acked", "silent") as sockets:
         first = min(one.fileno() for one in sockets.values())
         if [one.fileno() for one in sockets.values()] != [first, first + 1]:
@@ -114,18 +114,18 @@ def test_a_port_without_a_socket_is_bound_as_usual(new_server: StartServer) -> N
 
 
 class Producer:
-    """Writes events to the silent port, as a program does that keeps nothing: what meets an error is not sent again.
+    """Writes events to the silent port like a program that keeps nothing: events that meet an error are not sent again.
 
-    When it sees the end of its connection, or an error, it goes on with a new one at once.
+    When its connection ends, or meets an error, it opens a new one at once.
     """
 
     def __init__(self, number: int) -> None:
         self.sent = 0
         self.enough = threading.Event()
         self.at_risk: set[int] = set()
-        """Events on connections that ended in an error: some may never have been read."""
+        """Events on connections that ended in an error: the server may not have read some of them."""
         self.on_ended: set[int] = set()
-        """Events on connections that the server ended: a killed server may have read some, and not stored them."""
+        """Events on connections that the server ended: a killed server may have read some without storing them."""
         self.refused = 0
         self._number = number
 
@@ -150,7 +150,7 @@ class Producer:
                     return
             self.sent += 1
             connection.sendall(wire.event(f"e-{self.sent - 1}"))
-            time.sleep(0.002)  # a busy program, but no flood
+            time.sleep(0.002)  # a busy program, but not a flood
 
 
 ENDS = {"SIGTERM": ServerProcess.stop, "kill -9": ServerProcess.kill}
@@ -160,7 +160,7 @@ ENDS = {"SIGTERM": ServerProcess.stop, "kill -9": ServerProcess.kill}
 def test_a_program_that_keeps_nothing_is_never_refused(
     new_server: StartServer, end: str, record_figures: RecordFigures
 ) -> None:
-    """T62: after SIGTERM nothing is lost. A kill costs at most what the killed server had not stored."""
+    """T62: after SIGTERM nothing is lost. A kill costs at most the events that the killed server had not stored."""
     rounds = 3
     with listening("silent", "acked") as sockets:
         server = new_server(passed_in=sockets).start()
@@ -183,7 +183,7 @@ def test_a_program_that_keeps_nothing_is_never_refused(
             producer.at_risk |= producer.on_ended
         kept = count - len(producer.at_risk)
         wait_until(lambda: server.ask("STATS")["stored_total"] >= kept)
-        assert server.stop() == 0  # it reads what is on its way
+        assert server.stop() == 0  # it reads everything that is in flight
         server.restart()
         lost = set(range(count)) - {int(event_id[2:]) for event_id in server.stored("t")}
     assert lost <= producer.at_risk

@@ -1,4 +1,4 @@
-"""Addresses as text, and which of them are this machine's alone."""
+"""Addresses as text, and which of them are loopback addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places: who gets one, who waits for being known, and who goes."""
+"""Places for connections: which get one, which wait to be known, and which are dropped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def new_admission(**changes: Any) -> Admission:
 
 
 class Holder:
-    """A connection that only remembers what was done to it."""
+    """A connection that only records what was done to it."""
 
     def __init__(self) -> None:
         self.done: list[str] = []

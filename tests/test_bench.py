@@ -1,4 +1,4 @@
-"""The bench does what it says, in small: its workload, its sender, its result files, and the tables made from them."""
+"""A small run of the bench: its workload, its sender, its result files, and the tables made from them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_ordered_ids_grow_and_random_ones_do_not(ids: workload.IdKind, grows: bo
 
 
 def test_an_event_of_the_history_can_be_made_again() -> None:
-    """What is repeated may be older than the workload itself, and is the same line."""
+    """A repeated event may be older than the workload itself; its line is the same."""
     old = {workload.line(number, "random") for number in range(100)}
     work = workload.generate(1000, 0.5, 2, "random", first=100, oldest=0)
     lines = [line for part in work.lines for line in part]
@@ -130,7 +130,7 @@ def test_latency_counts_every_event_it_offers(tmp_path: Path) -> None:
 
 
 class _Time:
-    """A clock that only waiting moves, by what was asked for and sometimes more."""
+    """A clock that moves only while waiting, by the time asked for and sometimes more."""
 
     def __init__(self, late_s: random.Random, channels: list[_Echo]) -> None:
         self.now = 1000.0
@@ -153,7 +153,7 @@ class _Time:
 
 
 class _Echo(Channel):
-    """Acks all that it was sent when it is next looked at."""
+    """Acks everything that it was sent when it is next read."""
 
     unsent = False
 
@@ -199,7 +199,7 @@ def test_no_event_leaves_before_its_moment_and_no_latency_is_negative(
 
 
 def test_latency_is_counted_from_when_an_event_was_due() -> None:
-    """A server that stands still for a while is charged for all that would have been sent in that time."""
+    """A server that stands still for a while is charged for every event that was due in that time."""
     channels = [_Echo(number, 250) for number in range(4)]
     time = _Time(random.Random(1), channels)
     time.stalled_until = time.now + offered.LEAD_S + 0.5
@@ -307,7 +307,7 @@ def test_every_peer_that_is_installed_holds_exactly_what_it_was_sent(tmp_path: P
     only = "ours (4,reference,obvious,postgresql (4 connections; batches of 1000,redis (appendfsync a,nats,rsyslog"
     figures = _peers(tmp_path, only)
     assert {"ours (4 connections)", "obvious", "redis (appendfsync always)"} < set(figures)
-    for name in ("ours (4 connections)", "obvious"):  # they need nothing that is not here
+    for name in ("ours (4 connections)", "obvious"):  # they need nothing that has to be installed
         assert figures[name]["runs"]
     unique = workload.generate(2000, 0.25, 1, "random").unique
     for name, peer in figures.items():
@@ -372,7 +372,7 @@ def test_medians_are_of_each_figure_and_only_of_numbers() -> None:
 
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Results of two machines, of which ``epyc`` was measured later, instead of those of record."""
+    """Results of two machines, of which ``epyc`` was measured later, in place of the results of record."""
     monkeypatch.setattr(result, "RESULTS", tmp_path / "results")
     for cpu, day, rate in (("AMD EPYC", "2026-02-02", 222_222), ("Intel(R) Xeon(R) Processor", "2026-01-01", 111_111)):
         run = {"events_per_s": rate, "ceiling_per_s": 500_000, "of_ceiling": rate / 500_000, "errors": 0,

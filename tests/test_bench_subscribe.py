@@ -1,4 +1,4 @@
-"""The bench of readers does what it says, in small: it counts exactly, and finds what is missing."""
+"""A small run of the bench of readers: it counts exactly, and finds what is missing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run_bench(folder: Path, *arguments: str, **environment: str) -> tuple[Path, 
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Everything, once."""
+    """The result of all parts, made once for all tests."""
     return run_bench(tmp_path_factory.mktemp("bench"))
 
 

@@ -1,4 +1,4 @@
-"""Blocks: each event of a batch comes back under its seq, through Python and through the view for people."""
+"""Blocks: each event of a batch is read back under its seq, through Python and through the view for people."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def status_of(status: str, line: bytes, **fields: object) -> bytes:
 
 
 class Accepted:
-    """A connection as the scripted server sees it, with every line that came."""
+    """A connection as the scripted server sees it, with every line that it has received."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -41,7 +41,7 @@ class Accepted:
         self.lines: list[bytes] = []
 
     async def read(self, count: int) -> list[bytes]:
-        """The next lines, without LF; fewer only at the end."""
+        """The next lines, without LF; fewer only at the end of the stream."""
         new: list[bytes] = []
         while len(new) < count and (line := await self._reader.readline()):
             new.append(line.removesuffix(b"\n"))
@@ -60,7 +60,7 @@ class Accepted:
 
 
 class ScriptedServer:
-    """Carries out one script for each connection; the last script serves all further connections."""
+    """Runs one script for each connection; the last script serves all further connections."""
 
     def __init__(self, *scripts: Script) -> None:
         self._scripts = scripts
@@ -98,7 +98,7 @@ class Client:
         self.sender = Sender("127.0.0.1", port, self._on_reply, on_trouble=self.troubles.append, **options)
 
     def _on_reply(self, tag: str, status: str, reply: bytes) -> None:
-        # A tag is the id of its line here, so that a reply to another line shows at once.
+        # A tag here is the id of its line, so that a reply to another line shows at once.
         assert status == "batch" or orjson.loads(reply)["event_id"] == tag
         self.replies.append((tag, status))
 
@@ -327,7 +327,7 @@ async def test_pauses_grow_and_start_afresh_after_an_ack(monkeypatch: pytest.Mon
     chosen = []
 
     class Longest(float):
-        """The longest that chance allows. It notes the pause that it is multiplied with."""
+        """The longest pause that chance allows. It records the pause that it is multiplied by."""
 
         def __rmul__(self, pause_s: float) -> float:
             chosen.append(pause_s)

@@ -1,4 +1,4 @@
-"""The commands, as typed by hand, on each engine; and `aggregator admin`."""
+"""The commands, typed by hand, on each engine; and `aggregator admin`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.engines
 
 @pytest.fixture(params=ENGINES)
 def start_any(request: pytest.FixtureRequest, start_server: StartServer) -> StartServer:
-    """Start a server on either engine."""
+    """Start a server on this engine."""
     changes = [dict_engine] if request.param == "dict" else []
     return lambda *options: start_server(*options, changes=changes)
 

@@ -184,7 +184,7 @@ def test_complete_lines_before_a_reset_are_stored_and_the_rest_is_dropped(
 
 @contextlib.contextmanager
 def waiting_events(server: ServerProcess) -> Iterator[None]:
-    """Let so many events wait that a client that sends few more is not read on at once.
+    """Let so many events wait that a client which then sends few lines is not read again at once.
 
     Another program holds the write lock.
     """
@@ -200,7 +200,7 @@ def waiting_events(server: ServerProcess) -> Iterator[None]:
 def test_who_sends_few_lines_is_not_read_on_at_once_while_many_events_wait(start_server: StartServer) -> None:
     server = start_server(changes=[gathering_for_a_minute])
     with Peer(server.port) as few, Peer(server.port) as many:
-        for name in ("one", "two"):  # nothing waits yet
+        for name in ("one", "two"):  # no events wait yet
             assert statuses([few.ask(event(name))]) == ["stored"]
         with waiting_events(server):
             before = server.ask("STATS")["received"]

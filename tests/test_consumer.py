@@ -1,4 +1,4 @@
-"""The consumer over engines that fail at will: who is told what, exactly once, and that each ack is true."""
+"""The consumer over engines that fail on demand: each submission is told exactly once, and each ack is true."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ FULL, BUSY, FAILED = StorageFull("full"), StorageBusy("locked"), StorageFailed("
 
 
 class Scripted:
-    """An engine whose calls fail as a script says, one by one, and whose batches are held up where a test wants it.
+    """An engine whose calls fail one by one as a script says, and whose batches are held up where a test wants it.
 
-    The script is for ``append``, ``prepare`` and ``probe``: None lets the engine do its work, an exception is raised.
+    The script covers ``append``, ``prepare`` and ``probe``: for None the engine does its work, an exception is raised.
     """
 
     def __init__(self, engine: AnyEngine, *script: BaseException | None) -> None:
         self.engine = engine
         self.script = list(script)
-        self.before: dict[str, asyncio.Future[None]] = {}  # by an event's id: what its batch waits for, then is stored
-        self.after: dict[str, asyncio.Future[None]] = {}  # the same, once it is stored
-        self.handed_over: list[list[str]] = []  # the ids of each batch, as often as it was appended
+        self.before: dict[str, asyncio.Future[None]] = {}  # by event id: what its batch waits for before it is stored
+        self.after: dict[str, asyncio.Future[None]] = {}  # the same, after it is stored
+        self.handed_over: list[list[str]] = []  # the ids of each batch, once for each time it was appended
         self.prepared: list[list[str]] = []
         self.stored: list[list[str]] = []
         self.probes = 0
@@ -54,7 +54,7 @@ class Scripted:
         return getattr(self.engine, name)
 
     def hold(self, event_id: str, stored: bool = False) -> asyncio.Future[None]:
-        """What the append of this event's batch waits for, before or after the engine has stored it. May raise."""
+        """The future that this event's batch waits for, before or after it is stored; its exception is raised."""
         held = asyncio.get_running_loop().create_future()
         (self.after if stored else self.before)[event_id] = held
         return held
@@ -105,13 +105,13 @@ class Scripted:
 
 
 def ids(batch: Any) -> list[str]:
-    """The events of a batch of any engine here."""
+    """The event ids of a batch of any engine used here."""
     event_ids: list[str] = batch.events.event_ids
     return event_ids.copy()
 
 
 class Bench:
-    """A consumer at work, and what it has told to each submission, by the id of its first event."""
+    """A running consumer, and what it has told each submission, by the id of its first event."""
 
     def __init__(self, engine: Scripted, max_batch: int = 100, max_bytes: int = 10**6) -> None:
         self.engine = engine
@@ -125,7 +125,7 @@ class Bench:
         self.task = asyncio.create_task(consumer.run())
 
     def _publish(self, parts: Sequence[Events], commit: Commit, head: Position) -> None:
-        """A commit is published in one piece, after its acks, and the position only rises."""
+        """Check that a commit is published in one piece, after its acks, and that the position only rises."""
         assert any(isinstance(outcome, Commit) for outcomes in self.told.values() for outcome in outcomes)
         assert len(commit.seqs) == sum(map(len, parts))
         assert not self.published or self.engine.distance(self.published[-1], head) > 0
@@ -138,14 +138,14 @@ class Bench:
         self.intake.put(Submission(events, outcomes.append))
 
     async def finish(self) -> None:
-        """Let it end; what it has told must be true."""
+        """Let the consumer end; what it has told must be true."""
         self.intake.close()
         async with asyncio.timeout(30):
             await self.task
         await self.check_told()
 
     async def fail(self) -> None:
-        """Wait until it has failed; what it has told must be true."""
+        """Wait until the consumer has failed; what it has told must be true."""
         async with asyncio.timeout(30):
             await asyncio.wait([self.task])
         assert self.task.exception()
@@ -158,19 +158,19 @@ class Bench:
         await until(lambda: event_id in itertools.chain(*self.engine.handed_over))
 
     def acked(self, name: str) -> Commit:
-        """What a submission was told, once."""
+        """The commit that a submission was told, exactly once."""
         (outcome,) = self.told[name]
         assert isinstance(outcome, Commit), outcome
         return outcome
 
     def refused(self, name: str) -> Failure:
-        """The same, if it was no ack."""
+        """The failure that a submission was told, exactly once."""
         (outcome,) = self.told[name]
         assert isinstance(outcome, Failure), outcome
         return outcome
 
     async def check_told(self) -> None:
-        """Everybody was told, once; each ack has the seq of the event that is stored, and one ack in all says new."""
+        """Each was told once; each ack has the seq of its stored event; at most one ack calls an event new."""
         stored_as_new: Counter[str] = Counter()
         for name, outcomes in self.told.items():
             (outcome,) = outcomes
@@ -186,7 +186,7 @@ class Bench:
 
 @contextlib.asynccontextmanager
 async def at_work(engine: AnyEngine, *script: BaseException | None, **limits: int) -> AsyncIterator[Bench]:
-    """A consumer over such an engine, which ends with its test."""
+    """A consumer over such an engine; it ends with its test."""
     bench = Bench(Scripted(engine, *script), **limits)
     yield bench
     bench.task.cancel()
@@ -208,14 +208,14 @@ async def bench(engine: AnyEngine) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again, or done in quiet times, is so at once."""
+    """Retries and work for quiet times come at once."""
     monkeypatch.setattr(consumer_module, "RETRY_S", 0.001)
     monkeypatch.setattr(consumer_module, "IDLE_S", 0.001)
 
 
 @pytest.fixture
 def watched_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine verifies again and again that what it has stored is still there."""
+    """The engine verifies all the time that what it has stored is still there."""
     monkeypatch.setattr(consumer_module, "WATCH_S", 0.001)
 
 
@@ -327,7 +327,7 @@ async def test_after_a_full_disk_health_recovers_without_traffic(engine: AnyEngi
 
 @pytest.mark.usefixtures("no_pause")
 async def test_the_end_waits_for_no_probe(engine: AnyEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database that is away may take long to say so."""
+    """A database that is away may take a long time to say so."""
     async with at_work(engine, FULL) as bench:
         probing = asyncio.Event()
 
@@ -426,7 +426,7 @@ async def test_a_batch_whose_preparation_fails_is_told_so(engine: AnyEngine, err
 
 
 async def test_a_batch_that_cannot_be_filled_ends_the_consumer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each batch that was made before is stored or not; what was to be added has been told nothing."""
+    """Each earlier batch is stored or not; the submission that was to be added has been told nothing yet."""
     held = bench.engine.hold("a")
     bench.put("a")
     await bench.until_handed_over("a")
@@ -454,7 +454,7 @@ async def test_a_client_that_fails_when_there_is_room_leaves_nobody_untold(bench
     def broken() -> None:
         raise RuntimeError("a defect")
 
-    for _ in range(3):  # the others when the consumer gives up what is queued
+    for _ in range(3):  # the second and third are called when the consumer gives up what is queued
         bench.intake.when_room(broken)
     bench.put("a")
     bench.put("b")
@@ -609,7 +609,7 @@ async def test_a_quiet_time_ends_when_something_arrives(bench: Bench, monkeypatc
 
 @pytest.fixture
 async def two() -> AsyncIterator[Bench]:
-    """A consumer over an engine that takes two batches; "a" and "b" are on their way, each in a batch of its own."""
+    """A consumer over an engine that takes two batches; "a" and "b" are in flight, each in its own batch."""
     async with at_work(DictEngine(write_s=[0.0])) as bench:
         for name in "ab":
             bench.engine.hold(name)
@@ -733,7 +733,7 @@ async def test_a_batch_that_is_tried_again_holds_up_later_ones_only_until_it_is_
 
 
 async def test_batches_are_handed_over_in_the_order_of_their_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if the preparation of one takes longer than the commits before it."""
+    """Also if the preparation of one batch takes longer than the commits before it."""
     async with at_work(DictEngine(write_s=[0.0]), max_batch=1) as bench:
         prepared = asyncio.Event()
 

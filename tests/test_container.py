@@ -1,6 +1,6 @@
-"""The container image, built from the working tree by buildah and run: no container engine is needed.
+"""The container image, built from the working tree by buildah, and run: no container engine is needed.
 
-It stands on a stand-in for the official Python image, made by debootstrap once and kept in buildah's storage.
+Its base stands in for the official Python image; it is made by debootstrap once and kept in buildah's storage.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ BASE_PACKAGES = "python3,python3-pip,python3-venv,ca-certificates"
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 ENVIRONMENT = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
-"""With this, buildah needs no container runtime."""
+"""The variable lets buildah do without a container runtime."""
 
 STOP_S = 5.0 + 2.0
-"""The server's own limit for the end of its clients and the last commits."""
+"""The server's own limit for the end of its clients and of the last commits."""
 
 
 @pytest.mark.container
-@pytest.mark.timeout(600)  # the first time on a machine, the base is made
+@pytest.mark.timeout(600)  # the first time on a machine, the base image is made
 def test_the_image_serves_and_drains_and_its_volume_keeps_the_events(container: Container) -> None:
     config = container.config
     server = container.server
@@ -65,7 +65,7 @@ def test_the_image_serves_and_drains_and_its_volume_keeps_the_events(container: 
         silent.send(b"".join(wire.events("early", 1000)))
         wait_until(lambda: server.ask("STATS")["received"] == 1100)
         server.signal(signal.Signals[config["StopSignal"]])
-        assert silent.raw_rest() == b""  # the server's half of the close; it goes on reading
+        assert silent.raw_rest() == b""  # the server's half of the close; the server goes on reading
         silent.send(b"".join(wire.events("late", 1000)))
     assert server.wait(STOP_S) == 0
     assert server.db.exists(), "the volume is not what it wrote to"
@@ -92,13 +92,13 @@ def test_the_compose_file_is_valid_and_publishes_to_this_machine_only() -> None:
 
 
 class Container:
-    """A container that buildah has made, and a server in it with a folder as its volume."""
+    """A container made by buildah, and a server in it with a folder as its volume."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.root = Path(_run("buildah", "mount", name))
         self.config = json.loads(_run("buildah", "inspect", name))["Docker"]["config"]
-        _run("buildah", "config", "--volume", "/data-", name)  # else buildah mounts a folder of its own over ours
+        _run("buildah", "config", "--volume", "/data-", name)  # otherwise buildah mounts its own folder over ours
         self.uid, gid = map(int, self.config["User"].split(":"))
         data = folder / "data"
         data.mkdir()
@@ -106,7 +106,7 @@ class Container:
         self.server = ServerInContainer(folder, name, [*self.config["Entrypoint"], *self.config["Cmd"]])
 
     def health_check(self) -> int:
-        """Do what Docker does to learn whether the container is healthy; return the exit code."""
+        """Run the health check as Docker does; return the exit code."""
         kind, *command = self.config["Healthcheck"]["Test"]
         assert kind == "CMD"
         data = f"--volume={self.server.db.parent}:/data"
@@ -116,12 +116,12 @@ class Container:
         ).returncode
 
     def files_of_its_user(self) -> list[Path]:
-        """What its user owns in the container's own file system, outside of volumes."""
+        """The files of its user in the container's own file system, outside of volumes."""
         return [Path(line) for line in _run("find", self.root, "-uid", str(self.uid)).splitlines()]
 
 
 class ServerInContainer(ServerProcess):
-    """The server as its image starts it, but on free ports: the network is the machine's."""
+    """The server as its image starts it, but on free ports, because it shares the machine's network."""
 
     def __init__(self, folder: Path, container: str, command: list[str]) -> None:
         super().__init__(folder)
@@ -147,7 +147,7 @@ class ServerInContainer(ServerProcess):
 
     @property
     def pid(self) -> int:
-        """The process of the server, below the processes that buildah keeps around it."""
+        """The pid of the server, below the processes that buildah keeps around it."""
         return _with_descendants(self.process.pid)[-1]
 
     def signal(self, number: signal.Signals) -> None:
@@ -162,7 +162,7 @@ class ServerInContainer(ServerProcess):
 
 @pytest.fixture
 def container(image: str, tmp_path: Path) -> Iterator[Container]:
-    name = _run("buildah", "from", "--ulimit", "nofile=4096", image)  # its default, 1024, is not Docker's
+    name = _run("buildah", "from", "--ulimit", "nofile=4096", image)  # buildah's default, 1024, differs from Docker's
     try:
         container = Container(name, tmp_path)
         yield container
@@ -173,7 +173,7 @@ def container(image: str, tmp_path: Path) -> Iterator[Container]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Iterator[str]:
-    """The image of the working tree."""
+    """The name of an image of the working tree."""
     if os.geteuid() != 0:
         pytest.skip("only root can build images without a container engine")
     for program in ("buildah", "debootstrap"):
@@ -182,7 +182,7 @@ def image(tmp_path: Path) -> Iterator[str]:
     if BASE not in _run("buildah", "images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
         _make_base()
     name = f"localhost/aggregator-test-{os.getpid()}"
-    _run(  # OCI's own format knows no health check
+    _run(  # --format docker, because OCI's own format has no health check
         "buildah", "build", "--format", "docker", "--no-cache", "--force-rm", "--network", "host",
         *_mounts_for_pip(tmp_path), "--build-arg", f"BASE={BASE}", "--tag", name, ROOT,
     )  # fmt: skip
@@ -204,7 +204,7 @@ def _make_base() -> None:
 
 
 def _mounts_for_pip(folder: Path) -> list[str]:
-    """Options with which a pip in the build finds the same package indexes as this machine's pip."""
+    """Options that let a pip in the build use the same package indexes as this machine's pip."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
     settings: dict[str, str] = {}
     for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):  # the environment wins
@@ -220,20 +220,20 @@ def _mounts_for_pip(folder: Path) -> list[str]:
     for word in {word for value in settings.values() for word in value.split()}:
         path = Path(word.removeprefix("file://"))
         if path.is_absolute() and path.exists():
-            path = path.parent if path.name == "simple" else path  # an index; its files lie next to it
+            path = path.parent if path.name == "simple" else path  # an index; its files are next to it
             mounts.append(f"{path}:{path}:ro")
     return [f"--volume={mount}" for mount in mounts]
 
 
 def _with_descendants(pid: int) -> list[int]:
-    """A process and all below it, parents first."""
+    """A process and all its descendants, parents first."""
     threads = Path(f"/proc/{pid}/task").glob("*/children")
     children = [int(child) for thread in threads for child in thread.read_text().split()]
     return [pid, *(descendant for child in children for descendant in _with_descendants(child))]
 
 
 def _run(*command: str | Path) -> str:
-    """Run a program; return what it wrote to standard output. On failure, the test shows all that it wrote."""
+    """Run a program; return its standard output. If it fails, the test shows all its output."""
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout.strip()

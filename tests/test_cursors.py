@@ -1,4 +1,4 @@
-"""Names and their cursors: what is answered is on disk, whatever fails; one reader for a name; nobody is parked."""
+"""Names and their cursors: what was answered is on disk, whatever fails; a name has one reader; no cursor is parked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ALL = interest_in(("*",))
 
 
 class Disk:
-    """An engine as far as cursors need one: what was saved, and what the next savings raise."""
+    """An engine with only what cursors need: what was saved, and the errors that the next saves raise."""
 
     shared = False
 
@@ -86,7 +86,7 @@ async def kept(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kept]:
 
 
 async def test_a_move_that_was_not_stored_is_not_taken_for_stored(kept: Kept) -> None:
-    """S5, R10: whoever was told that the disk is full acks again, and is answered when it is on disk."""
+    """S5, R10: a client that was told that the disk is full acks again, and is answered when the ack is on disk."""
     kept.disk.raises = [StorageFull("full"), StorageFull("full"), None]
     with pytest.raises(StorageFull):
         await kept.move("a", 5)
@@ -150,7 +150,7 @@ async def test_a_busy_store_is_tried_again_and_nobody_is_told(kept: Kept) -> Non
 
 @pytest.mark.parametrize("error", [StorageFailed("EIO"), RuntimeError("a defect")])
 async def test_a_broken_store_is_reported(kept: Kept, error: Exception) -> None:
-    """I7: the server has to stop. A defect must not leave those who ack waiting for ever."""
+    """I7: the server has to stop. A defect must not leave clients that ack waiting forever."""
     kept.disk.raises = [error]
     with pytest.raises(StorageFailed):
         await kept.move("a", 5)
@@ -159,7 +159,7 @@ async def test_a_broken_store_is_reported(kept: Kept, error: Exception) -> None:
 
 
 async def test_whatever_fails_what_is_said_to_be_on_disk_is_there(kept: Kept) -> None:
-    """Any moves and removals at once, with any failures: never less on disk than was said."""
+    """Any moves and removals at once, with any failures: the disk never has less than was said to be there."""
     choices = random.Random(3)
     said: dict[str, int] = {}
 
@@ -188,20 +188,20 @@ async def test_whatever_fails_what_is_said_to_be_on_disk_is_there(kept: Kept) ->
 
 
 async def test_a_reader_that_has_acked_all_is_moved_along(kept: Kept) -> None:
-    """No parked cursors: with what does not match, and not one event further than what was acked."""
+    """No parked cursors: a cursor follows past events that do not match, but never past the acked events."""
     subscription = Subscription(None, ALL, 10, name="a")  # type: ignore[arg-type]
     await kept.move("a", 10)
     kept.cursors.took("a", subscription)
     subscription.position = 50  # nothing matched
     await until(lambda: kept.disk.saved == {"a": 50})
     assert subscription.sent == 50, "which may be acked, because it was not said"
-    subscription.position = subscription.sent = 60  # an event, and it is not acked
+    subscription.position = subscription.sent = 60  # an event, which is not acked
     subscription.position = 70
     behind = Subscription(None, ALL, 10, name="b")  # type: ignore[arg-type]
     await kept.move("b", 10)
     kept.cursors.took("b", behind)
     behind.position = 20
-    await until(lambda: kept.disk.saved["b"] == 20)  # it is looked at behind the other
+    await until(lambda: kept.disk.saved["b"] == 20)  # it is looked at after the other
     assert kept.disk.saved["a"] == 50
     await kept.move("a", 60)
     await until(lambda: kept.disk.saved["a"] == 70)
@@ -217,7 +217,7 @@ async def test_a_reader_that_has_acked_all_is_moved_along(kept: Kept) -> None:
 
 
 class SharedDisk(Disk):
-    """The same, where another server may claim a name."""
+    """The same, for an engine where another server may claim a name."""
 
     shared = True
 
@@ -247,7 +247,7 @@ class SharedDisk(Disk):
 
 
 class Shared(Kept):
-    """Cursors on such a disk, one of which a client of this server has claimed."""
+    """Cursors on such a disk; a client of this server has claimed one of them."""
 
     disk: SharedDisk
     claim: str
@@ -284,7 +284,7 @@ async def shared(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shared]:
 
 
 async def test_a_move_that_was_refused_is_known_to_be(shared: Shared) -> None:
-    """Although the store cannot be asked who has the name."""
+    """Even though the store cannot be asked who holds the name."""
     shared.lose()
     shared.disk.unreadable = True
     shared.cursors.move("a", ALL, 5, ANONYMOUS, shared.claim)
@@ -356,7 +356,7 @@ def lines_until(peer: Peer, enough: Callable[[Json], bool]) -> list[Json]:
 
 
 def subscribe(peer: Peer, arguments: str) -> Json:
-    """SUBSCRIBE, and everything up to ``caught_up``."""
+    """SUBSCRIBE; return all lines up to ``caught_up``."""
     peer.send(f"SUBSCRIBE {arguments}\n".encode())
     return lines_until(peer, lambda line: line["status"] in ("caught_up", "rejected", "error"))
 
@@ -374,7 +374,7 @@ def cursor(server: ServerProcess, name: str = "me") -> Json:
 
 
 def test_a_name_goes_on_behind_its_last_ack(server: ServerProcess) -> None:
-    """S5. Through a kill, and through a stop."""
+    """S5. After a kill, and after a stop."""
     exchange(server.port, b"".join(events("e", 10)))
     with Peer(server.port) as peer:
         assert subscribe(peer, "* AFTER 2 AS me")[0]["after"] == 2
@@ -443,7 +443,7 @@ def test_a_cursor_follows_what_does_not_match(server: ServerProcess) -> None:
     "other", ["b*", "a* b", "a* SOURCE s", "a* CONTAINS s", "a* SHARD 1/2", "*"], ids=lambda other: other
 )
 def test_a_name_is_for_what_it_was_made_for(server: ServerProcess, other: str) -> None:
-    """R21: else its older events would be skipped in silence. The order of the patterns does not matter."""
+    """R21: otherwise its older events would be skipped silently. The order of the patterns does not matter."""
     with Peer(server.port) as peer:
         subscribe(peer, "a* x AS me")
         peer.send(b"UNSUBSCRIBE\n")
@@ -473,7 +473,7 @@ def test_cursors_are_listed(server: ServerProcess) -> None:
 
 
 def test_a_name_is_forgotten(server: ServerProcess) -> None:
-    """Its reader is told; it begins anew, with other patterns if wanted."""
+    """Its reader is told. The name can then be used again from the start, also with other patterns."""
     exchange(server.port, b"".join(events("e", 5)))
     with Peer(server.port) as peer, Peer(server.port) as admin:
         subscribe(peer, "* AFTER 0 AS me")
@@ -512,7 +512,7 @@ def test_so_many_names_are_kept(start_server: StartServer) -> None:
 
 
 def test_the_newest_reader_of_a_name_wins(server: ServerProcess) -> None:
-    """R19. The other is told, with a place to resume from, and may go on otherwise."""
+    """R19. The old reader is told, with a seq to resume from, and its connection may be used for something else."""
     exchange(server.port, b"".join(events("e", 5)))
     with Peer(server.port) as old, Peer(server.port) as new:
         subscribe(old, "* AFTER 0 AS me")
@@ -533,7 +533,7 @@ def test_the_newest_reader_of_a_name_wins(server: ServerProcess) -> None:
 
 
 def test_of_many_that_come_at_once_one_reads(server: ServerProcess) -> None:
-    """R19: their commands are carried out in one turn of the loop, before any of the replies has left."""
+    """R19: their commands are carried out in one turn of the loop, before any of the replies has been sent."""
     exchange(server.port, b"".join(events("e", 5)))
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer(server.port)) for _ in range(20)]
@@ -551,7 +551,7 @@ def test_of_many_that_come_at_once_one_reads(server: ServerProcess) -> None:
 
 
 def test_a_standby_takes_over_from_a_reader_that_hangs(server: ServerProcess) -> None:
-    """R19: at once, although the buffer of the other is full. When that wakes up, it sees what has happened."""
+    """R19: at once, even though the old reader's buffer is full. When the old one wakes up, it sees what happened."""
     account = Account()
     account.send(server.port, "e", 5000, f'{{"n":"NAME","x":"{"x" * 2000}"}}')
     hanging = Reading(server.port, "* AFTER 0 AS me", [account], receive_buffer=4096)

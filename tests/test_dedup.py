@@ -1,4 +1,4 @@
-"""A key is stored once: resent by any client, in a line or a batch, over connections and restarts."""
+"""A key is stored once, even if it is resent by any client, in a line or a batch, over connections and restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a server ends, and that it has stored what it read by then. What else can end it: tests/faults."""
+"""How a server stops, and that it has stored everything it had read. For other ways to end it see tests/faults."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.harness.wire import Peer, event, events, exchange
 def test_sigterm_under_load_answers_what_was_read_and_exits_0(
     start_server: StartServer, loop: str, record_figures: RecordFigures
 ) -> None:
-    """T42: nobody new after 100 ms, exit code 0 within 5 s, every line answered that was read, nothing in the WAL."""
+    """T42: no new client after 100 ms, exit code 0 within 5 s, every line that was read is answered, no WAL is left."""
     server = start_server(loop=loop)
     account = Account()
     load = Load(account, server.port, 8)
     load.wait_for_acks(100)
-    with Peer(server.silent_port) as shipper:  # it goes on for a while, so that the server has to wait
+    with Peer(server.silent_port) as shipper:  # stays open for a while, so that the server has to wait
         shipper.send(event("x", topic="other"))
         wait_until(lambda: server.ask("TOPICS")["total"] == 2)
         started = time.monotonic()
@@ -64,7 +64,7 @@ def refuses(port: int) -> bool:
 def test_sigterm_with_idle_clients_ends_in_time(
     start_server: StartServer, loop: str, record_figures: RecordFigures
 ) -> None:
-    """T43: within the drain timeout and 2 s."""
+    """T43: within the drain timeout plus 2 s."""
     server = start_server("--drain-timeout", "1", loop=loop)
     idle = [Peer(server.port) for _ in range(25)] + [Peer(server.silent_port) for _ in range(25)]
     wait_until(lambda: server.ask("STATS")["connections"] == 51)
@@ -79,13 +79,13 @@ def test_sigterm_with_idle_clients_ends_in_time(
 
 
 def test_sigterm_lets_silent_senders_finish(server: ServerProcess) -> None:
-    """The server closes its half, and reads what a shipper still sends until the shipper closes too."""
+    """The server closes its half, and reads what a shipper still sends until the shipper closes its half too."""
     with Peer(server.silent_port) as shipper:
         shipper.send(b"".join(events("before", 100)))
         wait_until(lambda: server.ask("STATS")["stored_total"] == 100)
         server.signal(signal.SIGTERM)
         assert shipper.raw_rest() == b""  # it sees the end of our half …
-        shipper.send(b"".join(events("after", 5000)))  # … and what it sends now still counts
+        shipper.send(b"".join(events("after", 5000)))  # … and what it sends after that still counts
     assert server.wait() == 0
     server.restart()
     assert server.ask("STATS")["stored_total"] == 5100
@@ -106,7 +106,7 @@ def test_sigterm_loses_nobody_who_has_connected_and_is_not_accepted_yet(start_se
 
 
 def test_a_silent_client_that_says_nothing_does_not_hold_up_the_end(server: ServerProcess) -> None:
-    """rsyslog is such a client: it looks for our half of the close only before it sends."""
+    """rsyslog is such a client: it checks for our half of the close only before it sends."""
     with Peer(server.silent_port) as idle:
         idle.send(event("e"))
         wait_until(lambda: server.ask("STATS")["stored_total"] == 1)
@@ -143,7 +143,7 @@ def test_a_second_signal_ends_at_once(server: ServerProcess, record_figures: Rec
         started = time.monotonic()
 
         def ended() -> bool:
-            server.signal(signal.SIGINT)  # those that come in the first moment are the first signal, repeated
+            server.signal(signal.SIGINT)  # at first it counts as a repetition of the first signal
             return server.process.poll() is not None
 
         wait_until(ended)
@@ -174,7 +174,7 @@ def test_a_damaged_database_is_said_to_who_asks_and_holds_up_nobody(server: Serv
     exchange(server.port, b"".join(events("e", 5000)))
     server.stop()
     server.restart()
-    with server.db.open("r+b") as file:  # all but the first pages
+    with server.db.open("r+b") as file:  # overwrite all but the first pages
         file.seek(20 * 4096)
         file.write(os.urandom(server.db.stat().st_size - 20 * 4096))
     replies = exchange(server.port, b"EVENTS t 1000\nPING\n")
@@ -183,6 +183,6 @@ def test_a_damaged_database_is_said_to_who_asks_and_holds_up_nobody(server: Serv
 
 
 def test_acks_are_durable_by_sqlites_own_settings(server: ServerProcess) -> None:
-    """The file says WAL; the fsync of every commit is seen in the system calls (T4)."""
+    """The file format says WAL; the fsync of every commit is checked in the system calls (T4)."""
     exchange(server.port, event("e"))
     assert server.db.read_bytes()[18:20] == b"\x02\x02", "the file format says WAL"

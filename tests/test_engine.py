@@ -1,4 +1,4 @@
-"""What the server may expect of an engine, whichever it is."""
+"""What the server may expect of every engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def made(*ids: str, topic: str = "t") -> list[Event]:
 
 
 async def append(engine: AnyEngine, *parts: list[Event]) -> Commit:
-    """Store one batch, which is filled in these parts."""
+    """Store one batch that is filled from these parts."""
     batch = engine.new_batch()
     for part in parts:
         batch.add(Events.of(part))
@@ -66,7 +66,7 @@ async def test_each_event_is_stored_under_the_seq_that_the_commit_says(engine: A
 
 
 async def test_no_topic_has_a_nul(engine: AnyEngine) -> None:
-    """A client may ask for one all the same."""
+    """But a client may ask for such a topic."""
     await append(engine, made("a", topic="t"), made("b", topic="ta"), made("c", topic="u"))
     await engine.look()
 
@@ -127,7 +127,7 @@ async def test_events_are_read_newest_first_or_from_a_seq_on(engine: AnyEngine) 
 
 
 async def read_on(engine: AnyEngine, position: Position) -> list[tuple[Position, bytes]]:
-    """All events past a position, each with the position behind it."""
+    """All events after a position, each with the position after it."""
     found: list[tuple[Position, bytes]] = []
     while position != engine.head:
         part = await engine.read(interest_in(("*",)), position, engine.head)
@@ -149,7 +149,7 @@ def by_topic(texts: list[bytes]) -> dict[bytes, list[bytes]]:
 
 
 async def test_a_position_is_a_safe_place_to_read_on_from(engine: AnyEngine) -> None:
-    """Whoever reads everything and stops anywhere goes on with the next of each topic, across slices."""
+    """A reader that reads everything and stops anywhere resumes with the next event of each topic, across slices."""
     for number in range(40):
         await append(engine, *(made(f"{number}-{one}", topic=f"topic {one % 5}") for one in range(7)))
     everything = await read_on(engine, 0)

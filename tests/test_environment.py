@@ -1,4 +1,4 @@
-"""Variables: when they are looked at, and what is said of those that nobody looks at."""
+"""Environment variables: when they are read, and what is said of those that nothing reads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KUBERNETES = {
     "AGGREGATOR_SILENT_PORT": "tcp://10.0.0.1:8081",
     "AGGREGATOR_SILENT_PORT_8081_TCP_ADDR": "10.0.0.1",
 }
-"""What is set in a namespace with the services aggregator and aggregator-silent."""
+"""The variables that Kubernetes sets in a namespace with the services aggregator and aggregator-silent."""
 
 VARIABLES = [
     "AGGREGATOR_" + name.upper().replace("-", "_")
@@ -45,7 +45,7 @@ ANY_TEXT = [
         "LOG_LEVEL_FILE",
     )
 ]  # fmt: skip
-"""For these a question mark is a value."""
+"""For these variables a question mark is a valid value."""
 
 
 def warnings(server: ServerProcess) -> list[str]:
@@ -58,7 +58,7 @@ def test_a_variable_is_judged_only_by_the_command_that_needs_it(server: ServerPr
     assert aggregator("serve", "--help", environment=bad).returncode == 0
     done = aggregator("admin", "--to", f"127.0.0.1:{server.port}", "PING", environment=bad)
     assert (done.returncode, done.stderr) == (0, "")
-    bad |= dict.fromkeys(["AGGREGATOR_CA", "AGGREGATOR_CERT", "AGGREGATOR_KEY"], "?")  # for TLS alone
+    bad |= dict.fromkeys(["AGGREGATOR_CA", "AGGREGATOR_CERT", "AGGREGATOR_KEY"], "?")  # needed only for TLS
     done = aggregator("send", "--to", f"127.0.0.1:{server.port}", "/dev/null", environment=bad)
     assert done.returncode == 0
     assert_one_line(aggregator("admin", "PING", environment=bad), 2, "AGGREGATOR_TO", "'?'")
@@ -103,7 +103,7 @@ def test_an_unknown_variable_is_said_once(start_server: StartServer, monkeypatch
 @pytest.mark.root
 @needs_root
 def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_port(tmp_path: Path) -> None:
-    """On a network of its own, because the default ports may be in use on this machine."""
+    """On a private network, because the default ports may be in use on this machine."""
     (tmp_path / "home").mkdir()
     with subprocess.Popen(
         [*private_network(tmp_path), sys.executable, "-m", "aggregator"],

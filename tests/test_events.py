@@ -1,4 +1,4 @@
-"""EVENTS over patterns: newest or oldest first, positions to go on from, answers that are cut short, and waiting."""
+"""EVENTS over patterns: newest or oldest first, positions to resume from, answers that are cut short, and waiting."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def filled(server: ServerProcess) -> ServerProcess:
     ],
 )
 def test_what_is_asked_for(filled: ServerProcess, arguments: str, found: list[int], seq: int) -> None:
-    """``seq``, oldest first: how far was looked; newest first: the head."""
+    """Oldest first, ``seq`` says how far the server has looked; newest first, it is the head."""
     answer = filled.ask(f"EVENTS {arguments}")
 
     assert (seqs(answer), answer["seq"]) == (found, seq)
@@ -118,7 +118,7 @@ def test_what_is_refused(filled: ServerProcess, arguments: str, detail: str) -> 
 
 
 def pages(server: ServerProcess, arguments: str) -> list[Json]:
-    """Answers, oldest first, each from where the one before has looked to."""
+    """Answers, oldest first, each from where the search of the previous one ended."""
     found = [server.ask(f"EVENTS {arguments} AFTER 0")]
     while found[-1]["events"] or "truncated" in found[-1]:
         found.append(server.ask(f"EVENTS {arguments} AFTER {found[-1]['seq']}"))
@@ -141,7 +141,7 @@ def test_an_answer_is_bounded_by_bytes(start_server: StartServer) -> None:
 
 @pytest.mark.parametrize("arguments", ["* 1000", "rare 1000", "rare* 1000", "r?re 3", "t* 7", "* 5 CONTAINS '\"n\":3'"])
 def test_an_answer_is_bounded_in_time(start_server: StartServer, arguments: str) -> None:
-    """What is looked at next stands behind what was looked at, also if nothing was found: no event is left out."""
+    """The next answer begins where the last search ended, even if it found nothing: no event is left out."""
     server = start_server(changes=[changes.answers_cut_short, changes.small_slices])
     lines = [
         event(f"e{number}", "rare" if number % 50 == 7 else f"t{number % 9}", f'{{"n":{number % 7}}}')
@@ -162,7 +162,7 @@ def is_wanted(one: dict[str, Any], arguments: str) -> bool:
 
 
 def test_newest_first_and_cut_short(start_server: StartServer) -> None:
-    """It may be empty, and says so. What was seen may be gone on from."""
+    """The answer may be empty, and says that it was cut short. The client can resume from the last event it saw."""
     server = start_server(changes=[changes.answers_cut_short, changes.small_slices])
     for number in range(50):
         exchange(server.port, event(f"e{number}", f"t{number % 9}"))
@@ -177,7 +177,7 @@ def test_newest_first_and_cut_short(start_server: StartServer) -> None:
 
 
 def test_what_is_seen_and_what_is_subscribed_to_is_everything(server: ServerProcess) -> None:
-    """``tail -n 10 --follow``: the newest, and then what comes behind the head that was seen."""
+    """``tail -n 10 --follow``: the newest events, and then those after the head that was seen."""
     exchange(server.port, b"".join(events("e", 30)))
     with Peer(server.port) as peer, Peer(server.port) as sender:
         seen = peer.ask(b"EVENTS * 10\n")
@@ -193,7 +193,7 @@ def test_what_is_seen_and_what_is_subscribed_to_is_everything(server: ServerProc
 
 
 def test_an_answer_waits_for_the_first_match(server: ServerProcess) -> None:
-    """R16. Later replies of the connection wait, too."""
+    """R16. Later replies of the connection wait as well."""
     exchange(server.port, b"".join(events("e", 3, "old")))
     with Peer(server.port) as peer:
         peer.send(b"EVENTS new.* AFTER 3 WAIT 60\nPING\n")
@@ -214,7 +214,7 @@ def test_what_is_there_is_not_waited_for(server: ServerProcess) -> None:
 
 
 def test_waiting_ends(server: ServerProcess) -> None:
-    """R16. What was looked at meanwhile need not be looked at again."""
+    """R16. What was searched during the wait need not be searched again."""
     exchange(server.port, b"".join(events("e", 3)))
     with Peer(server.port) as peer:
         peer.send(b"EVENTS nothing AFTER 1 WAIT 1\n")
@@ -233,7 +233,7 @@ def test_an_event_that_matches_the_topic_alone_is_not_enough(server: ServerProce
 
 
 def test_many_wait(start_server: StartServer) -> None:
-    """R16: one reply each; when the server stops, also for those whose event has not come."""
+    """R16: one reply each; when the server stops, clients whose event has not come are answered too."""
     server = start_server("--address-connections", "900")
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer(server.port)) for _ in range(WAITING)]
@@ -258,7 +258,7 @@ def test_many_wait(start_server: StartServer) -> None:
 
 
 def test_who_is_gone_waits_no_more(server: ServerProcess) -> None:
-    """I6: a thousand clients that ask and reset are not kept for a minute each."""
+    """I6: if a thousand clients ask and reset, the server does not keep each of them for a minute."""
     for number in range(300):
         peer = Peer(server.port)
         peer.send(b"EVENTS nothing AFTER 0 WAIT 60\n" if number % 2 else b"EVENTS nothing AFTER 0 WAIT 60\nPING\n")
@@ -269,7 +269,7 @@ def test_who_is_gone_waits_no_more(server: ServerProcess) -> None:
 
 
 async def test_what_comes_while_it_is_looked_for_is_not_waited_for() -> None:
-    """R16: a commit between the last look and the waiting."""
+    """R16: a commit between the last search and the beginning of the wait."""
     engine = ListEngine()
     feed = Feed(engine, Intake(1000, 1 << 20))  # type: ignore[arg-type]
     follower = Follower(engine, feed)  # type: ignore[arg-type]
@@ -285,7 +285,7 @@ async def test_what_comes_while_it_is_looked_for_is_not_waited_for() -> None:
     async with asyncio.timeout(30):
         while not engine.reads:
             await asyncio.sleep(0)
-        publish("t")  # behind the head up to which is being looked
+        publish("t")  # after the head up to which the search goes
         while not answer.done():
             engine.answer()
             await asyncio.sleep(0)
@@ -296,9 +296,9 @@ async def test_what_comes_while_it_is_looked_for_is_not_waited_for() -> None:
 # --- time
 
 
-@pytest.mark.engines("sqlite")  # of a shared store the clock is the database's
+@pytest.mark.engines("sqlite")  # a shared store uses the clock of the database
 def test_a_clock_that_is_set_back(start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """R17: received_at never falls, and SINCE is exact over the step, also for a moment that is still to come."""
+    """R17: received_at never falls, and SINCE is exact across the step, even for a moment that is still to come."""
     step = tmp_path / "step"
     monkeypatch.setitem(os.environ, changes.CLOCK_STEP, str(step))
     server = start_server(changes=[changes.clock_that_can_step])
@@ -320,7 +320,7 @@ def test_a_clock_that_is_set_back(start_server: StartServer, tmp_path: Path, mon
 
 
 def check_since(server: ServerProcess) -> list[str]:
-    """SINCE each received_at; all of them."""
+    """Check SINCE with each received_at; return all of them."""
     everything = server.listed("t")
     received = [one["received_at"] for one in everything]
     assert received == sorted(received)

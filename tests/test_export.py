@@ -1,4 +1,4 @@
-"""``aggregator export`` as its users run it: complete, or an exit code that says otherwise."""
+"""``aggregator export`` as its users run it: complete, or with an exit code that says it is not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def export(server: ServerProcess, *arguments: Any, **options: Any) -> Outcome:
 
 
 def summary(done: Outcome) -> tuple[int, int | None]:
-    """The count and the last seq that are said at the end."""
+    """The count and the last seq in the summary."""
     found = SUMMARY.fullmatch(done.errors.splitlines(keepends=True)[-1])
     assert found, done.errors
     return int(found[1]), int(found[2]) if found[2] else None
@@ -45,7 +45,7 @@ def large(count: int) -> list[bytes]:
 
 @pytest.fixture
 def stalled(server: ServerProcess) -> Iterator[subprocess.Popen[bytes]]:
-    """An export of 50 MB whose output nobody has read yet, but for its first byte."""
+    """An export of 50 MB; only the first byte of its output has been read."""
     store(server.port, large(10_000))
     with subprocess.Popen(
         command("export", server.port), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, bufsize=0
@@ -180,7 +180,7 @@ def test_a_file_that_cannot_be_written_is_named(server: ServerProcess, tmp_path:
 
 
 def mirror(source: ServerProcess, target: ServerProcess, *arguments: str) -> str:
-    """``aggregator export | aggregator send``; return the summary of the latter."""
+    """``aggregator export | aggregator send``; return the summary of ``send``."""
     with subprocess.Popen(
         command("export", source.port, *arguments), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT
     ) as reading:
@@ -309,7 +309,7 @@ def test_a_long_export_shows_a_bar_on_a_terminal(server: ServerProcess) -> None:
             while piece := process.stdout.read(1 << 20):
                 count += piece.count(b"\n")
                 if time.monotonic() - started < 3:
-                    time.sleep(0.05)  # a reader that takes its time
+                    time.sleep(0.05)  # a slow reader
         assert process.wait(DEADLINE_S) == 0
     os.close(ours)
     assert count == 5000

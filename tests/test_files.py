@@ -1,4 +1,4 @@
-"""The files of a database: whose they are, whether they are still there, and what a failed start leaves."""
+"""The files of a database: who owns them, whether they are still there, and what a failed start leaves behind."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ async def test_a_file_that_is_moved_back_is_the_same_file(store: Store) -> None:
 
 
 async def test_a_link_to_the_database_may_come_and_go(path: Path, tmp_path: Path) -> None:
-    """What counts is the file behind it."""
+    """What counts is the file that the link points to."""
     path.parent.mkdir()
     link = tmp_path / "link.db"
     link.symlink_to(path)
@@ -154,12 +154,12 @@ async def test_a_link_to_the_database_may_come_and_go(path: Path, tmp_path: Path
 
 
 def overwrite(one: Path, other: bytes) -> None:
-    """As ``cp`` does: the same file, cut and written afresh."""
+    """Like ``cp``: the same file, truncated and rewritten."""
     one.write_bytes(other)
 
 
 async def with_events(path: Path, count: int) -> bytes:
-    """The database file of a store with so many events."""
+    """The database file of a store with this many events."""
     store = await storage.open_store(path)
     await append(store, keys_of("k", count))
     await store.close()
@@ -197,7 +197,7 @@ async def test_a_wal_that_is_overwritten_is_noticed_before_the_next_ack(store: S
 
 
 async def test_what_the_store_does_with_its_own_files_is_no_fault(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It grows, its WAL is copied and cut, starts afresh and grows again."""
+    """It grows; its WAL is copied, truncated, started over, and grows again."""
     storage.checkpoint_after(monkeypatch.setattr, 64 << 10)
     store = await storage.open_store(path)
     sizes = set()
@@ -215,7 +215,7 @@ async def test_what_the_store_does_with_its_own_files_is_no_fault(path: Path, mo
 
 
 async def test_a_vacuum_of_another_program_is_no_fault_of_a_file(store: Store) -> None:
-    """The database becomes smaller. That somebody else writes is said, though."""
+    """The database becomes smaller. That another program writes is reported, though."""
     for number in range(5):
         await append(store, keys_of(f"more-{number}", 1_000), padding=1_000)
     await storage.empty_wal(store)
@@ -259,7 +259,7 @@ async def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(path: Path, 
 async def test_a_lock_that_is_another_file_of_ours_is_not_written_over(
     path: Path, tmp_path: Path, content: bytes
 ) -> None:
-    """A hard link, which whoever may write to the folder can make."""
+    """A hard link, which anyone who may write to the folder can make."""
     path.parent.mkdir()
     target = tmp_path / "precious"
     target.write_bytes(content)
@@ -296,7 +296,7 @@ async def test_a_lock_that_is_a_pipe_or_a_folder_holds_up_nobody(path: Path) -> 
 
 
 async def test_others_may_not_even_read_the_lock(store: Store) -> None:
-    """Who can open it can lock it, and so keep the server out."""
+    """Anyone who can open it can lock it, and so keep the server out."""
     assert beside(store.database.path, ".lock").stat().st_mode & 0o007 == 0
 
 
@@ -390,7 +390,7 @@ async def test_a_server_that_is_kept_out_leaves_the_lock_of_the_other(store: Sto
 
 
 def test_a_lock_that_vanishes_while_it_is_taken_is_made_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server whose start fails removes it while others may have it open already."""
+    """A server whose start fails removes the lock file, which other servers may already have open."""
     path.parent.mkdir()
     flock, times = fcntl.flock, 0
 

@@ -1,4 +1,4 @@
-"""The first line of a client: whether it says who the client is. Whatever the pieces, the bytes behind it are lines."""
+"""A client's first line: whether it says who the client is. However it is cut, the bytes after it are lines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from aggregator.server.first_line import FIRST_LINE_BYTES, FirstLine, Said
 
-TOKEN = "agg_" + 4 * "abcdefghijklm"  # a fixed one, because it is in the names of tests
+TOKEN = "agg_" + 4 * "abcdefghijklm"  # fixed, because it is part of the names of tests
 BOM = b"\xef\xbb\xbf"
 
 
 def hear(data: bytes, *, text: bool = False, pieces: int = 0) -> Said:
-    """What the stream says, taken in pieces of so many bytes."""
+    """The result for this stream, fed in pieces of this many bytes."""
     first_line = FirstLine(text)
     size = pieces or max(1, len(data))
     for start in range(0, len(data), size):

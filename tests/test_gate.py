@@ -1,4 +1,4 @@
-"""Why reading is paused, and when it goes on: with a transport that only remembers."""
+"""Why reading is paused, and when it is resumed, with a transport that only records calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aggregator.server.gate import Gate, Reason
 
 
 class FakeTransport:
-    """What a gate uses of a transport: pausing twice is allowed, but nothing may be asked of one that is closing."""
+    """A transport as a gate uses it: pausing twice is allowed, but nothing may be asked of one that is closing."""
 
     def __init__(self) -> None:
         self.reading = True
@@ -38,7 +38,7 @@ class FakeTransport:
 
 
 class Bench:
-    """A gate before such a transport, and what is done when it opens."""
+    """A gate for such a transport, and what is done when it opens."""
 
     def __init__(self) -> None:
         self.transport = FakeTransport()

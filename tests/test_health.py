@@ -1,4 +1,4 @@
-"""The verdict of HEALTH, from what is wrong."""
+"""The verdict of HEALTH, derived from what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the code is laid out: the map in the package's docstring is complete, files are small, each says what it is."""
+"""How the code is laid out: the map in the package's docstring is complete, files are small, each has a docstring."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PACKAGE: Final = Path(aggregator.__file__).parent
 FILES: Final = sorted(PACKAGE.rglob("*.py"))
 
 MAX_LINES: Final = 450
-"""One file is one concept, which a reader can hold at once."""
+"""One file is one concept, which a reader can keep in mind as a whole."""
 
 
 def module_of(file: Path) -> str:
-    """The name of a file's module, relative to the package; an ``__init__.py`` is its folder."""
+    """The name of a file's module, relative to the package; for an ``__init__.py``, that of its folder."""
     parts = file.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

@@ -1,4 +1,4 @@
-"""The queue between the connections and the consumer: how full it is, who waits for room, and how it ends."""
+"""The queue between the connections and the consumer: how full it is, which connections wait for room, how it ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def ignore(outcome: Outcome) -> None:
 
 
 def submission(count: int = 1, size_bytes: int = 1) -> Submission:
-    """So many events of that size each."""
+    """This many events of this size each."""
     return Submission(Events.of(Event.of("t", "e", b"x" * size_bytes) for _ in range(count)), ignore)
 
 
@@ -35,9 +35,9 @@ async def test_those_who_wait_are_woken_at_half_and_only_while_there_is_room() -
     for number in range(3):
         intake.when_room(lambda number=number: wake(number))  # type: ignore[misc]
 
-    await take(intake)  # 6 left: above the low water mark
+    await take(intake)  # 6 left: above the low-water mark
     assert woken == []
-    await take(intake)  # 0 left: the first one fills it again
+    await take(intake)  # 0 left: the first callback fills it again
     assert woken == [0]
     await take(intake)
     assert woken == [0, 1]

@@ -1,4 +1,4 @@
-"""JSON as text: what decodes, how deep it is, and where the values of an array or an object stand in it."""
+"""JSON as text: what decodes, how deep it is, and where the values of an array or an object are in it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ odd_json = st.recursive(
     ),
     max_leaves=12,
 )
-"""The text of a value: any JSON, half pairs and huge numbers in it, names that come twice."""
+"""The text of a value: any JSON, including half pairs, huge numbers, and repeated names."""
 
 
 @settings(max_examples=1000)
@@ -119,7 +119,7 @@ odd_json = st.recursive(
 )
 @example(text='"x"', at=200, change="")
 def test_it_decodes_what_python_decodes(text: str, at: int, change: str) -> None:
-    """A text, and the same with a change somewhere in it, which mostly makes it no JSON."""
+    """A text, and the same text with a change somewhere, after which most texts are no longer JSON."""
     for one in (text, text[:at] + change + text[at:]):
         expected = loosely(one)
         try:
@@ -131,7 +131,7 @@ def test_it_decodes_what_python_decodes(text: str, at: int, change: str) -> None
 
 
 def loosely(text: str) -> Any:
-    """What Python's own parser makes of it, every number a 0, in a list; None if the text is no JSON."""
+    """The value that Python's own parser returns, in a list, with every number as 0; None if the text is not JSON."""
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)
@@ -143,7 +143,7 @@ def loosely(text: str) -> Any:
 
 
 def without_numbers(value: Any) -> Any:
-    """The same of a decoded value."""
+    """A decoded value in the form that ``loosely`` returns."""
 
     def simplify(one: Any) -> Any:
         if isinstance(one, dict):
@@ -185,7 +185,7 @@ def test_what_is_wide_or_quoted_is_not_deep(text: bytes) -> None:
 
 
 def depth(value: Any) -> int:
-    """By recursion, which is what the product must do without. An object is a tuple of its members' values."""
+    """The depth by recursion, which the product must do without. An object is a tuple of its members' values."""
     return 1 + max(map(depth, value), default=0) if isinstance(value, list | tuple) else 0
 
 

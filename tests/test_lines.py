@@ -1,4 +1,4 @@
-"""Bytes to lines: any split of any stream gives the same lines, and other protocols are told apart."""
+"""Bytes to lines: any split of any stream gives the same lines, and other protocols are recognized."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses: which are listened on, what is said of them, and who is asked without being told where."""
+"""Addresses: on which the server listens, what is said of them, and which server is asked when none is named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.harness.wire import Peer, event, exchange
 
 @pytest.fixture
 def filled(server: ServerProcess) -> ServerProcess:
-    """A server that was stopped in order, with one event."""
+    """A server that was stopped properly, with one event."""
     exchange(server.port, event("before"))
     assert server.stop() == 0
     return server
@@ -96,7 +96,7 @@ def test_a_client_has_one_address_by_whatever_socket_it_comes(start_server: Star
         assert first.ask(event("e"))["status"] == "stored"
         assert second.ask(b"PING\n")["pong"]
         assert third.reply()["detail"] == "2 connections from 127.0.0.1 are open; try again later"
-        with Peer(server.port, source="127.0.0.2") as neighbour:  # not the same /64 of IPv6
+        with Peer(server.port, source="127.0.0.2") as neighbour:  # in IPv6 their /64 would be the same
             assert neighbour.ask(b"PING\n")["pong"]
 
 
@@ -118,7 +118,7 @@ def test_an_ipv6_address_with_and_without_brackets(start_server: StartServer, ho
 @pytest.mark.root
 @needs_root
 def test_an_address_that_this_machine_does_not_have_is_left_out(new_server: StartServer, tmp_path: Path) -> None:
-    """``localhost`` means ::1 too, also without IPv6."""
+    """``localhost`` means ::1 too, even without IPv6."""
     server = new_server("--host", "localhost", prefix=private_network(tmp_path, ipv6=False))
     server.start()
     assert f"acked port 127.0.0.1:{server.port}, silent port 127.0.0.1:{server.silent_port}, " in server.log
@@ -178,7 +178,7 @@ def test_our_own_two_ports_may_not_be_one(tmp_path: Path) -> None:
 
 
 def test_nobody_is_accepted_before_the_store_is_open(server: ServerProcess, tmp_path: Path) -> None:
-    """A second server on the same database ends, and whoever tried its port was refused."""
+    """A second server on the same database ends, and any client that tries its port before is refused."""
     port = free_port()
     with subprocess.Popen(
         [sys.executable, "-m", "aggregator", "serve", "--port", str(port), "--silent-port", "0", "--db", server.db],
@@ -192,7 +192,7 @@ def test_nobody_is_accepted_before_the_store_is_open(server: ServerProcess, tmp_
 
 
 def test_another_program_that_comes_before_us(filled: ServerProcess) -> None:
-    """Two sockets may be bound to one port, as long as neither listens."""
+    """Two sockets may be bound to one port, as long as neither of them listens."""
     lock = filled.db.with_name("events.db.lock")
     writing = sqlite3.connect(filled.db, isolation_level=None)
     writing.execute("BEGIN IMMEDIATE")  # so that the start takes a second
@@ -222,7 +222,7 @@ def test_another_program_that_comes_before_us(filled: ServerProcess) -> None:
 def test_a_server_whose_name_server_does_not_answer_can_be_stopped(
     new_server: StartServer, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """The system asks for a minute and a half."""
+    """The system's resolver keeps asking for a minute and a half."""
     server = new_server("--host", "no.such.host.example", prefix=private_network(tmp_path))
     started = time.monotonic()
     with server.log_path.open("ab") as log:
@@ -231,7 +231,7 @@ def test_a_server_whose_name_server_does_not_answer_can_be_stopped(
             stderr=log, cwd=ROOT,
         )  # fmt: skip
     udp = Path(f"/proc/{server.pid}/net/udp")
-    wait_until(lambda: ":0035" in udp.read_text())  # it asks
+    wait_until(lambda: ":0035" in udp.read_text())  # it asks the name server
     server.signal(number)
     assert server.wait() == 0
     assert time.monotonic() - started < 60

@@ -1,4 +1,4 @@
-"""The log: whoever reads it, or does not, the server goes on; and what its lines look like."""
+"""The log: whether or not anyone reads it, the server goes on. Also, what its lines look like."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ StartAt = Callable[..., ServerAt]
 
 @pytest.fixture
 def start_at(tmp_path: Path) -> Iterator[StartAt]:
-    """Start a server whose standard error is this channel or descriptor."""
+    """Start a server whose standard error is this channel or this descriptor."""
     servers: list[ServerAt] = []
 
     def start(stderr: Channel | int, *options: str, **settings: object) -> ServerAt:
@@ -62,7 +62,7 @@ def stats(server: ServerAt) -> Json:
 
 
 def make_it_log(server: ServerAt) -> None:
-    """One line, as anybody can make the server say it."""
+    """Make the server log one line, as any client can."""
     before = stats(server)["rejected"]
     exchange(server.silent_port, b"%\n")
     wait_until(lambda: stats(server)["rejected"] == before + 1)
@@ -100,7 +100,7 @@ def test_a_terminal_is_halted_by_ctrl_s(terminal: Channel, start_at: StartAt) ->
 
 
 def test_what_python_itself_complains_of_waits_for_nobody(pipe: Channel, start_at: StartAt) -> None:
-    """It writes to standard error on its own, wherever it finds something."""
+    """Python writes to standard error on its own, wherever it finds something."""
     server = start_at(pipe, changes=[changes.pinging_leaves_a_defect]).ready(pipe)
     pipe.fill()
     for _ in range(3):
@@ -131,7 +131,7 @@ def test_a_second_signal_ends_a_server_whose_log_nobody_reads(pipe: Channel, sta
 
         def still_runs() -> bool:
             with contextlib.suppress(OSError):
-                stubborn.send(event("more"))  # silence would end it too
+                stubborn.send(event("more"))  # because silence would end it too
             server.process.send_signal(signal.SIGTERM)
             return server.process.poll() is None
 
@@ -161,7 +161,7 @@ def test_lines_that_are_left_out_are_counted_and_said_in_their_place(pipe: Chann
 
 
 def test_every_line_gets_through_a_pipe_that_is_small_and_never_waits(pipe: Channel, start_at: StartAt) -> None:
-    """Another program that has the same pipe or terminal can set it to be non-blocking."""
+    """Another program that uses the same pipe or terminal can make it non-blocking."""
     server = start_at(pipe, "--log-level", "debug").ready(pipe)
     pipe.narrow()
     for _ in range(200):
@@ -204,7 +204,7 @@ def test_lines_that_a_full_disk_did_not_take_are_written_when_there_is_space(sta
             with contextlib.suppress(OSError), (disk.folder / "rest").open("wb", buffering=0) as rest:
                 while True:
                     rest.write(bytes(4096))
-            file.write(b"-" * (4086 - log.stat().st_size) + b"\n")  # nine bytes of the next line find their place
+            file.write(b"-" * (4086 - log.stat().st_size) + b"\n")  # leaves room for nine bytes of the next line
             make_it_log(server)
             assert_serves(server)
             wait_until(lambda: log.stat().st_size == 4096)

@@ -1,4 +1,4 @@
-"""The handler for Python's logging against a server that stops, dies and is not there; the program goes on."""
+"""The handler for Python's logging against a server that stops, dies or is not there; the program goes on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.harness.server_process import ServerProcess
 
 @pytest.fixture
 def logger(request: pytest.FixtureRequest) -> Iterator[logging.Logger]:
-    """A logger of the test's own, whose handlers are closed with it."""
+    """A logger for this test only; its handlers are closed when the test ends."""
     made = logging.getLogger(f"tests.{request.node.name}")
     made.propagate = False
     made.setLevel(logging.DEBUG)
@@ -98,7 +98,7 @@ def test_odd_records(
 ) -> None:
     handler = attach(logger, server)
     record = logger.makeRecord(logger.name, logging.INFO, __file__, 1, message, (), None, extra=extra)
-    handler.handle(record)  # straight to it: what else would report the record cannot write half a character
+    handler.handle(record)  # directly: another handler that reports the record could not write half a character
     handler.flush()
     assert payloads(server) == [{"level": "INFO", "logger": logger.name, **expected}]
 

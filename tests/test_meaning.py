@@ -1,4 +1,4 @@
-"""Lines to what they mean, one by one and a turn's worth at a time."""
+"""Lines to their meanings, one by one and a turn at a time."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NOT_AN_EVENT = "not an event: events begin with {, this line with %s; HELP lists
         (b"FOO", Code.BAD_COMMAND, "unknown command FOO; HELP lists them"),
         (b" FOO\t", Code.BAD_COMMAND, "unknown command FOO; HELP lists them"),
         (b"COMMIT", Code.BAD_COMMAND, "unknown command COMMIT; HELP lists them"),
-        # No text ends a stream.
+        # Text does not end a stream.
         (b"quit", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
         (b"Quit", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
         (b"QUIT now", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
@@ -129,7 +129,7 @@ def interpreter_with(*lines: bytes | None) -> Interpreter:
 
 
 def turns(interpreter: Interpreter) -> Iterator[list[tuple[int, Meaning]]]:
-    """What each turn gives out, with the line number at that moment, until no line is left."""
+    """The meanings that each turn yields, each with the line number at that moment, until no line is left."""
     while interpreter.lines:
         yield [(interpreter.line_number, found) for found in interpreter.turn()]
 
@@ -190,7 +190,7 @@ def test_the_members_of_batches_count_for_the_turn() -> None:
     ("line", "taken"), [(b" " * 1000, 4), (b"{" + b"x" * 999, 4), (b"x" * 1000, 4), (b"x" * 3999, 2), (b"x" * 9999, 1)]
 )
 def test_a_turn_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch, line: bytes, taken: int) -> None:
-    """A line that is longer is a turn by itself."""
+    """A line that is longer takes a turn of its own."""
     monkeypatch.setattr(meaning, "TURN_BYTES", 4000)
     interpreter = interpreter_with(*[line] * 10)
     list(interpreter.turn())
@@ -226,7 +226,7 @@ def test_lines_that_come_during_a_turn_belong_to_it() -> None:
 
 
 def cost(found: Event | Batch | Command | Rejection | None) -> int:
-    """What one line takes of a turn's budget."""
+    """How much of a turn's budget one line takes."""
     if isinstance(found, Command):
         return meaning.TURN_LINES
     return 1 + len(found) if isinstance(found, list) else 1
@@ -277,7 +277,7 @@ def test_turns_and_pieces_change_nothing_about_what_lines_mean(
 
 
 class Publisher:
-    """Somebody who may publish to topics that begin with an ``a``."""
+    """A client that may publish only to topics that begin with an ``a``."""
 
     name = "somebody"
 

@@ -1,4 +1,4 @@
-"""The clients that are on every machine, on the port that the README names for each."""
+"""The clients that every machine has, each on the port that the README names for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
 
 
 def run(command: list[str], tmp_path: Path) -> bytes:
-    """Run a client with all events as its standard input, from a file; return what it printed."""
+    """Run a client with all events on its standard input, from a file; return what it printed."""
     if not shutil.which(command[0]):
         pytest.skip(f"{command[0]} is not installed")
     events = tmp_path / "events.jsonl"

@@ -1,4 +1,4 @@
-"""Replies in the order of their lines, commands when their turn has come: as tables, no server."""
+"""Replies in the order of their lines, and commands when it is their turn: as tables, without a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aggregator.server.outbox import Outbox, Place
 
 
 async def carry_out(place: Place) -> None:
-    """A command; the outbox only keeps it."""
+    """A command; the outbox only stores it."""
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_muted_nothing_goes_out_any_more(outbox: Outbox) -> None:
     ("filled", "command", "still_unanswered"),
     [
         (False, False, 5),  # an event that is being stored: it still counts
-        (True, False, 0),  # a reply that nobody waits for any more
+        (True, False, 0),  # a reply that no client waits for any more
         (False, True, 0),  # a command that has not started, or is being carried out
         (True, True, 0),
     ],
@@ -173,7 +173,7 @@ def test_muted_from_the_start_it_only_counts() -> None:
 
 
 class OutboxMachine(RuleBasedStateMachine):
-    """Any calls in any order, compared with a list of what is to go out."""
+    """Any calls in any order, compared with a list of the replies that have to go out."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Too much of everything: unread replies, useless lines, full queues. More is in tests/faults."""
+"""Too much of everything: unread replies, useless lines, full queues. For more see tests/faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.harness.wire import Peer, events, exchange
 
 @pytest.mark.parametrize("unread", [b"STATS\n" * 10_000, b"%\n" * 100_000])
 def test_what_a_muted_client_sends_is_still_stored(start_server: StartServer, unread: bytes) -> None:
-    """For any kind of unread replies, and although it still sends commands."""
+    """Whatever the unread replies are, and even though the client still sends commands."""
     server = start_server("--reply-buffer-bytes", "65536")
     with Peer(server.port, receive_buffer=4096) as silent:
         sending = in_background(lambda: silent.send(unread + b"".join(events("a", 1000))))
@@ -32,7 +32,7 @@ def test_a_flood_of_useless_lines_does_not_hold_up_the_others(server: ServerProc
     """Other clients are answered during the flood, not after it, and the flood costs little memory."""
     before = server.rss_bytes
     flood = line * ((8 << 20) // len(line))
-    flooders = [Peer(server.silent_port) for _ in range(4)]  # only their turns hold these back
+    flooders = [Peer(server.silent_port) for _ in range(4)]  # only the limits of a turn hold these back
     sent = 0
     for flooder in flooders:
         flooder.socket.setblocking(False)

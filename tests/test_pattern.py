@@ -1,4 +1,4 @@
-"""Globs over topics: as SQLite's GLOB has them, whatever the pattern and the topic."""
+"""Globs over topics match as SQLite's GLOB does, whatever the pattern and the topic."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_it_matches_what_sqlites_glob_matches(sqlite: sqlite3.Connection, glob: 
 )
 @settings(max_examples=PATTERN_EXAMPLES)
 def test_any_text_is_a_pattern_or_says_why_not(sqlite: sqlite3.Connection, glob: str, text: str) -> None:
-    """R14. Of any characters, but for those that no command line holds."""
+    """R14. Any characters, except those that no command line can hold."""
     try:
         matches = pattern.compile(glob)
     except BadPattern:
@@ -95,6 +95,6 @@ def test_a_set_that_is_not_closed_is_refused(glob: str) -> None:
 
 
 def test_many_stars_do_not_take_for_ever() -> None:
-    """The time grows with the product of the lengths, never exponentially: this would take longer than the universe."""
+    """The time grows with the product of the lengths, never exponentially, which would outlast the universe."""
     for glob in ("*a" * 100 + "b", "a*" * 100 + "b", "*?" * 100 + "b"):
         assert not pattern.compile(glob)("a" * 255)

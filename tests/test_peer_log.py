@@ -1,4 +1,4 @@
-"""What the log says of clients: of each kind one line in a while, and nothing is left out without a word."""
+"""What the log says of clients: one line of each kind in an interval, and whatever is left out is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Postings are written later than blocks: events are found before that too, and a commit changes no page of theirs."""
+"""Postings are written later than blocks. Events are found before that too, and a commit changes no posting page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MANY_TOPICS = 60
 
 
 def one_of_each(prefix: str) -> list[Key]:
-    """A key of each topic."""
+    """One key of each topic."""
     return keys_of(prefix, MANY_TOPICS, MANY_TOPICS)
 
 
@@ -30,7 +30,7 @@ async def written(store: Store) -> int:
 
 async def test_a_commit_changes_no_page_for_each_of_its_topics(tmp_path: Path) -> None:
     store = await storage.open_store(tmp_path / "events.db")
-    for i in range(200):  # so that each topic has a page of its own in the index
+    for i in range(200):  # so that each topic has its own page in the index
         await append(store, one_of_each(f"before-{i}"))
         while store.postings.due:
             await store.postings.write()
@@ -84,7 +84,7 @@ async def test_what_a_server_left_unwritten_is_written_by_the_next(tmp_path: Pat
 
 
 async def test_a_topic_that_has_no_new_events_is_soon_known_not_to(tmp_path: Path) -> None:
-    """A look-up goes through at most about DUE postings, however many events there are."""
+    """A lookup goes through at most about DUE postings, however many events there are."""
     store = await storage.open_store(tmp_path / "events.db")
     await append(store, keys_of("old", 10, topics=1))
     most = 0

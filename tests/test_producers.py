@@ -1,4 +1,4 @@
-"""Real logging libraries and syslog daemons on the wrap port, as their own documentation sets them up."""
+"""Real logging libraries and syslog daemons on the wrap port, set up as their own documentation says."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FOLDER: Final = Path(__file__).parent / "producers"
 ARRIVES_S: Final = 60.0
 """How long a client may take to send a few lines: node starts slowly on a busy machine."""
 
-NODE: Final = {  # which framing each has
+NODE: Final = {  # the framing of each
     "pino": "line feeds",
     "log4js": "__LOG4JS__",
     "bunyan": "line feeds",
@@ -55,7 +55,7 @@ def server_by_program(start_server: StartServer) -> ServerProcess:
 
 
 def node(library: str, server: ServerProcess, count: int, delay_ms: int = 0) -> list[str]:
-    """The command line of a library of npm."""
+    """The command line of an npm library."""
     if not shutil.which("node"):
         pytest.skip("needs node")
     if not (FOLDER / "node_modules").exists():
@@ -64,7 +64,7 @@ def node(library: str, server: ServerProcess, count: int, delay_ms: int = 0) -> 
 
 
 def python(library: str, server: ServerProcess, count: int, delay_s: float = 0) -> list[str]:
-    """The command line of a library of Python's."""
+    """The command line of a Python library."""
     module = PYTHON.get(library)
     if module and not importlib.util.find_spec(module):
         pytest.skip(f"needs {library}: pip install -e '.[producers]'")
@@ -77,7 +77,7 @@ def run(command: list[str]) -> None:
 
 
 def arrived(server: ServerProcess, count: int, topic: str = "app") -> list[Json]:
-    """The events of a topic, when there are so many."""
+    """The events of a topic, once there are this many."""
     wait_until(lambda: len(server.listed(topic)) >= count, ARRIVES_S)
     found = server.listed(topic)
     assert len(found) == count
@@ -94,7 +94,7 @@ def test_a_library_of_node_with_its_defaults(library: str, server: ServerProcess
             assert payload["data"] == ["hello", {"n": n}]
             assert payload["level"]["levelStr"] == "INFO"
         elif library == "winston3-logstash-transport":
-            assert payload["message"] == '{"data":"hello"}'  # it drops what else there is, by default
+            assert payload["message"] == '{"data":"hello"}'  # by default it drops everything else
         else:
             assert (payload.get("msg", payload.get("message")), payload["n"]) == ("hello", n)
         if host := payload.get("hostname", payload.get("serverName")):
@@ -156,7 +156,7 @@ def test_logger(options: list[str], framing: str, server_by_program: ServerProce
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A folder for sockets, whose names may have a hundred characters and no more."""
+    """A folder for sockets, whose paths may not be longer than about a hundred characters."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
@@ -169,7 +169,7 @@ DAEMONS: Final = {
     ),
     "syslog-ng": (syslog_ng, '@version: 3.38\nsource s_src {{ unix-dgram("{folder}/log"); }};\n'),
 }
-"""What a distribution's own configuration has: where the lines come from."""
+"""The part that a distribution's own configuration has: where the lines come from."""
 
 
 @pytest.mark.parametrize("daemon", DAEMONS)
@@ -190,7 +190,7 @@ def test_a_syslog_daemon_in_its_default_format_loses_one_line_at_most_when_the_s
             arrived(server, 50)
             assert server.stop() == 0
             server.restart()
-            _log(short_path, "after", 50)  # the daemon does not look whether the server has gone: not the first of them
+            _log(short_path, "after", 50)  # the daemon does not check whether the server has gone: it loses the first
             wait_until(lambda: len(server.listed("app")) >= 99, ARRIVES_S)
         finally:
             process.terminate()
@@ -213,7 +213,7 @@ def _log(folder: Path, word: str, count: int) -> None:
 def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
     library: str, ended: signal.Signals, server: ServerProcess
 ) -> None:
-    """With a line at a time on its way: what the kernel has taken, no client keeps. SIGKILL may cost such a line; so
+    """One line at a time is in flight: no client keeps what the kernel has accepted. SIGKILL may cost such a line; so
     may a machine so busy that a client says nothing for a second while the server stops.
     """
     count = 60
@@ -221,7 +221,7 @@ def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
     command = python(library, server, count, 0.1) if is_python else node(library, server, count, 100)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
         wait_until(lambda: len(server.listed("app")) >= 10, ARRIVES_S)
-        if is_python:  # it sends up to 50 lines in one go, and then none for seconds
+        if is_python:  # it sends up to 50 lines at once, and then none for seconds
             wait_until(_nothing_comes(server), ARRIVES_S)
         server.signal(ended)
         server.wait()
@@ -233,7 +233,7 @@ def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
 
 
 def _nothing_comes(server: ServerProcess) -> Callable[[], bool]:
-    """Whether half a second has passed since something arrived."""
+    """Return a function that says whether nothing has arrived for half a second."""
     seen, since = 0, time.monotonic()
 
     def is_quiet() -> bool:
@@ -246,8 +246,8 @@ def _nothing_comes(server: ServerProcess) -> Callable[[], bool]:
 
 
 RESTARTED: Final = {"winston-logstash-default": 0, "log4js": 0, "pino-reconnect": 60, "rsyslog": 0}
-"""Clients that keep nothing, and what each may lose of LINES all the same when the server stops in order, because it
-gives up what it was writing when its connection ended. rsyslog is without the queue of README's recipe."""
+"""Clients that keep nothing, and how many of LINES each may lose even if the server stops properly, because the client
+gives up what it was writing when its connection ended. rsyslog runs without the queue of README's recipe."""
 
 LINES: Final = 600
 PACE_S: Final = 0.002
@@ -256,7 +256,7 @@ AWAY_S: Final = 1.0
 
 @contextlib.contextmanager
 def sending(library: str, server: ServerProcess, folder: Path) -> Iterator[Callable[[], object]]:
-    """A client that logs LINES lines; what it gives waits for its end."""
+    """A client that logs LINES lines; yields a function that waits for its end."""
     if library != "rsyslog":
         command = node(library, server, LINES, round(PACE_S * 1000))
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
@@ -273,7 +273,7 @@ def sending(library: str, server: ServerProcess, folder: Path) -> Iterator[Calla
 
             def wait() -> None:
                 logging.finish()
-                daemon.terminate()  # it sends what it has, and ends
+                daemon.terminate()  # it sends what it still has, and ends
                 daemon.wait(ARRIVES_S)
 
             yield wait
@@ -286,7 +286,7 @@ def _write_lines(path: Path) -> None:
         one.connect(str(path))
         for number in range(LINES):
             one.send(f"<13>{time.strftime('%b %e %H:%M:%S')} app: {number}".encode())
-            time.sleep(PACE_S)  # a busy program, but no flood
+            time.sleep(PACE_S)  # a busy program, but not a flood
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_a_restart_under_a_client_that_keeps_nothing(
     short_path: Path,
     record_figures: RecordFigures,
 ) -> None:
-    """T62: the server is away for a second; a socket from outside takes what is sent meanwhile."""
+    """T62: the server is away for a second; a socket from outside takes what is sent during that time."""
     with contextlib.ExitStack() as stack:
         sockets = stack.enter_context(listening("wrap", "acked")) if lives_on else {}
         options = () if lives_on else ("--wrap-port", "0")
@@ -314,11 +314,11 @@ def test_a_restart_under_a_client_that_keeps_nothing(
             time.sleep(AWAY_S)
             server.restart()
             wait()
-        assert server.stop() == 0  # it reads what is on its way
+        assert server.stop() == 0  # it reads what is in flight
         server.restart()
         lost = LINES - server.ask("STATS")["stored_total"]
     record_figures(f"{library}, {ended.name}", socket="lives on" if lives_on else "own", sent=LINES, missing=lost)
     if lives_on and ended is signal.SIGTERM:
         assert lost <= RESTARTED[library]
     elif lives_on:
-        assert lost <= RESTARTED[library] + LINES // 6  # what the killed server had not stored
+        assert lost <= RESTARTED[library] + LINES // 6  # events that the killed server had not stored

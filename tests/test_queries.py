@@ -1,4 +1,4 @@
-"""Patterns and options, read from the end of a line."""
+"""Patterns and options; the options are read from the end of the line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read from the store, slice by slice, against a plain list: any slices, any patterns, gaps, damaged blocks."""
+"""Reading the store slice by slice, compared with a plain list: any slices, any patterns, gaps, damaged blocks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Stored(NamedTuple):
 
 
 class Filled:
-    """A store, a list of what it has, and a clock."""
+    """A store, a list of the events in it, and a clock."""
 
     def __init__(self, store: Store, choices: random.Random) -> None:
         self.store = store
@@ -39,7 +39,7 @@ class Filled:
         self.sent: list[Event] = []
 
     async def append(self, topics: list[str], duplicates: int = 0) -> None:
-        """Store events of these topics as one batch, and some that were sent before."""
+        """Store events of these topics as one batch, plus some that were sent before."""
         new: list[Event] = []
         for topic in topics:
             number = len(self.sent) + len(new)
@@ -56,7 +56,7 @@ class Filled:
                 self.list.append(Stored(commit.seqs[position], event.topic, event.json, commit.received_at))
 
     async def fill(self, batches: int) -> None:
-        """Few topics have most of the events; now and then there is a new one; some batches are duplicates alone."""
+        """Few topics have most of the events; now and then there is a new one; some batches are all duplicates."""
         for number in range(batches):
             self.now += self.choices.choice((-500, 0, 1, 1, 7, 300))
             topics = self.choices.choices(
@@ -80,7 +80,7 @@ class Filled:
         ]
 
     async def read(self, interest: Interest, after: int, until: int, background: bool = False) -> list[Stored]:
-        """All slices from ``after`` to ``until``."""
+        """Read all slices from ``after`` to ``until``."""
         found: list[Stored] = []
         position = after
         while position < until:
@@ -96,7 +96,7 @@ class Filled:
         return [one for one in found if interest.wants_event(one.json)]
 
     async def read_back(self, interest: Interest, before: int) -> list[Stored]:
-        """All slices from ``before`` to the beginning."""
+        """Read all slices from ``before`` back to the beginning."""
         found: list[Stored] = []
         position = before
         while position:
@@ -111,14 +111,14 @@ class Filled:
         return [one for one in found if interest.wants_event(one.json)]
 
     def change(self, sql: str, *parameters: Any) -> None:
-        """Another program changes what is stored."""
+        """Change the stored data, as another program would."""
         with contextlib.closing(sqlite3.connect(self.store.database.path, isolation_level=None)) as other:
             other.execute(sql, parameters)
 
 
 @pytest.fixture
 async def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Filled]:
-    """An empty store whose blocks, slices and plans are so small that a few hundred events need many."""
+    """An empty store whose blocks, slices and plans are so small that a few hundred events need many of them."""
     storage.shrink_blocks(monkeypatch.setattr, events=4, size_bytes=400)
     storage.shrink_slices(monkeypatch.setattr, blocks=2, heads=5)
     storage.shrink_plans(monkeypatch.setattr, listed=3, page=2)
@@ -133,8 +133,8 @@ INTERESTS: list[Callable[[], Interest]] = [
     lambda: interest_in(("*",)),
     lambda: interest_in(("hot",)),
     lambda: interest_in(("warm.*",)),
-    lambda: interest_in(("rare.*",)),  # few events: through postings
-    lambda: interest_in(("new.*",)),  # many topics: a scan
+    lambda: interest_in(("rare.*",)),  # few events: read through postings
+    lambda: interest_in(("new.*",)),  # many topics: read by a scan
     lambda: interest_in(("new.1*", "rare.?")),
     lambda: interest_in(("rare.1",)),
     lambda: interest_in(("rare.1", "warm.2", "nowhere")),
@@ -151,7 +151,7 @@ INTERESTS: list[Callable[[], Interest]] = [
 
 @pytest.mark.parametrize("number", range(len(INTERESTS)))
 async def test_any_slices_give_what_the_list_has(filled: Filled, number: int) -> None:
-    """Also when the store grows, and has new topics, between one reading and the next."""
+    """Even if the store grows, and gets new topics, between one reading and the next."""
     for _ in range(3):
         await filled.fill(20)
         for _ in range(READER_QUERIES):
@@ -173,7 +173,7 @@ async def test_it_never_goes_backwards(filled: Filled) -> None:
 
 
 async def test_a_moment_is_found_exactly(filled: Filled) -> None:
-    """R17: although the clock was set back again and again, what is stored never falls."""
+    """R17: the clock was set back again and again, but received_at never falls."""
     await filled.fill(60)
     times = [one.received_at for one in filled.list]
     assert times == sorted(times)
@@ -217,7 +217,7 @@ async def test_a_moment_is_found_although_the_beginning_is_gone(filled: Filled) 
     "interest", [interest_in(("*",)), interest_in(("hot", "warm.1")), interest_in(("new.*", "hot"))]
 )
 async def test_what_is_gone_is_named_exactly(filled: Filled, interest: Interest) -> None:
-    """R20: behind a reader, under it, and before it."""
+    """R20: before a reader's position, at it, and after it."""
     await filled.fill(40)
     ((oldest,),) = await filled.store.database.read("SELECT first_seq FROM blocks WHERE first_seq > 30 LIMIT 1", ())
     filled.change("DELETE FROM blocks WHERE first_seq < ?", oldest)
@@ -243,7 +243,7 @@ async def test_all_is_gone(filled: Filled) -> None:
 async def test_what_goes_while_it_is_read_is_in_the_gap(
     filled: Filled, patterns: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R20: after each statement, so between two of one slice, and between slices."""
+    """R20: events go after each statement, and so between two statements of one slice, and between slices."""
     await filled.append(["a"] * 16)
     read = filled.store.database.read
 
@@ -298,7 +298,7 @@ TOPIC_DAMAGE = [
 async def test_what_stands_before_a_damaged_block_is_read(
     filled: Filled, damage: str, patterns: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R9. A reader can go on behind it, too."""
+    """R9. A reader can also resume after it."""
     storage.shrink_slices(monkeypatch.setattr, blocks=4, heads=64)
     await filled.append(["a", "b"] * 10)  # blocks of four
     await storage.write_postings(filled.store)
@@ -340,7 +340,7 @@ async def test_a_file_that_cannot_be_read_says_so(filled: Filled, monkeypatch: p
 
 
 async def test_a_topic_that_is_new_is_found_by_who_reads_already(filled: Filled) -> None:
-    """The plan of a reader is brought up to date with each new topic, whichever way the reader reads."""
+    """A reader's plan is updated with each new topic, whichever way the reader reads."""
     interests = [interest_in(("new*",)), interest_in(("new.1", "new.2")), interest_in(("*.1",))]
     await filled.append(["old"] * 100)
     positions = [0] * len(interests)
@@ -353,7 +353,7 @@ async def test_a_topic_that_is_new_is_found_by_who_reads_already(filled: Filled)
 
 
 async def test_two_readings_at_once_plan_once(filled: Filled) -> None:
-    """A catch-up and a command with one interest."""
+    """A catch-up and a command with the same interest."""
     await filled.fill(40)
     interest = interest_in(("new.*",))
     for _ in range(3):
@@ -387,7 +387,7 @@ async def test_the_topics_are_not_all_looked_at_for_each_new_one(
 
 
 async def test_a_plan_is_kept_no_longer_than_its_reader(filled: Filled) -> None:
-    """I6: each pattern that was ever asked for must not cost memory for ever."""
+    """I6: patterns that were once asked for must not cost memory forever."""
     await filled.fill(10)
     for number in range(200):
         await filled.store.read(Interest((f"a{number}*",)), 0, filled.head)

@@ -1,4 +1,4 @@
-"""README.md is true: its sessions are replayed, its files and programs are the ones that run."""
+"""README.md is true: its sessions are replayed, and its files and programs are the ones that the tests run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README.md says of reading is true: its lines run, its programs are the ones that run here."""
+"""What README.md says of reading is true: its lines run, and its programs are the ones that run here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def program(word: str, server: ServerProcess) -> list[str]:
 
 
 def stages(line: str) -> list[list[str]]:
-    """The words of each program of a pipe."""
+    """The words of each program in a pipeline."""
     words = shlex.split(line, posix=True)
     ends = [index for index, word in enumerate(words) if word == "|"]
     starts = [0, *(end + 1 for end in ends)]
@@ -75,7 +75,7 @@ def test_the_consumer_leaves_nothing_out_when_it_is_killed(server: ServerProcess
         finally:
             consumer.kill()
             consumer.wait()
-        shown += output.read_text().rpartition("\n")[0].splitlines()  # it may be killed within a line
+        shown += output.read_text().rpartition("\n")[0].splitlines()  # without a line that the kill has cut
     expected = {f"{number}-{n} m{n}" for number in range(4) for n in range(1, 600, 3)}
     assert set(shown) == expected
 

@@ -1,4 +1,4 @@
-"""Ready: said after the store has proved itself, and never by a server that cannot do its work."""
+"""The server says "ready" only after the store has proved itself, and never if it cannot do its work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture
 def filled(server: ServerProcess) -> ServerProcess:
-    """A server that was stopped in order, with one event."""
+    """A server that was stopped properly, with one event."""
     exchange(server.port, event("before"))
     assert server.stop() == 0
     return server
@@ -40,7 +40,7 @@ def assert_does_not_start(server: ServerProcess) -> None:
 @pytest.mark.root
 @needs_root
 def test_a_database_that_nobody_may_write(filled: ServerProcess) -> None:
-    """Restored with its immutable flag, in a folder that may be written."""
+    """Restored with its immutable flag, in a writable folder."""
     done = subprocess.run(["chattr", "+i", filled.db], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(done.stderr)
@@ -88,7 +88,7 @@ def test_space_is_waited_for(start_server: StartServer, tmp_path: Path) -> None:
         server = start_server(db=disk.folder / "events.db")
         assert server.stop() == 0
         left = os.statvfs(disk.folder)
-        # SQLite's shared memory has its 32 KiB, and the first commit not what it needs.
+        # There is room for the 32 KiB of SQLite's shared memory, but not for the first commit.
         (disk.folder / "rest").write_bytes(bytes(left.f_bavail * left.f_frsize - (36 << 10)))
         server.start()
         health = server.ask("HEALTH")
@@ -104,7 +104,7 @@ def test_space_is_waited_for(start_server: StartServer, tmp_path: Path) -> None:
         disk.remove()
 
 
-# --- whose eyes
+# --- who may read the files
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_files_are_for_the_server_and_its_group(start_server: StartServer, o
 @pytest.mark.root
 @needs_root
 def test_another_user_cannot_read_an_event(start_server: StartServer, open_folder: Path) -> None:
-    """Not even in a folder that was there already, and that everybody may enter."""
+    """Not even in an existing folder that every user may enter."""
     (open_folder / "data").mkdir(mode=0o755)
     server = start_server(db=open_folder / "data" / "events.db")
     exchange(server.port, event("e"))

@@ -1,4 +1,4 @@
-"""What the log says of lines that are not stored: it shows how each begins, so that its program can be found."""
+"""What the log says of lines that are not stored: it shows how each begins, so that its sender can be found."""
 
 from __future__ import annotations
 

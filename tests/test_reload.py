@@ -1,4 +1,4 @@
-"""SIGHUP: what is in files is read again, or everything stays as it was."""
+"""SIGHUP: the contents of files are read again, or everything stays as it was."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.harness.wire import Peer, event
 
 
 class File:
-    """What can be loaded, unless it is broken."""
+    """Something that can be loaded, unless it is broken."""
 
     def __init__(self) -> None:
         self.found = 0

@@ -1,4 +1,4 @@
-"""Answers to bytes: every builder, literally."""
+"""Answers to bytes: the output of every builder, literally."""
 
 from __future__ import annotations
 

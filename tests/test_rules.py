@@ -1,4 +1,4 @@
-"""What an event is, as a table: what is taken, what is refused, with which code and why."""
+"""What an event is, as a table: what is accepted, and what is rejected, with which code and why."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def line(**changes: Any) -> bytes:
 
 
 def refusal(text: bytes) -> Rejection:
-    """Why this line is refused as a whole."""
+    """The rejection of this line as a whole."""
     found = parse(text)
     assert isinstance(found, Rejection)
     return found
@@ -125,7 +125,7 @@ DATE_TIMES = [
     ("2017-01-01T01:59:60+02:00", True),
     ("2016-12-31T18:29:60-05:30", True),
     ("2016-12-31t23:59:60z", True),
-    # What else is meant.
+    # Other accepted forms.
     ("2026-11-22 10:00:00", True),
     ("2026-11-22T10:00", True),
     ("2026-11-22T10:00Z", True),
@@ -139,7 +139,7 @@ DATE_TIMES = [
     ("20261122T100000.5+0100", True),
     ("2026-W47-7T10:00:00Z", True),
     ("2026W477T100000Z", True),
-    # No date, no time, or no such one.
+    # Not both a date and a time, or one that does not exist.
     ("2026-11-22", False),
     ("10:00:00", False),
     ("T10:00:00Z", False),
@@ -161,19 +161,19 @@ DATE_TIMES = [
     ("0000-01-01T00:00:00Z", False),
     ("2026-W00-1T10:00:00Z", False),
     ("2026-W47-8T10:00:00Z", False),
-    # A second 60 that ends no UTC day.
+    # A second 60 that does not end a UTC day.
     ("2026-11-22T10:30:60Z", False),
     ("2026-11-22T10:59:60Z", False),
     ("2016-12-31T23:59:60+01:00", False),
     ("2016-12-31T23:58:60Z", False),
     ("2016-12-31T23:59:60.Z", False),
-    # A fraction without digits, or of something else.
+    # A fraction without digits, or of something other than seconds.
     ("2026-11-22T10:00:00.Z", False),
     ("2026-11-22T10:00:00.", False),
     ("2026-11-22T10:00:00,+01:00", False),
     ("2026-11-22T10:00:00. 1Z", False),
     ("2026-11-22T10:00.5Z", False),
-    # Forms that are not meant, some of which Python takes.
+    # Forms that are not accepted, although Python accepts some of them.
     ("2026-11-22T10", False),
     ("2026-11-22T10Z", False),
     ("2026-11-22T10:", False),
@@ -252,7 +252,7 @@ def test_a_timestamp_is_good_if_python_can_read_it(
     text = f"{hyphen.join(day)}T{':'.join(clock)}{fraction}{zone}"
     try:
         datetime.fromisoformat(text)
-        good = clock[0] < "24"  # some versions of Python take 24:00
+        good = clock[0] < "24"  # some versions of Python accept 24:00
     except ValueError:
         good = False
 
@@ -294,7 +294,7 @@ def test_a_line_that_is_no_event_and_no_batch(text: bytes, code: Code, detail: s
 
 
 def nested(levels: int) -> bytes:
-    """A good event nested that deep: the event itself, its payload, and arrays."""
+    """A good event nested this deep: the event itself, its payload, and arrays."""
     arrays = levels - 2
     return line().replace(b'"payload": {}', b'"payload": {"a":' + b"[" * arrays + b"]" * arrays + b"}")
 
@@ -315,7 +315,7 @@ def test_that_a_field_is_bad_is_said_before_that_it_is_too_deep() -> None:
 
 @pytest.mark.parametrize("text", [b"[" * 1024 + b"]" * 1024, b'{"events":' + b"[" * 1000 + b"]" * 1000 + b"}"])
 def test_a_batch_of_nothing_but_nesting_is_too_deep(text: bytes) -> None:
-    """As a whole, or its one member: Python 3.11's scanner gives up earlier than that of later versions."""
+    """As a whole, or as its one member: Python 3.11's scanner gives up earlier than that of later versions."""
     found = parse(text)
     if isinstance(found, list):
         (found,) = found
@@ -324,7 +324,7 @@ def test_a_batch_of_nothing_but_nesting_is_too_deep(text: bytes) -> None:
 
 
 def test_a_repeated_name_hides_no_nesting() -> None:
-    """The stored text has both members, and whoever reads a reply reads both."""
+    """The stored text has both members, and a program that parses a reply reads both."""
     hidden = nested(MAX_DEPTH + 1)[:-1] + b',"payload":{}}'
     assert refusal(hidden).code == Code.TOO_DEEP
     assert parse_plain([hidden]) is None
@@ -403,7 +403,7 @@ def test_a_huge_number_makes_no_bad_one_good(bad: str) -> None:
 
 
 def test_a_huge_number_before_an_open_string_is_judged_in_linear_time() -> None:
-    """Quadratic, this took an hour."""
+    """When it was quadratic, this took an hour."""
     assert refusal(b'[1e999,"' + b'\\"' * 500_000).code == Code.BAD_JSON
 
 
@@ -476,7 +476,7 @@ def test_batches_are_cut_where_json_says(payloads: list[Any], indent: int | None
     texts = [json.dumps({**GOOD, "payload": payload}, indent=indent, ensure_ascii=False) for payload in payloads]
     try:
         whole = ("[" + ",".join(texts) + "]").encode()
-    except UnicodeEncodeError:  # hypothesis likes lone surrogates, which no UTF-8 line can hold
+    except UnicodeEncodeError:  # hypothesis likes lone surrogates, which a UTF-8 line cannot hold
         return
 
     assert parse(whole) == [Event.of("t", "e", text.encode()) for text in texts]
@@ -493,7 +493,7 @@ def test_whatever_arrives_is_an_event_a_batch_or_a_refusal(text: bytes) -> None:
 
 
 def is_event(fields: dict[str, Any], depth: int) -> bool:
-    """The rules once more, one at a time, as README has them."""
+    """The rules implemented again, one at a time, as README states them."""
 
     def is_name(value: Any) -> bool:
         return isinstance(value, str) and 1 <= len(value) <= 255 and not any(map(is_control, value))

@@ -1,4 +1,4 @@
-"""The Sender as a program uses it: mappings as events, replies as objects, a reply for who waits for one."""
+"""The Sender as a program uses it: mappings as events, replies as objects, and a reply for each caller that waits."""
 
 from __future__ import annotations
 

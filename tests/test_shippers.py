@@ -20,7 +20,7 @@ Ship = Callable[[str, Path], None]
 
 @pytest.fixture
 def ship(server: ServerProcess, tmp_path: Path) -> Iterator[Ship]:
-    """Start the shipper that a configuration is for, with this log file and our silent port instead of its own."""
+    """Start the shipper of this configuration, with this log file and our silent port in place of those it names."""
     shippers = Shippers(tmp_path)
     yield lambda configuration, log: shippers.start(
         configuration, {"/var/log/app.log": f"{log}", "8081": f"{server.silent_port}"}
@@ -49,7 +49,7 @@ def test_restarts_of_the_server_lose_nothing_and_store_nothing_twice(
     wait_until(lambda: _stored_total(server) > 1000)
 
     _append(log, lines[10_000:14_000])
-    assert server.stop() == 0  # with thousands of lines on their way
+    assert server.stop() == 0  # with thousands of lines in flight
     _append(log, lines[14_000:17_000])
     server.restart()
     _append(log, lines[17_000:19_000])

@@ -1,4 +1,4 @@
-"""Members of objects as text, questions as lines, events as bytes: without a server."""
+"""Members of objects as text, queries as lines, events as bytes: without a server."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Signals: those that end a server in order, those that it does not hear, and terminals that are closed.
+"""Signals: those that stop a server properly, those that it ignores, and terminals that are closed.
 
-SIGHUP ends a server that has a terminal. One without reads its files again: tests/test_reload.py.
+SIGHUP ends a server that has a terminal. A server without one reads its files again: see tests/test_reload.py.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_no_event_on_its_way_to_the_silent_port_is_lost(start_server: StartServe
 
 
 def test_a_hangup_is_no_second_signal(start_server: StartServer) -> None:
-    """systemd may send it after SIGTERM."""
+    """systemd may send SIGHUP after SIGTERM."""
     server = start_server("--drain-timeout", "60", prefix=("setsid",))
     with Peer(server.silent_port) as shipper:
         shipper.send(event("before"))
@@ -64,7 +64,7 @@ def test_a_hangup_ends_no_server_without_a_terminal(start_server: StartServer) -
 
 
 def test_a_signal_that_comes_twice_at_once_is_one(start_server: StartServer) -> None:
-    """``timeout`` signals its child, and then its group."""
+    """``timeout`` sends a signal to its child, and then to its process group."""
     server = start_server("--drain-timeout", "60", changes=[changes.signals_repeat_for_a_minute])
     with Peer(server.silent_port) as shipper:
         shipper.send(event("before"))
@@ -95,7 +95,7 @@ def test_nohup_is_obeyed(start_server: StartServer) -> None:
 
 
 def test_a_terminal_that_is_closed_ends_its_server_in_order(tmp_path: Path) -> None:
-    """The log has nowhere to go from then on."""
+    """From then on the log has nowhere to go."""
     with contextlib.closing(Channel.terminal()) as terminal:
         server = ServerAt(tmp_path, terminal.its, "--drain-timeout", "60", control=True)
         try:
@@ -104,7 +104,7 @@ def test_a_terminal_that_is_closed_ends_its_server_in_order(tmp_path: Path) -> N
                 shipper.send(b"".join(events("before", 1000)))
                 terminal.close()
                 assert shipper.raw_rest() == b""
-                server.process.send_signal(signal.SIGHUP)  # a terminal says so more than once
+                server.process.send_signal(signal.SIGHUP)  # a terminal sends it more than once
                 shipper.send(b"".join(events("after", 1000)))
             assert server.process.wait(20) == 0
         finally:
@@ -119,7 +119,7 @@ def test_a_terminal_that_is_closed_ends_its_server_in_order(tmp_path: Path) -> N
 def test_writing_to_a_terminal_from_the_background_stops_no_server(tmp_path: Path) -> None:
     """With ``stty tostop`` the terminal would stop it."""
     with contextlib.closing(Channel.terminal()) as terminal:
-        # A shell is in the foreground, and the server a job in the background.
+        # A shell is in the foreground, and the server is a background job.
         serve = f"{sys.executable} -m aggregator serve --port 0 --silent-port off --db {tmp_path}/e.db"
         words = f"stty tostop; set -m; {serve} & wait"
         shell = subprocess.Popen(

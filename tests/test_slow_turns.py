@@ -1,4 +1,4 @@
-"""Turns that take long: one at a time, a rest after each, nobody is forgotten."""
+"""Slow turns: one at a time, a rest after each, and no client is forgotten."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TURN_S = 0.01
 
 
 class Client:
-    """Has so many slow turns, and notes when each began."""
+    """Takes this many slow turns, and notes when each began."""
 
     def __init__(self, turns: SlowTurns, count: int) -> None:
         self.began: list[float] = []
@@ -23,7 +23,7 @@ class Client:
 
     def turn(self) -> None:
         self.began.append(time.monotonic())
-        time.sleep(TURN_S)  # it is what holds up the loop
+        time.sleep(TURN_S)  # it blocks the loop on purpose
         self._left -= 1
         self._turns.rest(TURN_S, self.turn if self._left else lambda: None)
 

@@ -1,4 +1,4 @@
-"""Unix sockets: who may connect, who is known to be there, and whose files they are."""
+"""Unix sockets: who may connect, how clients are identified, and who owns the socket files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.harness.wire import Json, Peer, event, events
 
 
 class UnixPeer(Peer):
-    """The same over a unix socket."""
+    """A Peer over a unix socket."""
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -108,7 +108,7 @@ def test_another_user_is_kept_out_or_counted_by_its_uid(start_server: StartServe
                 nobody.kill()
 
 
-# --- whose files they are
+# --- socket files that are already there
 
 
 def test_the_file_of_a_killed_server_is_replaced(
@@ -214,14 +214,14 @@ def test_netcats(
 def test_a_reader_that_has_closed_is_gone_in_seconds(
     start_server: StartServer, paths: tuple[Path, Path], options: tuple[str, ...]
 ) -> None:
-    """It has closed its half long before, so its end brings nothing that could be read."""
+    """It closed its half long before, so its end brings nothing that could be read."""
     server: ServerProcess = start_server(*options)
     with UnixPeer(paths[0]) as reader:
         reader.send(b"SUBSCRIBE t BEAT 0\n")
         assert reader.reply()["status"] == "ok"
         reader.half_close()
         wait_until(lambda: server.ask("STATS")["subscribers"] == 1)
-        looked_at = server.ask("STATS")["uptime_s"] + 1.5  # it is, once a second
+        looked_at = server.ask("STATS")["uptime_s"] + 1.5  # the server looks once a second
         wait_until(lambda: server.ask("STATS")["uptime_s"] > looked_at)
         assert server.ask("STATS")["subscribers"] == 1
     wait_until(lambda: server.ask("STATS")["subscribers"] == 0)

@@ -1,4 +1,4 @@
-"""Starting: ready, or one clear line and an exit code, within a second, and nothing is harmed."""
+"""Starting: the server is ready, or ends within a second with one clear line and an exit code, and harms nothing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    """T48. A folder that is only missing is made."""
+    """T48. A folder that is merely missing is made."""
     (tmp_path / "file").write_text("in the way")
     done = serve_on("file/events.db", tmp_path)
     assert_one_clear_line(done, 1, "cannot use", "file/events.db", ": Not a directory")

@@ -1,4 +1,4 @@
-"""The numbers of STATS: each is declared once, and says what happened."""
+"""The numbers of STATS: each is declared once, and tells what happened."""
 
 from __future__ import annotations
 

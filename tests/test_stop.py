@@ -13,11 +13,11 @@ pytestmark = pytest.mark.engines
 
 TURN = 50
 COUNT = 4 * TURN
-"""Events that fit into one read."""
+"""The number of events, few enough to fit into one read."""
 
 
 def test_lines_that_wait_for_room_in_the_queue_are_stored(start_server: StartServer) -> None:
-    """One read brings more than the queue takes, and the client, which never ends, is given up before there is room."""
+    """One read brings more than the queue takes. The client never ends, and is given up before there is room."""
     server = start_server(
         "--queue-events", "10", "--drain-timeout", "0.1", changes=[short_turns, slow_dict_engine]
     )  # fmt: skip

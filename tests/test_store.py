@@ -1,4 +1,4 @@
-"""The SQLite engine by itself: no statement does more work in a larger table, and the settings make acks durable."""
+"""The SQLite engine alone: no statement does more work in a larger table, and the settings make acks durable."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_an_answer_takes_no_more_work_when_the_table_is_large(
     store: Store, read: Callable[[Store], Awaitable[object]]
 ) -> None:
     await append(store, keys_of("first", 10_000))
-    await storage.write_postings(store)  # as upkeep does beside the next batch
+    await storage.write_postings(store)  # as upkeep does in parallel with the next batch
     small = await storage.steps(store.database.reader, lambda: read(store))
     await append(store, keys_of("many", 50_000))
     await storage.write_postings(store)
@@ -61,7 +61,7 @@ async def test_an_answer_takes_no_more_work_when_the_table_is_large(
 
 
 async def test_readers_are_answered_while_tables_come_and_go(store: Store) -> None:
-    """They do so faster than SQLite prepares a statement again: the worst case of small runs that are merged."""
+    """Tables come and go faster than SQLite prepares a statement again: the worst case when small runs are merged."""
     await append(store, keys_of("a", 10))
     enough = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Standard input, output and error as a caller may leave them: closed, full, read by nobody, or a terminal."""
+"""Standard input, output and error as a caller may leave them: closed, full, without a reader, or a terminal."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.harness.standard_error import Channel, free_port
 from tests.harness.wire import event, exchange
 
 HOSTILE = "esc \x1b[31m, csi \x9b31m, del \x7f, rlo \u202e, tag \U000e0041, é and \U0001f600"
-"""As JSON it needs no escapes but the first."""
+"""In JSON only the first character has to be escaped."""
 
 IN_JSON = json.dumps(HOSTILE, ensure_ascii=False)
 
 
 @pytest.fixture
 def to(server: ServerProcess) -> tuple[str, str, str]:
-    """The first words of a command to a server with one event."""
+    """The first words of a command to a server that has one event."""
     exchange(server.port, event("e", payload='{"text":' + IN_JSON + "}"))
     return ("admin", "--to", f"127.0.0.1:{server.port}")
 
@@ -40,7 +40,7 @@ def to(server: ServerProcess) -> tuple[str, str, str]:
 
 
 def test_a_server_without_standard_streams(tmp_path: Path) -> None:
-    """No file of the database gets their numbers, and its end is the usual one."""
+    """No file of the database gets descriptor 0, 1 or 2, and the server ends as usual."""
     port = free_port()
     command = [sys.executable, "-m", "aggregator", "--port", str(port), "--silent-port", "off"]
     command += ["--db", str(tmp_path / "events.db")]
@@ -65,7 +65,7 @@ def test_a_server_without_standard_streams(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["STATS"], ["EVENTS", "t"]])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_reader_that_has_gone_is_no_failure(to: tuple[str, ...], words: list[str], unbuffered: str) -> None:
-    """``admin HEALTH | grep -q healthy`` in a script that looks at all exit codes."""
+    """For example ``admin HEALTH | grep -q healthy`` in a script that checks all exit codes."""
     done = aggregator(*to, *words, shell="| true; exit ${PIPESTATUS[0]}", environment={"PYTHONUNBUFFERED": unbuffered})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -152,7 +152,7 @@ def test_what_a_command_says_of_its_arguments_is_printable(to: tuple[str, ...]) 
 
 @contextlib.contextmanager
 def answering(data: bytes) -> Iterator[int]:
-    """A server of somebody else, that says this to whoever comes."""
+    """A server of another kind, which sends this to its first client."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:

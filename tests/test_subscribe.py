@@ -33,7 +33,7 @@ def subscribe(peer: Peer, arguments: str) -> Json:
 
 
 def until(peer: Peer, status: str) -> list[Json]:
-    """Lines up to the first with this status."""
+    """All lines up to the first with this status."""
     lines = [peer.reply()]
     while lines[-1]["status"] != status:
         lines.append(peer.reply())
@@ -48,7 +48,7 @@ def seqs(lines: list[Json]) -> list[int]:
 
 
 def test_a_session_literally(server: ServerProcess) -> None:
-    """Each line as it comes, but for times and the name of the store."""
+    """Each line literally, except times and the name of the store."""
     exchange(server.port, event("a", "app.web") + event("b", "db") + event("c", "app.web", '{"n":1.10}'))
     with Peer(server.port) as peer, Peer(server.port) as sender:
         peer.send(b"SUBSCRIBE app.* AFTER 1 BEAT 1\n")
@@ -89,7 +89,7 @@ def test_a_duplicate_is_not_delivered(server: ServerProcess) -> None:
 
 
 def test_the_heartbeat_tells_how_far_was_looked(server: ServerProcess) -> None:
-    """Also when nothing matches: no reader is parked. Without a beat nothing is said."""
+    """Even if nothing matches: no reader is parked. With BEAT 0 nothing is sent."""
     with Peer(server.port) as peer, Peer(server.port) as silent:
         subscribe(peer, "nothing BEAT 1")
         subscribe(silent, "nothing BEAT 0")
@@ -113,11 +113,11 @@ def test_the_heartbeat_tells_how_far_was_looked(server: ServerProcess) -> None:
         ("AFTER 0 LIMIT 9 UNTIL NOW", [1, 2, 3, 4, 5], 5),
         ("AFTER 0 LIMIT 2 UNTIL NOW", [1, 2], 2),
         ("SINCE 1h UNTIL NOW", [1, 2, 3, 4, 5], 5),
-        ("AFTER 3 UNTIL 2001-01-01T00:00Z", [], 3),  # an end before the start is no way back
+        ("AFTER 3 UNTIL 2001-01-01T00:00Z", [], 3),  # an end before the start does not move the position back
     ],
 )
 def test_a_subscription_that_ends(server: ServerProcess, options: str, delivered: list[int], end: int) -> None:
-    """R3: the end's position, too. The connection stays."""
+    """R3: also the position of the end. The connection stays open."""
     exchange(server.port, b"".join(events("e", 5)))
     with Peer(server.port) as peer:
         subscribe(peer, f"* {options}")
@@ -140,7 +140,7 @@ def test_a_limit_counts_what_comes_too(server: ServerProcess) -> None:
 
 
 def test_what_may_be_asked_for(server: ServerProcess) -> None:
-    """SOURCE, CONTAINS, SHARD, names of options as topics, many patterns."""
+    """SOURCE, CONTAINS, SHARD, topics named like options, many patterns."""
     lines = [
         event("a", "AFTER", '{"text":"hello"}'),
         event("b", "FROM"),
@@ -193,7 +193,7 @@ def test_what_may_be_asked_for(server: ServerProcess) -> None:
     ],
 )
 def test_what_is_refused(server: ServerProcess, command: str, detail: str) -> None:
-    """R21: nothing is delivered, and the connection goes on."""
+    """R21: nothing is delivered, and the connection stays usable."""
     exchange(server.port, b"".join(events("e", 3)))
     with Peer(server.port) as peer:
         reply = peer.ask(command.encode() + b"\n")
@@ -237,7 +237,7 @@ def test_another_store_is_seen(start_server: StartServer) -> None:
 
 
 def test_events_come_as_they_were_sent(server: ServerProcess) -> None:
-    """R15. Behind the prefix stands the event as it was sent, with seq and received_at at its end."""
+    """R15. After the prefix comes the event as it was sent, with seq and received_at at its end."""
     payloads = [
         '{"status":200,"event":{"seq":7},"seq":"x","received_at":null}',
         '{"n":1.10,"m":-0.0,"big":123456789012345678901234567890,"e":1E400}',
@@ -267,7 +267,7 @@ def test_events_come_as_they_were_sent(server: ServerProcess) -> None:
                     assert delivered.startswith(EVENT_START + as_sent + b',"seq":%d,"received_at":"2' % number)
                     assert delivered.endswith(b'Z"}}\n')
                     assert json.loads(delivered)["event"]["seq"] == number
-                    # The event may be sent to another server as it is.
+                    # The delivered event can be sent to another server unchanged.
                     copy = delivered[len(EVENT_START) : -2]
                     assert exchange(server.port, copy)[0]["status"] == "duplicate"
 
@@ -276,8 +276,8 @@ def test_events_come_as_they_were_sent(server: ServerProcess) -> None:
 
 
 def test_everything_on_one_connection(server: ServerProcess) -> None:
-    """R12: publish, ACK, EVENTS, PING and deliveries, pipelined: the replies are in the order of the lines, and the
-    deliveries in theirs."""
+    """R12: publish, ACK, EVENTS, PING and deliveries, pipelined: the replies come in the order of their lines, and the
+    deliveries in the order of their seqs."""
     count = 300
     account = Account()
     sent: list[bytes] = [b"SUBSCRIBE * AFTER 0 BEAT 1 AS me\n"]
@@ -308,7 +308,7 @@ def kind(line: Json) -> str:
 
 
 def test_quit_ends_the_subscription_and_harms_no_other(server: ServerProcess) -> None:
-    """Behind the end of its half nothing may be written to it, or the delivery to all others would break."""
+    """After the end of its half nothing may be written to it; otherwise the delivery to all others would break."""
     with Peer(server.port) as other, Peer(server.port) as sender:
         subscribe(other, "*")
         assert other.reply()["status"] == "caught_up"
@@ -339,10 +339,10 @@ def test_a_line_that_does_not_end_ends_the_subscription(start_server: StartServe
 
 
 def test_a_subscription_outlives_the_half_close(server: ServerProcess) -> None:
-    """R13. The connection ends with the subscription."""
+    """R13. The connection ends together with the subscription."""
     exchange(server.port, event("a"))
     with Peer(server.port) as peer:
-        peer.send(b"SUBSCRIBE * AFTER 0 LIMIT 3")  # without a line end, as echo -n has it
+        peer.send(b"SUBSCRIBE * AFTER 0 LIMIT 3")  # without a line end, as echo -n sends it
         peer.half_close()
         assert peer.reply()["status"] == "ok"
         assert seqs(until(peer, "caught_up")) == [1]
@@ -365,7 +365,7 @@ def test_a_subscription_outlives_the_half_close(server: ServerProcess) -> None:
     ids=["nc", "ncat", "socat", "bash"],
 )
 def test_what_everybody_has_at_hand_can_read(client: list[str], server: ServerProcess) -> None:
-    """R13: the backlog, and what comes then."""
+    """R13: the backlog, and the events that follow."""
     if not shutil.which(client[0]):
         pytest.skip(f"{client[0]} is not installed")
     exchange(server.port, b"".join(events("e", 3)))
@@ -386,7 +386,7 @@ def test_what_everybody_has_at_hand_can_read(client: list[str], server: ServerPr
 
 
 def test_a_reader_that_does_not_read_is_not_muted_for_that(start_server: StartServer) -> None:
-    """Only deliveries wait for it, and the rest of them is in the store: it keeps its place, and is answered later."""
+    """Only deliveries wait, and the rest of them is in the store: the reader keeps its place, and is answered later."""
     server = start_server(changes=[changes.impatient])
     account = Account()
     account.send(server.port, "e", 3000, f'{{"x":"{"x" * 1000}"}}')
@@ -394,7 +394,7 @@ def test_a_reader_that_does_not_read_is_not_muted_for_that(start_server: StartSe
     reading.pause()
     wait_until(lambda: [one["stalled_s"] > 2 for one in server.ask("SUBSCRIBERS")["subscribers"]] == [True])
     assert server.ask("STATS")["muted"] == 0
-    reading.peer.send(b"PING\n")  # it is not read now, so its answer does not wait
+    reading.peer.send(b"PING\n")  # the server does not read it now, so its answer does not wait
     wait_until(lambda: [one["stalled_s"] > 4 for one in server.ask("SUBSCRIBERS")["subscribers"]] == [True])
     assert server.ask("STATS")["muted"] == 0
     reading.go_on()
@@ -405,12 +405,12 @@ def test_a_reader_that_does_not_read_is_not_muted_for_that(start_server: StartSe
 
 
 def test_a_reader_that_leaves_replies_unread_is_muted_and_sees_an_end(start_server: StartServer) -> None:
-    """The events that it sends are stored, now and later."""
+    """The events that it sends are stored, before and after."""
     server = start_server(changes=[changes.impatient])
     account = Account()
     account.send(server.port, "e", 3000, f'{{"x":"{"x" * 1000}"}}')
     with Peer(server.port, receive_buffer=4096) as peer:
-        # An answer that comes when the buffer is full.
+        # The WAIT is answered when the buffer is full.
         peer.send(b"SUBSCRIBE * AFTER 0\nEVENTS nothing AFTER 0 WAIT 1\n" + account.line("own"))
         wait_until(lambda: server.ask("STATS")["muted"] == 1)
         assert server.ask("STATS")["subscribers"] == 0
@@ -424,7 +424,7 @@ def test_a_reader_that_leaves_replies_unread_is_muted_and_sees_an_end(start_serv
 
 
 def test_who_is_taken_over_while_stalled_may_go_on_later(start_server: StartServer) -> None:
-    """A reader that was is not muted, either, for what it was sent then."""
+    """A former reader is not muted either for the deliveries that are still unread."""
     server = start_server(changes=[changes.impatient])
     account = Account()
     account.send(server.port, "e", 3000, f'{{"x":"{"x" * 1000}"}}')
@@ -433,7 +433,7 @@ def test_who_is_taken_over_while_stalled_may_go_on_later(start_server: StartServ
     wait_until(lambda: server.ask("SUBSCRIBERS")["subscribers"][0]["state"] == "stalled")
     assert server.ask("FORGET me")["forgotten"]
     started = time.monotonic()
-    wait_until(lambda: time.monotonic() - started > 2)  # longer than others have
+    wait_until(lambda: time.monotonic() - started > 2)  # longer than other clients are given
     assert server.ask("STATS")["muted"] == 0
     stalled.go_on()
     assert stalled.wait_for_line("error")["code"] == "taken_over"
@@ -447,7 +447,7 @@ def test_who_is_taken_over_while_stalled_may_go_on_later(start_server: StartServ
 
 @pytest.mark.engines("sqlite")
 def test_topics_of_all_kinds(server: ServerProcess) -> None:
-    """R14: patterns find what SQLite's GLOB finds, in what is stored and in what comes."""
+    """R14: patterns match what SQLite's GLOB matches, in stored events and in new ones."""
     choices = random.Random(5)
     parts = ["app", "db", " ", "*", "[", "]", "?", "é", "😀", ".", "/", "-", "^", "a", "b", "1", "2"]
     topics = sorted({"".join(choices.choices(parts, k=choices.randint(1, 5))) for _ in range(TOPICS)})
@@ -498,7 +498,7 @@ def test_topics_of_all_kinds(server: ServerProcess) -> None:
 
 
 def test_every_position_is_a_place_to_resume_from(server: ServerProcess) -> None:
-    """R3: each line's position, of all kinds, while events are stored."""
+    """R3: the position of each line, of every kind, while events are stored."""
     account, other = Account("app.t"), Account("x")
     account.send(server.port, "e", 200)
     positions: list[tuple[int, int]] = []
@@ -531,7 +531,7 @@ def test_every_position_is_a_place_to_resume_from(server: ServerProcess) -> None
 
 @pytest.mark.engines("sqlite")
 def test_what_is_gone_is_told(server: ServerProcess) -> None:
-    """R20: exactly which range; then it goes on."""
+    """R20: the exact range is told, and then the reader goes on."""
     for number in range(10):
         exchange(server.port, event(f"e{number}"))
     with Peer(server.port) as ahead:
@@ -547,13 +547,13 @@ def test_what_is_gone_is_told(server: ServerProcess) -> None:
     assert seqs(lines) == [7, 8, 9, 10, 11]
 
 
-# --- who reads
+# --- the list of subscribers
 
 
 def test_subscribers_are_listed(server: ServerProcess) -> None:
     exchange(server.port, b"".join(events("e", 3)))
     with Peer(server.port) as peer, Peer(server.port) as named:
-        subscribe(peer, "* AFTER 0 BEAT 1")  # by which it is seen to be gone
+        subscribe(peer, "* AFTER 0 BEAT 1")  # through the beat the server notices that it is gone
         until(peer, "caught_up")
         subscribe(named, "x y LIMIT 5 AS 'a name' BEAT 1")
         until(named, "caught_up")
@@ -577,7 +577,7 @@ def test_subscribers_are_listed(server: ServerProcess) -> None:
 
 
 def test_the_places_of_subscribers_are_limited(start_server: StartServer) -> None:
-    """Also when they come all at once: three quarters of the connections."""
+    """Three quarters of the connections, even if all subscribers come at once."""
     server = start_server("--max-connections", "40")
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer(server.port)) for _ in range(36)]
@@ -598,7 +598,7 @@ def test_the_places_of_subscribers_are_limited(start_server: StartServer) -> Non
 
 
 def test_a_thousand_subscribers(start_server: StartServer) -> None:
-    """With room for 1,400 connections: each gets each event, and the places are free when they are gone."""
+    """With room for 1,400 connections: each subscriber gets each event; the places are free once they are gone."""
     server = start_server("--max-connections", "1400", "--address-connections", "1400")
     memory = server.rss_bytes
     with contextlib.ExitStack() as stack:
@@ -621,7 +621,7 @@ def test_a_thousand_subscribers(start_server: StartServer) -> None:
 
 
 def test_large_sets_of_patterns_are_served(server: ServerProcess) -> None:
-    """64 patterns of many stars each, and topics that they almost match."""
+    """64 patterns with many stars each, and topics that almost match them."""
     patterns = " ".join(f"{'*a' * 20}{number}" for number in range(64))
     lines = b"".join(event(f"e{number}", "a" * 200 + str(number % 64), "{}") for number in range(200))
     with Peer(server.port) as peer:

@@ -1,4 +1,4 @@
-"""The Subscriber against real servers that stop, die, hang and change: every event in order, once, and none missing."""
+"""The Subscriber against real servers that stop, die, hang and change: every event once, in order, and none missing."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ async def test_whoever_goes_on_from_the_position_misses_nothing(server: ServerPr
             with contextlib.suppress(ZeroDivisionError):
                 async for event in events:
                     if event.seq % 100 == 99 and finished.count(event.seq - 1) < 2:
-                        finished.append(event.seq - 1)  # so that it fails once for each
+                        finished.append(event.seq - 1)  # so that it fails only once for each
                         raise ZeroDivisionError
                     finished.append(event.seq)
             position = events.position
@@ -197,7 +197,7 @@ async def test_caught_up_is_told_once_when_all_that_was_there_is_finished(server
 
 @contextlib.asynccontextmanager
 async def senders(server: ServerProcess, count: int) -> AsyncIterator[Callable[[], int]]:
-    """Store ``count`` events, a few at a time, whatever becomes of the server; yields how many are acked."""
+    """Store ``count`` events, a few at a time, whatever happens to the server; yields a counter of the acked ones."""
     lines = wire.events("e", count)
     acked = 0
 
@@ -522,7 +522,7 @@ async def test_since_the_beginning_has_no_gap(server: ServerProcess) -> None:
 
 
 def replace_store(server: ServerProcess, events: int) -> None:
-    """Another store behind the same address, with so many events."""
+    """Put another store with this many events behind the same address."""
     server.stop()
     for file in server.db.parent.iterdir():
         file.unlink()

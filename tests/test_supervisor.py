@@ -1,4 +1,4 @@
-"""What a service manager is told: ready, status, stopping, and that the server is alive."""
+"""What the server reports to a service manager: ready, status, stopping, and that it is alive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.harness.wire import event, exchange
 
 @pytest.fixture(params=["path", "abstract"])
 def manager(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NotifySocket]:
-    """A manager that the servers of this test tell things."""
+    """A manager that receives the reports of the servers of this test."""
     made = NotifySocket(tmp_path, abstract=request.param == "abstract")
     monkeypatch.setenv("NOTIFY_SOCKET", made.variable)
     yield made
@@ -96,7 +96,7 @@ async def test_the_watchdog_starves_while_a_commit_is_stuck_or_the_store_has_fai
     health.commit_started = 0.0  # long ago
     await until(lambda: any(line.startswith("STATUS=not storing: a commit has been") for line in manager.rest()))
     assert "WATCHDOG=1" not in manager.rest()
-    health.trouble = "another program is writing to the database"  # a restart would not mend that
+    health.trouble = "another program is writing to the database"  # which a restart would not mend
     told.clear()
     await until(lambda: hears("WATCHDOG=1"))
     health.commit_started = health.trouble = None

@@ -26,7 +26,7 @@ Start = Callable[..., Running]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a run with these arguments; it never outlives its test."""
+    """Start a run with these arguments; it is killed when its test ends."""
     runs: list[Running] = []
 
     def start_run(server: ServerProcess, *arguments: str | Path | int) -> Running:
@@ -177,7 +177,7 @@ def test_it_follows_over_restarts_and_crashes(server: ServerProcess, start: Star
     for number, end in enumerate([ServerProcess.stop, ServerProcess.kill, ServerProcess.kill]):
         fill(server, 500, f"e{number}")
         total += 500
-        following.wait_for(total)  # it is there when its server ends
+        following.wait_for(total)  # so that it is connected when its server ends
         end(server)
         server.restart()
     fill(server, 1, "last")
@@ -230,7 +230,7 @@ def test_a_closed_pipe_ends_it_well(server: ServerProcess, arguments: list[str])
         assert process.stdout
         assert process.stderr
         assert process.stdout.readline()
-        process.stdout.close()  # with the last of these it is idle then, and notices all the same
+        process.stdout.close()  # the last of these runs is idle by then, and notices it all the same
         assert process.wait(DEADLINE_S) == 0
         assert process.stderr.read() == b""
 

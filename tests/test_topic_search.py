@@ -1,4 +1,4 @@
-"""TOPICS of a reader that may read some topics: a bounded piece of work each, and every topic is found in the end."""
+"""TOPICS of a reader that may read only some topics: each answer does bounded work; in the end every topic is found."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from aggregator.storage.engine import Topic
 
 MAY_READ = Topics(["*.mine"])
 AT_ONCE, LONG = -1.0, 60.0
-"""Seconds for an answer: enough for one look, and for all."""
+"""Seconds for an answer: enough for one look, and enough for all looks."""
 
 
 class Store:
-    """An engine that has these topics."""
+    """An engine with these topics."""
 
     def __init__(self, *names: str) -> None:
         self.names = sorted(names)

@@ -1,4 +1,4 @@
-"""Answers that take long leave the event loop to others, and are not worked out twice."""
+"""Answers that take long leave turns of the event loop to others, and nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ READER = Identity("web", read=Topics([*(f"x{number}*y" for number in range(63)),
 
 
 def crowded() -> Any:
-    """A server with many names, each made for several patterns, and as many subscribers."""
+    """A server with many names, each made for several patterns, and with as many subscribers."""
     engine = SimpleNamespace(head=0, shared=False, distance=lambda earlier, later: later - earlier)
     cursors = Cursors(engine, lambda _: None, lambda *_: None)
     readers = []
@@ -36,7 +36,7 @@ def crowded() -> Any:
         )
 
     async def refresh() -> None:
-        """No other server stores here."""
+        """No other server stores events here."""
 
     feed = SimpleNamespace(head=0, subscriptions=readers, state=lambda _: "live")
     follower = SimpleNamespace(refresh=refresh)
@@ -45,7 +45,7 @@ def crowded() -> Any:
 
 @pytest.mark.parametrize("command", [reading.cursors, reading.subscribers])
 async def test_who_reads_is_told_in_short_turns(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a reader that has to be judged by what it may read: with 64 globs that was one turn of 20 s."""
+    """A reader's names are judged by what it may read: with 64 globs this once was one turn of 20 s."""
     judged = 0
 
     def hardest(pattern: str) -> str:
@@ -86,6 +86,6 @@ async def test_what_takes_no_time_is_one_turn() -> None:
     assert [one async for one in in_turns([1, 2, 3])] == [1, 2, 3]
     before = others_turns
     async for _ in in_turns([1, 2]):
-        time.sleep(2 * turns.TURN_S)  # noqa: ASYNC251 (that is what takes time here)
+        time.sleep(2 * turns.TURN_S)  # noqa: ASYNC251 (it stands for work that takes time)
     assert (before, others_turns) == (0, 1)
     await beside

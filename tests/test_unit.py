@@ -1,4 +1,4 @@
-"""``aggregator unit``: units that systemd takes, with the paths of this installation."""
+"""``aggregator unit``: units that systemd accepts, with the paths of this installation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aggregator.server.port import PORTS, Port
 from tests.harness import ROOT
 
 MOST_EXPOSED: Final = 1.2
-"""What ``systemd-analyze security`` may say at most: 0 is a service that can do nothing, 10 one that can do all."""
+"""The most that ``systemd-analyze security`` may report: 0 is a service that can do nothing, 10 one that can do all."""
 
 SOCKETS: Final = [f"aggregator-{port.descriptor}.socket" for port in PORTS]
 
@@ -30,7 +30,7 @@ def unit(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """All units, as files."""
+    """A folder with all units as files."""
     for name in ("aggregator.service", *SOCKETS):
         done = unit(name)
         assert done.returncode == 0
@@ -49,7 +49,7 @@ def test_the_service_is_this_installation() -> None:
 
 
 def test_the_service_can_tell_users_apart() -> None:
-    """In a namespace of its own it would see the kernel's overflow uid instead of each of them."""
+    """In a user namespace it would see the kernel's overflow uid instead of each user's uid."""
     assert "PrivateUsers=no\n" in unit().stdout
 
 

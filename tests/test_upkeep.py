@@ -1,4 +1,4 @@
-"""What the SQLite engine does beside the batches: checkpoints, and what happens when they do not succeed."""
+"""The upkeep that the SQLite engine does in parallel with batches: checkpoints, and what happens when they fail."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Open = Callable[[int], Awaitable[Store]]
 
 @pytest.fixture
 async def open_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
-    """Open a store with this limit of its WAL, which waits for no lock and is checkpointed after 100 KiB."""
+    """Open a store with this WAL limit; it does not wait for locks, and is checkpointed after 100 KiB."""
     storage.never_wait(monkeypatch.setattr)
     storage.checkpoint_after(monkeypatch.setattr, 100 * KIB)
     stores: list[Store] = []
@@ -52,7 +52,7 @@ async def store(open_store: Open) -> Store:
 
 
 async def append(store: Store, name: str, size_bytes: int) -> Commit:
-    """Store one event of that size."""
+    """Store one event of this size."""
     batch = store.new_batch()
     batch.add(made(name, size_bytes))
     return await store.append(batch)
@@ -82,7 +82,7 @@ async def test_a_large_wal_is_checkpointed_beside_the_batches(store: Store) -> N
 
 
 async def test_many_small_commits_make_a_large_wal_too(open_store: Open) -> None:
-    """Each commit writes the same few pages once more: little to copy, and a WAL that grows."""
+    """Each commit rewrites the same few pages: little to copy, and a WAL that grows."""
     store = await open_store(4 * 200 * KIB)
     count = 0
     while not store.upkeep_due:
@@ -167,7 +167,7 @@ async def test_after_a_failure_there_is_a_pause_before_the_next_attempt(
 
 
 async def open_with_work_and_no_space(open_: Open, patch: pytest.MonkeyPatch) -> Store:
-    """A store whose memtable is to become a run of several pages, for which there is no space."""
+    """A store whose memtable should become a run of several pages, for which there is no space."""
     storage.shrink_ledger(patch.setattr, keys=200, least=100, most=200)
     store = await open_(NO_LIMIT)
     batch = store.new_batch()
@@ -231,7 +231,7 @@ async def test_above_its_limit_nothing_is_appended_until_a_checkpoint_succeeds(o
 
 
 async def test_the_size_of_the_file_counts_too(open_store: Open) -> None:
-    """All of it has been copied, but a reader that came later keeps it from being used again."""
+    """All of it has been copied, but a reader that came later keeps it from being reused."""
     store = await open_store(100 * KIB)
     await append(store, "a", 150 * KIB)
     with holding_a_snapshot(store.database.path):
@@ -255,7 +255,7 @@ async def test_above_the_limit_a_checkpoint_that_was_never_tried_is_tried(open_s
 
 
 class Bench:
-    """A consumer over such a store, and what it has told."""
+    """A consumer over this store, and what it has told."""
 
     def __init__(self, store: Store) -> None:
         self.health = Health()
@@ -282,7 +282,7 @@ async def consumer(store: Store) -> AsyncIterator[Bench]:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quiet times begin soon, and what failed is tried again soon, but not at once."""
+    """Quiet times begin soon, and failed work is retried soon, but not at once."""
     monkeypatch.setattr(consumer_module, "RETRY_S", 0.01)
     monkeypatch.setattr(consumer_module, "IDLE_S", 0.01)
 

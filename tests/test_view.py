@@ -1,4 +1,4 @@
-"""The view ``events``, as people with sqlite3 ask it: every column, and only the blocks that a condition names."""
+"""The view ``events``, as people query it with sqlite3: every column, and only the blocks that a condition names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def event(number: int) -> Event:
 
 @pytest.fixture
 async def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store whose blocks have at most four events, with every tenth event sent twice, a batch a second."""
+    """A store with blocks of at most four events, every tenth event sent twice, and one batch a second."""
     storage.shrink_blocks(monkeypatch.setattr, events=4, size_bytes=64 * 1024)
     now = [0]
     storage.set_clock(monkeypatch.setattr, lambda: now[0])
@@ -81,7 +81,7 @@ def test_every_column(database: sqlite3.Connection) -> None:
 def test_a_condition_reads_only_the_blocks_that_it_needs(
     database: sqlite3.Connection, condition: str, read: str
 ) -> None:
-    """Every other block is damaged: a question that reads one fails."""
+    """Every other block is damaged, so a query that reads one fails."""
     sql = f"SELECT seq, topic, json FROM events {condition}"
     expected = database.execute(sql).fetchall()
     assert expected
@@ -92,7 +92,7 @@ def test_a_condition_reads_only_the_blocks_that_it_needs(
 
 
 def test_what_readme_shows(path: Path) -> None:
-    """Its questions are asked as they stand there."""
+    """Its queries are run exactly as they are there."""
     questions = re.findall(
         r"""sqlite3 'file:[^']*' (['"])(SELECT .*?)\1(?:\s|$)""", (ROOT / "README.md").read_text(), re.M
     )

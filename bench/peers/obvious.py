@@ -18,7 +18,7 @@ from bench.peers.wire import Connection
 CONNECTIONS: Final = 4
 CHUNK: Final = 250
 WINDOW: Final = 5000
-"""Replies unread at a time on one connection: they all fit into the socket's buffers."""
+"""How many replies may be unread on one connection: so many fit into the socket's buffers."""
 
 
 def peers() -> list[Peer]:

@@ -1,4 +1,4 @@
-"""The server that comes to mind first: read a line, put it into a queue, ack; a consumer stores what is in the queue.
+"""The server that comes to mind first: it reads a line, queues it and acks; a consumer stores what is queued.
 
 ``python -m bench.peers.obvious_server PORT DATABASE``. It acks before the event is stored.
 """

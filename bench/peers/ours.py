@@ -1,4 +1,4 @@
-"""This project's server, over four connections and over one; empty, and with many events already there."""
+"""This project's server, over four connections and over one, empty and with many events already stored."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from bench.workload import Workload, generate
 DATABASE: Final = "events.db"
 
 LOADED_FROM: Final = 1 << 40
-"""Number of the first event that is there already: none of these is sent again."""
+"""The number of the first event that is already stored; these events are never sent again."""
 
 PIECE: Final = 500_000
 
 
 def peers(rows: int) -> list[Peer]:
-    """Fresh, and with so many events already there."""
+    """An empty server, and one with ``rows`` events already stored."""
     starts = {"": _start, f"; {rows} rows": _Loaded(rows).start} if rows else {"": _start}
     return [
         Peer(f"ours ({name}{variant})", "fsynced before the ack; exact for ever", True, partial(start, connections))
@@ -42,7 +42,7 @@ def _start(connections: int, folder: Path) -> Iterator[Running]:
 
 
 class _Loaded:
-    """A database with so many events in it. It is made once, beside the folders of the runs; each run has a copy."""
+    """A database with many events. It is made once, beside the folders of the runs; each run gets a copy."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -53,7 +53,7 @@ class _Loaded:
         if not template.exists():
             self._load(template)
         shutil.copy(template / DATABASE, folder)
-        os.sync()  # the copy must not be written out during the run
+        os.sync()  # so that the copy is not written out during the run
         with Server(folder) as server:
             server.wait_until_filled()
             yield _Ours(server.port, folder / DATABASE, connections, self._rows)

@@ -1,4 +1,4 @@
-"""What a peer is, and what it is sent."""
+"""What a peer is, and what is sent to it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.channel import Channel
 
 
 class Event(NamedTuple):
-    """A line, with its LF, and the key that a client which makes events knows without parsing them."""
+    """A line with its LF, and its key, which a client that makes events knows without parsing them."""
 
     topic: bytes
     event_id: bytes
@@ -50,7 +50,7 @@ class Work:
         return Work(self.events[:count])
 
     def dealt(self, connections: int) -> list[Work]:
-        """For so many connections, in turn: as ``workload.generate`` deals them."""
+        """The work for each of so many connections, dealt in turn as ``workload.generate`` does."""
         return [Work(self.events[first::connections]) for first in range(connections)]
 
     def batches(self, size: int) -> Iterator[list[Event]]:
@@ -63,44 +63,44 @@ class Running(ABC):
 
     @abstractmethod
     def send(self, work: Work) -> float:
-        """Send everything and wait for every ack. Seconds, from the first byte on.
+        """Send everything and wait for every ack; return the seconds from the first byte on.
 
-        A peer that acks before it stores is waited for until it has stored everything: otherwise the fastest would
-        be the one that does nothing.
+        A peer that acks before it stores is waited for until it has stored everything: otherwise the fastest peer
+        would be the one that does nothing.
         """
 
     @abstractmethod
     def stored(self) -> int:
-        """Count what it really holds of what was sent."""
+        """How many of the events that were sent it really holds, by its own count."""
 
     def channel(self, work: Work) -> Channel | None:
-        """One more connection, over which these events go one by one; None where latency is not measured."""
+        """One more connection that sends these events one by one; None if latency is not measured."""
         return None
 
     def versions(self) -> dict[str, str]:
-        """Of everything of the peer's that the figures depend on."""
+        """The versions of everything in the peer that the figures depend on."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A system, in one of its variants, that events can be sent to."""
+    """One variant of a system that events can be sent to."""
 
     name: str
     guarantee: str
-    """Is an event fsynced before its ack? Is a duplicate always found, and for how long?"""
+    """Whether an event is fsynced before its ack; whether a duplicate is always found, and for how long."""
 
     strong: bool
-    """Fsynced before the ack, and exact deduplication for ever: what an ack of ours means."""
+    """Whether an ack means what ours means: fsynced before it, with exact deduplication for ever."""
 
     start: Callable[[Path], AbstractContextManager[Running]]
-    """Start it in this empty folder; the context's end stops it."""
+    """Starts the peer in this empty folder; leaving the context stops it."""
 
     share: int = 1
-    """It is sent one event of so many: a slow one would take the whole day."""
+    """It gets one of so many events, because a slow peer would take the whole day."""
 
     deduplicates: bool = True
 
 
 class NotRun(Exception):
-    """This peer cannot be measured here; the text says why."""
+    """This peer cannot be measured here; the message says why."""

@@ -1,7 +1,7 @@
-"""PostgreSQL: one INSERT … ON CONFLICT DO NOTHING a batch, over one connection and over four.
+"""PostgreSQL: one INSERT … ON CONFLICT DO NOTHING for each batch, over one connection and over four.
 
-The arguments are arrays in PostgreSQL's binary format, made before the clock starts; each connection has a thread that
-is outside Python while the server works.
+The arguments are arrays in PostgreSQL's binary format, encoded before the clock starts. Each connection has a thread
+that is outside Python while the server works.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ FROM (SELECT n, 'app.service-' || n % 20 AS topic, gen_random_uuid()::text AS ev
 
 KEY: Final = "ALTER TABLE events ADD PRIMARY KEY (topic, event_id)"
 GROWN_KEY: Final = f"{KEY} WITH (fillfactor = 70)"
-"""An index of random keys that has grown row by row is some 70 % full; one that is built at once is 90 % full, and each
-insert would split a page that the grown one need not split."""
+"""An index of random keys that has grown row by row is some 70 % full. One that is built at once is 90 % full, and each
+insert would split a page where the grown one need not."""
 
 INSERT: Final = b"INSERT INTO events SELECT * FROM unnest($1, $2, $3) ON CONFLICT DO NOTHING"
 INSERT_ONE: Final = b"INSERT INTO events VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 
 
 def peers(rows: int) -> list[Peer]:
-    """Fresh, and with so many rows already there."""
+    """An empty database, and one with ``rows`` rows already stored."""
     starts = {"": _start, f"; {rows} rows": _Loaded(rows).start} if rows else {"": _start}
     return [
         Peer(
@@ -86,7 +86,7 @@ def _start(batch: int, connections: int, folder: Path) -> Iterator[Running]:
 
 
 class _Loaded:
-    """A database with so many rows in it. It is made once, beside the folders of the runs; each run has a copy."""
+    """A database with many rows. It is made once, beside the folders of the runs; each run gets a copy."""
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
@@ -98,16 +98,16 @@ class _Loaded:
             self._made = self._make(folder.with_name("postgresql"))
         data = folder / "data"
         subprocess.run(["cp", "-a", "--reflink=auto", f"{self._made}", f"{data}"], check=True)
-        os.sync()  # the copy must not be written out during the run
+        os.sync()  # so that the copy is not written out during the run
         with _server(data) as port:
             yield _Postgres(port, batch, connections, self._rows)
 
     def _make(self, data: Path) -> Path:
-        shutil.rmtree(data, ignore_errors=True)  # of a try that failed
+        shutil.rmtree(data, ignore_errors=True)  # left by an attempt that failed
         _make(data)
         with _server(data, "-c", "fsync=off") as port:
             postgres = _Postgres(port, 1, 1)
-            # VACUUM now, or autovacuum would go through all of it during every run.
+            # VACUUM now: otherwise autovacuum would go through the whole table during every run.
             for statement in (TABLE, LOAD.format(rows=self._rows), GROWN_KEY, "VACUUM ANALYZE", "CHECKPOINT"):
                 postgres.execute(statement)
         return data
@@ -141,7 +141,7 @@ class _Postgres(Running):
 
     def channel(self, work: Work) -> Channel | None:
         if (self._batch, self._connections) != (BATCHES[0], CONNECTIONS[0]):
-            return None  # single events are the same in each variant
+            return None  # single events are the same in every variant
         return _Channel(self._prepared(TEXT, JSON, INSERT_ONE), work)
 
     def versions(self) -> dict[str, str]:
@@ -159,7 +159,7 @@ class _Postgres(Running):
 
 
 class _Channel(Channel):
-    """Each event is a statement, and a transaction, of its own; libpq's pipeline mode lets them follow each other."""
+    """Each event is a statement and a transaction of its own; libpq's pipeline mode sends them without waiting."""
 
     def __init__(self, connection: PGconn, work: Work) -> None:
         from psycopg import pq
@@ -206,7 +206,7 @@ class _Channel(Channel):
 
 
 def arrays(batch: list[Event]) -> list[bytes]:
-    """The three columns. In the order of the keys, or connections with the same keys would wait for each other."""
+    """The three columns, ordered by key: otherwise connections with the same keys would wait for each other."""
     batch = sorted(batch)
     return [
         _array(TEXT, [event.topic for event in batch]),
@@ -216,13 +216,13 @@ def arrays(batch: list[Event]) -> list[bytes]:
 
 
 def _array(kind: int, values: list[bytes]) -> bytes:
-    """PostgreSQL's own: dimensions, has nulls, type; length and first index of the one; length and value of each."""
+    """PostgreSQL's format: dimensions, has nulls, type; length and first index of the one; length and value of each."""
     head = struct.pack(">5i", 1, 0, kind, len(values), 1)
     return head + b"".join([len(value).to_bytes(4, "big") + value for value in values])
 
 
 def _connect(port: int) -> PGconn:
-    """As soon as it lets us in: it listens a little before that."""
+    """Connect as soon as the server accepts clients, which is a little after it listens. Raises NotRun."""
     from psycopg import pq
 
     deadline = time.monotonic() + START_S
@@ -236,7 +236,7 @@ def _connect(port: int) -> PGconn:
 
 
 def _make(data: Path) -> None:
-    """An empty database with the defaults of its kind, fsync among them."""
+    """Make an empty database with PostgreSQL's defaults, including fsync. Raises NotRun."""
     package = unpacked("postgresql-*")
     installed("psycopg")
     data.mkdir()
@@ -258,13 +258,13 @@ def _server(data: Path, *options: str) -> Iterator[int]:
         f"{next(package.glob('usr/lib/postgresql/*/bin/postgres'))}", "-D", f"{data}", "-p", f"{port}",
         "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", *options,
     ]  # fmt: skip
-    # SIGTERM would make it wait for its clients to leave.
+    # After SIGTERM it would wait for its clients to leave.
     with running(command, data.with_suffix(".log"), port, signal.SIGINT, env=libraries(package), **_unprivileged()):
         yield port
 
 
 def _unprivileged() -> dict[str, Any]:
-    """How to start a process that is not root."""
+    """The arguments that start a process as a user other than root."""
     if os.geteuid():
         return {}
     return {"user": USER, "group": USER_GROUP, "extra_groups": [], "cwd": "/"}

@@ -1,7 +1,7 @@
-"""Redis: each event into a stream unless its key is in a set that is kept for ever, one script call a batch.
+"""Redis: each event goes into a stream unless its key is in a set kept for ever; one script call for each batch.
 
-The script is what makes it exact: key and event go into the append-only file as one transaction. Written in Redis's
-own protocol, which is a few lines for what is needed here.
+The script makes it exact: key and event go into the append-only file as one transaction. Requests are written in
+Redis's own protocol, which takes only a few lines for what is needed here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.peers.wire import Connection
 
 BATCH: Final = 1000
 WINDOW: Final = 4
-"""Batches unanswered at a time, so that the next one is there when the server has finished one."""
+"""How many batches may be unanswered, so that the server has the next one when it has finished one."""
 
 SCRIPT: Final = b"""
 local stored = 0
@@ -78,7 +78,7 @@ class _Redis(Running):
         return int(self._control.line().removeprefix(b":"))
 
     def channel(self, work: Work) -> Channel:
-        # The reply is an integer, which a colon begins; an error has none.
+        # The reply is an integer, which begins with a colon; an error has no colon at its beginning.
         return SocketChannel(Connection(self._port).socket, [self._call([event]) for event in work.events], b":")
 
     def versions(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The reference system as a peer: single events, and batches of 100, over four kept-alive connections."""
+"""The reference system as a peer: single events, and batches of 100, over four keep-alive connections."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _request(events: list[Event]) -> bytes:
 
 
 def _send_all(connection: Connection, requests: list[bytes]) -> None:
-    """One after the other: an HTTP client waits for the response."""
+    """Send one request after the other: an HTTP client waits for the response."""
     for request in requests:
         connection.socket.sendall(request)
         status, length = connection.line(), 0

@@ -1,4 +1,4 @@
-"""The system that this project descends from: events over HTTP, checked by models, a queue, a row and a commit each.
+"""The system that this project descends from: events over HTTP, validated by models, queued, one row and commit each.
 
 ``python -m bench.peers.reference_app PORT DATABASE``. It acks before the event is stored.
 """

@@ -1,4 +1,4 @@
-"""The events in a peer's SQLite file, seen from outside."""
+"""The events in the SQLite file of a peer, seen from outside."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def count(path: Path) -> int:
 
 
 def wait_for(path: Path, total: int) -> None:
-    """Wait until a peer that acks before it stores has stored so many.
+    """Wait until a peer that acks before it stores has stored ``total`` events. Raises TimeoutError.
 
-    The largest rowid is their number, as rows are only ever added, and unlike the count costs the peer nothing.
+    The largest rowid is their number, because rows are only ever added. Unlike a count, it costs the peer nothing.
     """
     best, since = -1, time.monotonic()
     while (now := _ask(path, "SELECT ifnull(max(rowid), 0) FROM events")) < total:

@@ -1,6 +1,6 @@
-"""rsyslog and syslog-ng, which write what comes over TCP to a file: no ack, no deduplication.
+"""rsyslog and syslog-ng, which write to a file what arrives over TCP: no ack, no deduplication.
 
-The floor: what it costs to take a line at all. Timed until the file holds every line.
+They show the least that it costs to take a line at all. The time ends when the file holds every line.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Syslog(Running):
             if now > best:
                 best, since = now, time.monotonic()
             elif time.monotonic() - since > STALL_S:
-                return  # lines were lost: what is stored will tell
+                return  # lines were lost, which the count of stored lines will show
             time.sleep(0.005)
 
     def _size(self) -> int:

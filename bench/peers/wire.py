@@ -1,4 +1,4 @@
-"""A connection that sends bytes prepared beforehand, with so much unanswered at a time, and counts the replies."""
+"""A connection that sends prepared bytes, with a limit on unanswered ones, and counts the replies."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final
 from bench.channel import READ_BYTES, Marks
 
 STALL_S: Final = 60.0
-"""No progress for so long: the peer hangs, and its run has failed."""
+"""Without progress for so long, the peer hangs and its run has failed."""
 
 
 class Connection:
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), STALL_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # single events must not wait for an ack
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # single events must not wait for an ACK
         self._rest = b""
 
     def close(self) -> None:
@@ -37,9 +37,9 @@ class Connection:
         return data
 
     def pipeline(self, pieces: Sequence[bytes], replies: Sequence[int], mark: bytes, window: int) -> float:
-        """Send the pieces, wait for all replies, never with more than ``window`` of them missing; the seconds it took.
+        """Send the pieces with at most ``window`` replies missing at a time, and await all; return the seconds it took.
 
-        ``replies`` says how many each piece is answered by, ``mark`` is what each reply has exactly once.
+        ``replies`` is the number of replies to each piece; ``mark`` occurs exactly once in each reply.
         """
         marks, sent, seen = Marks(mark), 0, 0
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is stored, as fast as it comes: all of it from each system, and parts of it from ours."""
+"""Stored events, read as fast as possible: all of them from each system, and parts of them from ours."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from bench.subscribe.system import Caught, System, Systems, topic
 
 RARE: Final = "app.rare"
 EACH: Final = 1000
-"""One event of so many has this topic."""
+"""One event in so many has the rare topic."""
 
 HALF: Final = "app.service-*[02468]"
 ONE: Final = workload.TOPICS[7]
 
 ALL: Final = "all"
-"""What every system is asked for; the rest is ours alone."""
+"""What every system is asked for; the other parts are measured with ours alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """How many events there are, of all topics and of some."""
+    """How many events there are in all, and of some topics."""
 
     all: int
     half: int
@@ -33,7 +33,7 @@ class Expected:
 
 
 def events(count: int) -> tuple[list[bytes], Expected]:
-    """The events that are stored, each once: 20 topics, and a rare one."""
+    """The events that are stored, each once, with 20 topics and a rare one."""
     (lines,) = workload.generate(count, 0, 1, "random").lines
     for place in range(EACH // 2, count, EACH):
         lines[place] = lines[place].replace(topic(lines[place]), RARE.encode(), 1)
@@ -43,7 +43,7 @@ def events(count: int) -> tuple[list[bytes], Expected]:
 
 
 def one_round(systems: Systems, expected: Expected, backwards: bool) -> dict[str, dict[str, Any]]:
-    """Everything once; ``backwards``: ours comes last."""
+    """Measure everything once; with ``backwards``, ours comes last."""
 
     def measure(system: System) -> dict[str, Any]:
         if isinstance(system, Ours):

@@ -17,7 +17,7 @@ from bench.subscribe.system import System, Systems
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """So many readers, and so many events a second."""
+    """A number of readers, and a rate of events a second."""
 
     readers: int
     rate: int
@@ -29,13 +29,13 @@ class Shape:
 SHAPES: Final = (Shape(10, 5000), Shape(100, 1000), Shape(1000, 100), Shape(1000, 1000))
 
 PER_S: Final = 100_000
-"""Delays are counted in hundredths of a millisecond: there are millions."""
+"""Delays are counted in hundredths of a millisecond, because there are millions of them."""
 
 PARTS: Final = (50, 99, 100)
 
 
 def shapes(most_readers: int) -> list[Shape]:
-    """Those of record, with no more readers than that."""
+    """The shapes of the record, with at most this many readers."""
     return list(dict.fromkeys(Shape(min(one.readers, most_readers), one.rate) for one in SHAPES))
 
 
@@ -47,7 +47,7 @@ def events(shape: Shape, seconds: float) -> int:
 def one_round(
     systems: Systems, shapes: Sequence[Shape], seconds: float, first: int, backwards: bool
 ) -> dict[str, dict[str, Any]]:
-    """Each shape once with each system. ``first`` numbers events; ``backwards``: ours comes last."""
+    """Each shape once with each system. Events are numbered from ``first``; with ``backwards``, ours comes last."""
     figures = {}
     for shape in shapes:
         (lines,) = workload.generate(events(shape, seconds), 0, 1, "random", first).lines
@@ -60,7 +60,7 @@ def _measured(shape: Shape, lines: list[bytes], system: System) -> dict[str, Any
     count = len(lines)
     plan = Plan(system.port, shape.readers, system.greeting, system.ready, system.mark, expected=count)
     with Readers(plan) as readers:
-        # Over one connection: only so is it known beforehand in which order all readers get the events.
+        # Over one connection, because only then all readers get the events in an order that is known beforehand.
         channel = system.channel(lines)
         cpu_s = system.cpu_s
         sent = offered.offer([channel], shape.rate)
@@ -84,7 +84,7 @@ def _measured(shape: Shape, lines: list[bytes], system: System) -> dict[str, Any
 
 
 def delays(report: Report, moments: Sequence[float]) -> dict[str, float]:
-    """How long after its moment each event was there, over all readers. The first twentieth does not count."""
+    """How long after its moment each event arrived, over all readers. The first twentieth does not count."""
     first = int(len(moments) * offered.WARM_UP)
     found: Counter[int] = Counter()
     for reader in report.readers:

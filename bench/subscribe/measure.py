@@ -1,4 +1,4 @@
-"""All of it in turns: ``python -m bench subscribe``."""
+"""All parts in turn: ``python -m bench subscribe``."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ PARTS: Final = ("catch-up", "stages", "fan-out", "writer", "memory", "moments")
 PEERS: Final[dict[str, Start]] = {"redis": redis.start, "nats": nats.start}
 
 LOAD_DIVISOR: Final = 5
-"""A load beside readers has this part of the events of the catch-up, which must last as long."""
+"""Stored events are divided by this for a load beside readers, because their catch-up must last as long as the load."""
 
 FAN_OUT_FROM: Final = 1 << 40
 WRITER_FROM: Final = 1 << 41
-"""Numbers of events that are not stored yet."""
+"""The first numbers of events that are not stored yet."""
 
 
 def add_command(commands: command.Commands) -> None:
@@ -54,7 +54,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _run(options: argparse.Namespace) -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C: no peer must outlive the bench
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as after Ctrl-C, so that no peer outlives the bench
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         measurement = _Measurement(options, Path(folder))
         with measurement.progress:
@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 class _Measurement:
-    """One run of the command; ``figures`` are what was found, part by part."""
+    """One run of the command; ``figures`` are the results, part by part."""
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.figures: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class _Measurement:
         self._not_run: dict[str, str] = {}
 
     def run(self) -> None:
-        """Every part that was asked for."""
+        """Run every part that was asked for."""
         asked = set(self._options.only)
         if asked - {"fan-out"}:
             self._with_a_store(asked)
@@ -140,7 +140,7 @@ class _Measurement:
         return folder
 
     def _beside(self, server: Ours, running: ExitStack, part: str, lines: list[bytes]) -> Systems:
-        """Ours and the peers that can be started, with these events."""
+        """Our server and the peers that can be started, filled with these events."""
         systems = Systems(server, self._failed)
         for name, start in PEERS.items():
             folder = self._empty(f"{part}-{name}")
@@ -156,7 +156,7 @@ class _Measurement:
         return systems
 
     def _failed(self, name: str, error: BaseException) -> None:
-        """The reason is in the figures."""
+        """Record why a peer was not run, in the figures and on standard error."""
         self._not_run[name] = str(error).replace(f"{self._folder}/", "") or type(error).__name__
         self.progress.write(f"{name}: not run: {self._not_run[name]}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""What readers cost in memory: those that wait for events, and those that do not read what is sent to them."""
+"""What readers cost in memory: readers that wait for events, and readers that do not read what is sent to them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bench.subscribe.reader import Plan, Readers
 SETTLE_S: Final = 60.0
 POLL_S: Final = 0.2
 STEADY: Final = 5
-"""Looks at the memory that have to be the same."""
+"""How many looks at the memory in a row must be equal."""
 ASK_S: Final = 10.0
 
 
 def measured(store: Path, empty: Path, readers: int) -> dict[str, Any]:
-    """Those that wait on a server with an empty store, where nothing else moves; those that stall need events."""
+    """Waiting readers use a server with an empty store, where nothing else happens; stalled readers need events."""
     idle = Plan(0, readers, Ours.greeting, Ours.ready, Ours.mark)
     stalled = Plan(0, readers, b"SUBSCRIBE * AFTER 0\n", b'"subscribed"', Ours.mark, stalled=True)
     return {"readers": readers, "idle": _growth(empty, idle, "live"), "stalled": _growth(store, stalled, "stalled")}
@@ -56,7 +56,7 @@ def _steady(server: Server) -> int:
 
 
 def _settle(server: Server, readers: int, state: str) -> bool:
-    """Wait until nobody is catching up and the server's memory stays the same; say whether all have this state."""
+    """Wait until no reader is catching up and the server's memory is steady; return whether all have this state."""
     deadline = time.monotonic() + SETTLE_S
     states: list[str] = ["catching_up"]
     while time.monotonic() < deadline and "catching_up" in states:

@@ -1,4 +1,4 @@
-"""Finding a moment: how long ``SUBSCRIBE … SINCE`` takes to answer, over moments of the whole history."""
+"""Finding a moment: how long ``SUBSCRIBE … SINCE`` takes to answer, for moments all over the history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOMENTS: Final = 50
 
 
 def measured(ours: Ours) -> dict[str, Any]:
-    """Each moment once; the event that comes first is checked to be no older."""
+    """Ask for each moment once, and check that the first event is no older."""
     connection = Connection(ours.port)
     oldest, _ = _one_event(connection, b"EVENTS * 1 AFTER 0\n")
     newest, stored = _one_event(connection, b"EVENTS * 1\n")
@@ -39,7 +39,7 @@ def measured(ours: Ours) -> dict[str, Any]:
 
 
 def _one_event(connection: Connection, request: bytes) -> tuple[datetime, int]:
-    """When it was received, and how far was looked: up to the head, if newest first."""
+    """When the event was received, and the seq that was looked up to: the head, if newest first."""
     connection.socket.sendall(request)
     reply = orjson.loads(connection.line())
     return datetime.fromisoformat(reply["events"][0]["received_at"]).astimezone(UTC), int(reply["seq"])

@@ -21,7 +21,7 @@ CHUNK: Final = 500
 WINDOW: Final = 10_000
 
 PENDING_BYTES: Final = 1 << 30
-"""What may wait for one reader before it is cut off (64 MiB unless told otherwise): none is cut off here."""
+"""How much may wait for one reader before it is cut off (64 MiB by default): enough that none is cut off here."""
 
 _CONNECT: Final = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}\r\n'
 _CONNECT_VERBOSE: Final = b'CONNECT {"verbose":true,"pedantic":false}\r\n'
@@ -64,7 +64,7 @@ class Nats(System):
         return Caught(seconds, tally.events, tally.events == expected)
 
     def channel(self, lines: list[bytes]) -> Channel:
-        # A verbose server says +OK to each line: for one that stores nothing the nearest to an ack.
+        # A verbose server says +OK to each line, which is as near to an ack as a server comes that stores nothing.
         connection = Connection(self.port)
         connection.line()
         connection.socket.sendall(_CONNECT_VERBOSE)

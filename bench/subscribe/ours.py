@@ -17,10 +17,10 @@ from bench.subscribe.tally import STALL_S, Tally
 from bench.workload import Workload
 
 CONNECTIONS: Final = 1400
-"""A thousand readers need places: subscribers may take three quarters."""
+"""So many that a thousand readers fit: subscribers may take three quarters of the connections."""
 
 PAGE: Final = 1000
-"""Events that one EVENTS asks for: the most that it may."""
+"""How many events one EVENTS asks for: the most that it may."""
 
 OPTIONS: Final = ("--max-connections", f"{CONNECTIONS}", "--address-connections", f"{CONNECTIONS}")
 
@@ -42,7 +42,7 @@ class Ours(System):
             raise RuntimeError(f"the store was not filled: {stored}")
 
     def catch_up(self, expected: int, pattern: str = "*", head: int | None = None) -> Caught:
-        """Of the topics that match; ``head`` is the store's newest seq, if it is not the number of events."""
+        """Read the topics that match; ``head`` is the store's newest seq, if it is not the number of events."""
         tally = Tally(self.mark)
         with socket.create_connection(("127.0.0.1", self.port), STALL_S) as connection:
             started = time.perf_counter()
@@ -53,7 +53,7 @@ class Ours(System):
         return Caught(seconds, tally.events, at_end and tally.events == expected)
 
     def poll(self, expected: int, topic: str) -> Caught:
-        """The same by asking for page after page."""
+        """Read the events of one topic by asking for page after page."""
         tally, seq = Tally(b'{"topic":"'), b"0"
         with socket.create_connection(("127.0.0.1", self.port), STALL_S) as connection:
             started = time.perf_counter()

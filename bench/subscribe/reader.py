@@ -1,6 +1,6 @@
-"""A process that reads over many connections: what it costs, and when what came.
+"""A process that reads over many connections, and reports what arrived when and what reading cost.
 
-It is a process of its own because the one that sends must not wait for it, nor share its interpreter with it.
+It is a process of its own because the sender must neither wait for it nor share an interpreter with it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from bench.subscribe.tally import STALL_S, Tally
 
 READ_BYTES: Final = 64 * 1024
 AT_ONCE: Final = 32
-"""Connections that are opened at a time. If a server has too many to accept, the kernel drops some of their packets,
-and they wait for seconds."""
+"""How many connections are opened at a time. If too many wait to be accepted, the kernel drops some of their packets,
+and the connections take seconds."""
 
 SPARE_DESCRIPTORS: Final = 64
 HEAD_BYTES: Final = 64 * 1024
-"""What comes before a reader is ready is shorter."""
+"""The answer to the greeting is shorter than this."""
 
 _RESET: Final = struct.pack("ii", 1, 0)
-"""The end of the process resets its connections. Ours goes on delivering to those that have only closed their half."""
+"""Makes the end of the process reset its connections. Our server would go on delivering after a close of one half."""
 
 _REFUSALS: Final = (b'{"status":"error"', b'{"status":"rejected"', b"-ERR")
 
@@ -42,25 +42,25 @@ class Plan:
     port: int
     readers: int
     greeting: bytes
-    """What each connection begins with."""
+    """What each connection sends first."""
     ready: bytes
-    """What the answer to that contains."""
+    """What the answer to the greeting contains."""
     mark: bytes
     """What each event has exactly once."""
     expected: int | None = None
-    """Events for each reader, after which it is done; None: it reads until it is told to stop."""
+    """How many events each reader reads; None: it reads until it is told to stop."""
     stalled: bool = False
-    """Whether nobody reads any more once all are ready."""
+    """Whether no reader reads any more once all are ready."""
 
 
 @dataclass(slots=True)
 class Arrivals:
-    """What came over one connection: after each read the moment (``time.perf_counter``) and the events so far."""
+    """What arrived over one connection: after each read, the moment (``time.perf_counter``) and the events so far."""
 
     moments: array[float] = field(default_factory=lambda: array("d"))
     counts: array[int] = field(default_factory=lambda: array("L"))
     last: bytes = b""
-    """The bytes that came last."""
+    """The bytes that arrived last."""
 
     @property
     def events(self) -> int:
@@ -69,26 +69,26 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What became of it."""
+    """The results of the process."""
 
     readers: list[Arrivals]
     cpu_s: float
-    """The process's own, since all readers were ready."""
+    """The processor time of the process since all readers were ready."""
 
     @property
     def events(self) -> int:
-        """All deliveries."""
+        """The number of all deliveries."""
         return sum(one.events for one in self.readers)
 
     @property
     def seconds(self) -> float:
-        """From the first read to the last."""
+        """The time from the first read to the last."""
         moments = [(one.moments[0], one.moments[-1]) for one in self.readers if one.moments]
         return max(last for _, last in moments) - min(first for first, _ in moments) if moments else 0.0
 
 
 class Readers:
-    """The process, seen from outside. Entered when all readers are ready."""
+    """The process, seen from outside. Entering the context waits until all readers are ready."""
 
     def __init__(self, plan: Plan) -> None:
         context = multiprocessing.get_context("spawn")
@@ -114,7 +114,7 @@ class Readers:
         return self._hear()
 
     def stop(self) -> Report:
-        """Read no more."""
+        """Tell the readers to stop reading."""
         self._pipe.send(None)
         return self._hear()
 
@@ -142,15 +142,15 @@ def _read(plan: Plan, pipe: Connection) -> None:
         else:
             _read_all(plan, pipe, sockets, tallies, arrivals)
         pipe.send(Report(arrivals, time.process_time() - cpu_s))
-        pipe.poll(None)  # connections stay open until the figures are taken
+        pipe.poll(None)  # connections stay open until the figures have been taken
     except EOFError:
-        return  # nobody is interested any more
+        return  # the other end has been closed
     except (OSError, RuntimeError) as error:
         pipe.send(f"a reader failed: {error}")
 
 
 def _connect(plan: Plan) -> tuple[list[socket.socket], list[Tally]]:
-    """Every reader, when it is ready."""
+    """Connect every reader; return when all are ready."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, plan.readers + SPARE_DESCRIPTORS), hard))
     sockets: list[socket.socket] = []
@@ -193,7 +193,7 @@ def _read_all(
     while left and not told:
         ready = poll.poll(STALL_S)
         if not ready:
-            break  # whoever counts will miss what did not come
+            break  # the counts will show what did not arrive
         for descriptor, _ in ready:
             if descriptor not in by_descriptor:
                 told = True

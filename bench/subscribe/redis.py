@@ -1,4 +1,4 @@
-"""Redis: a stream, all of it in memory, read by XREAD a thousand at a time; and pub/sub, which stores nothing."""
+"""Redis: a stream, all of it in memory, read by XREAD 1,000 entries at a time; and pub/sub, which stores nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WINDOW: Final = 10_000
 
 _ENTRY: Final = re.compile(rb"\r\n(\d+-\d+)\r\n\*2\r\n\$5\r\nevent\r\n")
 _TAIL_BYTES: Final = 4096
-"""The last entry of a page is shorter."""
+"""More than the length of a page's last entry."""
 
 
 class Redis(System):
@@ -56,7 +56,7 @@ class Redis(System):
         return Caught(seconds, tally.events, nothing_left and tally.events == expected)
 
     def channel(self, lines: list[bytes]) -> Channel:
-        # The reply is the number of readers, which a colon begins.
+        # The reply is the number of readers, which begins with a colon.
         published = [encoded([b"PUBLISH", b"events", line[:-1]]) for line in lines]
         return SocketChannel(Connection(self.port).socket, published, b":")
 
@@ -77,7 +77,7 @@ def _page(connection: socket.socket, tally: Tally, until: int) -> bytes:
 
 @contextmanager
 def start(folder: Path) -> Iterator[Redis]:
-    """A server that appends to its file, and has it fsynced once a second."""
+    """A server that appends to its file, which is fsynced once a second."""
     package, port = unpacked("redis-server"), free_port()
     arguments = [
         f"{package}/usr/bin/redis-server", "--bind", "127.0.0.1", "--port", f"{port}", "--dir", f"{folder}",

@@ -1,4 +1,4 @@
-"""What an event of a catch-up costs at each stage, one after another in one process, nothing else running."""
+"""What an event of a catch-up costs at each stage, one after another in one process, with nothing else running."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aggregator.storage.sqlite.reader import SLICE_BLOCKS
 from aggregator.wire.interest import Interest, interest_in
 
 MAX_EVENTS: Final = 200_000
-"""Enough to know it: all that a stage makes is kept for the next one."""
+"""Enough events to measure it: all that a stage makes is kept for the next one."""
 
 _SLICE: Final = """
 SELECT first_seq, received_at, topics, numbers, ends, data
@@ -33,7 +33,7 @@ FROM blocks WHERE first_seq BETWEEN ? AND ? ORDER BY first_seq LIMIT ?
 
 
 def one_round(database: Path, events: int) -> dict[str, Any]:
-    """Of the first so many events of a store that no server has open."""
+    """Measure the first ``events`` events of a store that no server has open."""
     events = min(events, MAX_EVENTS)
     thresholds = gc.get_threshold()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -92,7 +92,7 @@ def _write(connection: socket.socket, written: list[Piece]) -> None:
 
 
 async def _as_the_server_does(database: Path, events: int) -> dict[str, Any]:
-    """The engine's own reading, slice after slice, and the encoding: all but the socket."""
+    """Read slice after slice with the engine and encode the events: everything that a server does except the socket."""
     interest = interest_in(("*",))
     engine = await storage.open(Config(db=database))
     try:
@@ -115,7 +115,7 @@ async def _as_the_server_does(database: Path, events: int) -> dict[str, Any]:
 
 
 class _Drain:
-    """A connection over loopback whose other end reads all that is sent."""
+    """A connection over loopback whose other end reads everything that is sent."""
 
     def __enter__(self) -> _Drain:
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -1,4 +1,4 @@
-"""What is read from: a server that was started, with what its language has for one event and for one reader."""
+"""A system that is read from: a running server, and what its protocol has for one event and for one reader."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class Caught:
     """One catch-up."""
 
     seconds: float
-    """From the request to the last event."""
+    """The time from the request to the last event."""
     events: int
     exact: bool
-    """Whether the events were as many as they had to be, and the last one was the last."""
+    """Whether there were as many events as expected, and the last one was the newest."""
 
 
 class System(ABC):
     """A running server."""
 
     mark: ClassVar[bytes]
-    """What each event that is delivered has exactly once."""
+    """What each delivered event has exactly once."""
     greeting: ClassVar[bytes]
-    """What makes a connection a reader of everything that is sent from now on."""
+    """What makes a connection a reader of everything that is sent from then on."""
     ready: ClassVar[bytes]
-    """What the answer to that contains."""
+    """What the answer to the greeting contains."""
 
     def __init__(self, pid: int, port: int) -> None:
         self.port = port
@@ -45,15 +45,15 @@ class System(ABC):
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
-        """Of everything that the figures depend on."""
+        """The versions of everything that the figures depend on."""
 
     @abstractmethod
     def fill(self, lines: list[bytes]) -> None:
-        """Have all these events stored."""
+        """Let the system store all these events."""
 
     @abstractmethod
     def catch_up(self, expected: int) -> Caught:
-        """Read all that is stored: so many events."""
+        """Read all stored events, which are ``expected`` in number."""
 
     @abstractmethod
     def channel(self, lines: list[bytes]) -> Channel:
@@ -61,18 +61,18 @@ class System(ABC):
 
 
 class Systems:
-    """Those that take turns: ours, and the peers that run. Ours comes first, and must not fail."""
+    """The systems that take turns: ours, and the peers that run. Ours comes first and must not fail."""
 
     def __init__(self, ours: System, on_failure: Callable[[str, BaseException], None]) -> None:
         self._running = {OURS: ours}
         self._on_failure = on_failure
 
     def add(self, name: str, peer: System) -> None:
-        """Have one more take turns."""
+        """Add a peer that takes turns."""
         self._running[name] = peer
 
     def each(self, measure: Callable[[System], dict[str, Any]], backwards: bool) -> dict[str, dict[str, Any]]:
-        """The figures of each by its name. A peer that fails is left out from now on."""
+        """The figures of each system by its name. A peer that fails is left out from then on."""
         figures = {}
         for name, system in list(self._running.items())[:: -1 if backwards else 1]:
             try:

@@ -1,4 +1,4 @@
-"""Counts what comes over a connection: lines, and events by a mark that each has exactly once."""
+"""Counts what arrives over a connection: lines, and events by a mark that each has exactly once."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Final
 from bench.channel import READ_BYTES, Marks
 
 STALL_S: Final = 60.0
-"""Nothing for so long: the server hangs, and its run has failed."""
+"""If nothing arrives for so long, the server hangs and its run has failed."""
 
 
 class Tally:
-    """Of one connection, however its stream is cut."""
+    """Counts for one connection, however its stream is cut."""
 
     def __init__(self, mark: bytes) -> None:
         self.events = 0
         self.lines = 0
         self.last = b""
-        """The bytes that came last."""
+        """The bytes that arrived last."""
         self._marks = Marks(mark)
 
     def add(self, data: bytes) -> None:
-        """Count what has come. Raises ConnectionError at the end of the stream."""
+        """Count what has arrived. Raises ConnectionError at the end of the stream."""
         if not data:
             raise ConnectionError("the server closed a reader's connection")
         self.events += self._marks.count(data)
@@ -31,7 +31,7 @@ class Tally:
         self.last = data
 
     def read_until(self, connection: socket.socket, done: Callable[[], bool]) -> None:
-        """Read and count."""
+        """Read and count until ``done``."""
         connection.settimeout(STALL_S)
         while not done():
             self.add(connection.recv(READ_BYTES))

@@ -1,4 +1,4 @@
-"""What readers cost those who send: throughput and ack latency without readers and beside them."""
+"""What readers cost the senders: throughput and ack latency without readers and with them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALL_BEHIND: Final = f"{BEHIND}_catching_up"
 def one_round(
     ours: Ours, count: int, seconds: float, first: int, backlog: int, backwards: bool
 ) -> dict[str, dict[str, Any]]:
-    """Each once. ``first`` numbers events; ``backlog`` is how many are stored at least."""
+    """Each part once. Events are numbered from ``first``; at least ``backlog`` events are stored."""
     loads: dict[str, Callable[[workload.Workload], dict[str, Any]]] = {
         NONE: lambda work: _load(ours, work),
         LIVE: lambda work: _beside_live(ours, work),
@@ -55,7 +55,7 @@ def one_round(
 
 
 def events_of_round(count: int, seconds: float) -> int:
-    """How many events a round numbers."""
+    """How many numbers of events a round uses."""
     return 4 * count + 2 * max(CONNECTIONS, int(RATE * seconds))
 
 
@@ -93,7 +93,7 @@ def _behind(ours: Ours, count: int) -> Iterator[Readers]:
 
 
 def _caught(report: Report, seconds: float, backlog: int, rate: float) -> dict[str, Any]:
-    """What the readers got in the last so many seconds."""
+    """What the readers got in the last ``seconds`` seconds."""
     ended = max((one.moments[-1] for one in report.readers if one.moments), default=0.0)
     before = [bisect_right(one.moments, ended - seconds) for one in report.readers]
     events = sum(

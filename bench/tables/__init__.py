@@ -1,4 +1,4 @@
-"""The tables of figures in documents: each makes Markdown from one result file."""
+"""The tables of figures in documents: each module makes Markdown of one result file."""
 
 from collections.abc import Callable
 from typing import Any, Final
@@ -21,4 +21,4 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "producers": producers.table,
     "tls": tls.table,
 }
-"""By the name of the result file."""
+"""The functions by the name of the result file."""

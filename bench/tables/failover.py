@@ -1,4 +1,4 @@
-"""What failovers of PostgreSQL, cuts of its connection and the move from SQLite have left, as a long run counted."""
+"""What is left after failovers of PostgreSQL, cuts of its connection, and the move from SQLite; from a long run."""
 
 from __future__ import annotations
 

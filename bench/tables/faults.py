@@ -1,4 +1,4 @@
-"""What the fault tests measured, and the soak among them. The names of the faults are those of ``tests/faults``."""
+"""What the fault tests measured, including the soak. The names of the faults are those of ``tests/faults``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def found_table(record: dict[str, Any]) -> str:
-    """Faults that use brought to light: the worst figures of their tests."""
+    """Each fault with the worst figures of its tests."""
     names = _names()
     worst: dict[str, dict[str, float]] = {}
     for test in record["figures"]["tests"].values():
@@ -81,7 +81,7 @@ def soak_table(record: dict[str, Any]) -> str:
 
 
 def _names() -> dict[str, str]:
-    """Each fault's number with its name, by its number."""
+    """The number and the name of each fault, by its number."""
     found = re.findall(r"^\| (([TR]\d+) .+?) \|", NAMES.read_text(), re.MULTILINE)
     return {number: name for name, number in found}
 

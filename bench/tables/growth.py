@@ -1,4 +1,4 @@
-"""What history costs: the points of the growth, and the last against the first."""
+"""What history costs: the points of the growth, and the last one against the first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.tables.markdown import ms, whole
 
 
 def table(record: dict[str, Any]) -> str:
-    """Of random ids, where both kinds were measured."""
+    """The points of random ids, if both kinds were measured."""
     figures = record["figures"]
     history = figures.get("random") or figures["ordered"]
     return f"{_points(history['points'])}\n{_against_bars(history, figures.get('rate_second_to_first'))}"

@@ -1,4 +1,4 @@
-"""Ack latency, and what of it is the sender's own."""
+"""Ack latency, and the sender's own part of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables in Markdown, and how figures are written in them."""
+"""Tables in Markdown, and the format of figures in them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def rows(head: Sequence[str], *body: Iterable[str]) -> str:
 
 
 def whole(number: float) -> str:
-    """With commas, without a fraction."""
+    """A number with commas, without a fraction."""
     return f"{number:,.0f}"
 
 
 def ms(milliseconds: float) -> str:
-    """With about three digits."""
+    """Milliseconds with about three digits."""
     return f"{milliseconds:.{2 if milliseconds < 10 else 1 if milliseconds < 100 else 0}f} ms"

@@ -1,4 +1,4 @@
-"""Other systems: those that promise as much first, the fastest first."""
+"""Other systems: first those that promise as much as ours, and the fastest of them first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.tables.markdown import ms, whole
 
 
 def table(record: dict[str, Any]) -> str:
-    """Peers with events already in them have a table of their own."""
+    """Peers with events already stored have a table of their own."""
     measured = {name: figure | {"medians": command.medians(figure["runs"])}
                 for name, figure in record["figures"].items() if figure["runs"]}  # fmt: skip
     ordered = sorted(

@@ -1,4 +1,4 @@
-"""What clients that keep nothing lose when the server restarts, as ``tests/test_producers.py`` has measured it."""
+"""What clients that keep nothing lose when the server restarts, as measured by ``tests/test_producers.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an event costs at each stage: the two threads beside each other."""
+"""What an event costs at each stage, with the two threads side by side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _wrapped(texts: dict[str, Any]) -> str:
-    """The texts of the wrap port beside each other; the last row is the ratio of all stages to those of an event."""
+    """The texts of the wrap port side by side; the last row is the ratio of all stages to those of an event."""
     names = next(iter(texts.values()))
     return markdown.rows(
         ["wrap port", *texts], *([name, *(f"{stages[name]:.2f}" for stages in texts.values())] for name in names)

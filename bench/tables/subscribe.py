@@ -1,4 +1,4 @@
-"""Readers: beside other systems, and what they cost."""
+"""Readers: compared with other systems, and what they cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SYSTEMS: Final = {"ours": "ours", "nats": "NATS", "redis": "Redis"}
 
 
 def table(record: dict[str, Any]) -> str:
-    """Two: all systems, and ours against its bars. A part that was not run has no rows."""
+    """Two tables: all systems, and ours against its bars. A part that was not run has no rows."""
     figures = record["figures"]
     tables = []
     if beside := [*_catch_ups(figures), *_fan_outs(figures)]:
@@ -55,7 +55,7 @@ def _fan_outs(figures: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def _cells(found: dict[str, float], shown: Callable[[float], str]) -> Iterator[str]:
-    """Each system's figure; for the others also what ours is to it."""
+    """The figure of each system, with the ratio of ours to it for the other systems."""
     for name in SYSTEMS:
         if name not in found:
             yield ""

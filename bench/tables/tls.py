@@ -1,4 +1,4 @@
-"""What TLS costs: the same server and events over TLS, beside plain TCP."""
+"""What TLS costs: the same server and events over TLS, compared with plain TCP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AUTH on the ports that take lines and texts: what is answered, and what becomes of what follows."""
+"""AUTH on the ports that take lines and texts: how it is answered, and what happens to the lines after it."""
 
 from __future__ import annotations
 

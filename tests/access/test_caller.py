@@ -1,4 +1,4 @@
-"""Who a client is after each thing that it has shown, and after each change of the rules."""
+"""The identity of a client after each credential that it has shown, and after each change of the rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEAR, FAR, FAR_OVER_TLS = Credentials("127.0.0.1"), Credentials("10.1.0.7"), Cre
 
 
 class World:
-    """A client, and the rules that it is known by."""
+    """A client, and the rules that identify it."""
 
     def __init__(self, credentials: Credentials, *stanzas: Stanza) -> None:
         self._identities = Identities(Config())

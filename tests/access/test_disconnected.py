@@ -1,4 +1,4 @@
-"""Whoever is removed or killed: what was read is stored, and what arrives later is not, on ports of every kind."""
+"""Clients that are removed or killed: what was read is stored, what arrives later is not, on ports of every kind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS = {"removed": "the credentials of web are no longer valid", "killed": "an a
 
 
 class World:
-    """A server, and a client of one of its ports that is known by address."""
+    """A server, and a client of one of its ports, known by its address."""
 
     def __init__(
         self, start_server: StartServer, folder: Path, port: str, *made: changes.Change, **limits: float
@@ -52,13 +52,13 @@ class World:
         return Peer(self.server.port, source=elsewhere.SUPERUSER)
 
     def says(self, name: str) -> bytes:
-        """One event, as this port takes it."""
+        """One event in the form that this port takes."""
         if self.port == "wrap":
             return f"{name}\n".encode()
         return forward("t", [{"id": name}]) if self.port == "forward" else event(name)
 
     def end(self, way: str, admin: Peer) -> None:
-        """End the client, and wait until that is done."""
+        """End the client, and wait until it has been disconnected."""
         if way == "removed":
             self._write()
             self.server.signal(signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""The file of identities: what it says, and what is wrong with it, in one line that names the stanza."""
+"""The file of identities: its contents, and its mistakes, each reported in one line that names the stanza."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WEB = '[[identity]]\nname = "web"\n'
 
 
 def complaint(text: str) -> str:
-    """What is wrong with a text, if anything is."""
+    """The mistake in a text; empty if there is none."""
     try:
         file.parse(text, MAX_LINE_BYTES)
     except BadIdentities as error:

@@ -1,4 +1,4 @@
-"""Who may do what on the Forward port, which knows no tokens."""
+"""Permissions on the Forward port, which has no tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAN: dict[str, Any] = {"name": "lan", "address": ["10.1.0.0/24"], "publish": ["a
 
 
 class World:
-    """A server with a Forward port that other machines reach."""
+    """A server with a Forward port that clients on other machines can reach."""
 
     def __init__(self, start_server: StartServer, folder: Path, key: bool = False, *options: str) -> None:
         path = identities.write(folder / "identities.toml", LAN)

@@ -1,4 +1,4 @@
-"""The tables of permissions in README.md, cell by cell, against a server."""
+"""The tables of permissions in README.md, checked against a server cell by cell."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ AS_IF_IT_DID_NOT_EXIST = {
 
 
 class World:
-    """A server, one identity for each permission, and two topics with an event and a reader's name each."""
+    """A server, one identity for each permission, and two topics, each with an event and a reader's name."""
 
     def __init__(self, server: ServerProcess, tokens: dict[str, str]) -> None:
         self.server = server
@@ -62,7 +62,7 @@ class World:
         return peer
 
     def does(self, who: str, line: bytes) -> list[Json]:
-        """What a client is told, up to the end of what it has to say to one line."""
+        """The replies to one line: the first one and, after a SUBSCRIBE that succeeded, the next one."""
         with self.client(who) as peer:
             peer.send(line)
             peer.half_close()
@@ -109,7 +109,7 @@ def test_a_cell(world: World, what: str, who: str, cell: str) -> None:
         assert (reply["status"], reply["code"]) == ("error" if who == "nobody" else "rejected", code)
 
 
-# --- who is who
+# --- which identity a client has
 
 
 def rules(tmp_path: Path) -> tuple[str, Path]:

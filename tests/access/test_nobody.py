@@ -1,4 +1,4 @@
-"""Until an inbox is told whom it is from, its client may do nothing."""
+"""Until an inbox is told who its client is, the client may do nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def state() -> State:
 
 
 def published(inbox: Inbox | WrapInbox) -> int:
-    """How many events are given out of what it has."""
+    """How many events the inbox gives out of what it was fed."""
     return sum(len(found) for found in inbox.turn() if isinstance(found, Events))
 
 

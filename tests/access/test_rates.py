@@ -1,4 +1,4 @@
-"""Rates: a sender that is too fast is slowed. Nothing is dropped, and nobody else notices."""
+"""Rates: a sender that is too fast is slowed down. Nothing is dropped, and no other client notices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.harness.wire import Peer, event
 
 
 class Limited:
-    """A server; ``slow`` is limited, ``fast`` is not."""
+    """A server with a limited client, ``slow``, and an unlimited one, ``fast``."""
 
     def __init__(
         self, start_server: StartServer, folder: Path, *options: str, changes: Sequence[Change] = (), **limits: object
@@ -40,7 +40,7 @@ class Limited:
         return self.slowed() > 0
 
     def slowed(self) -> int:
-        """How many clients of the one that is limited are slowed at the moment."""
+        """How many connections of the limited client are slowed down at the moment."""
         with Peer(self.server.port) as peer:
             peer.send(self.fast + b"CLIENTS\n")
             clients = peer.replies(2)[1]["clients"]
@@ -53,7 +53,7 @@ class Limited:
 
 
 def send_for_ever(peer: Peer, prefix: str) -> threading.Thread:
-    """Send events as fast as they are taken, until the peer is closed."""
+    """Send events as fast as the server takes them, until the peer is closed."""
 
     def send() -> None:
         number = 0
@@ -70,7 +70,7 @@ def send_for_ever(peer: Peer, prefix: str) -> threading.Thread:
 
 
 def rate_of(limited: Limited, seconds: float) -> float:
-    """Events stored a second, counted from one moment at which some were stored to another."""
+    """Events stored per second, from one moment at which the count had just changed to another."""
     seen: list[tuple[float, int]] = []
     with Peer(limited.server.port) as peer:
         peer.ask(limited.fast)
@@ -235,7 +235,7 @@ def test_another_connection_does_not_get_round_a_rate(start_server: StartServer,
         one.send(event("e") * 100)
         wait_until(limited.is_slowed)
         wait_until(lambda: limited.stats()["unique_processed"] == 1)
-        other.ask(limited.slow)  # who it is, is told at once
+        other.ask(limited.slow)  # AUTH is answered at once
         other.send(event("f"))
         wait_until(lambda: limited.slowed() == 2)
         assert limited.stats()["unique_processed"] == 1

@@ -1,4 +1,4 @@
-"""Topics that may not be read do not exist: every way on which one could be heard of."""
+"""Topics that a client may not read do not exist for it, by any way in which it could learn of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.harness.wire import Json, Peer, event, events
 
 
 class World:
-    """A server; ``web`` reads web.*, ``db`` reads db.*, ``root`` reads all."""
+    """A server; ``web`` reads web.*, ``db`` reads db.*, ``root`` reads everything."""
 
     def __init__(self, start_server: StartServer, folder: Path, **settings: Any) -> None:
         made = {
@@ -41,7 +41,7 @@ class World:
         return peer
 
     def let_read(self, name: str, *globs: str) -> None:
-        """From now on ``name`` may read these topics."""
+        """Let ``name`` read these topics from now on."""
         self.stanzas[name]["read"] = globs
         identities.write(self.path, *self.stanzas.values())
         seen = self.server.log.count("reloaded")
@@ -223,7 +223,7 @@ def test_a_name_stays_its_owners_whoever_else_has_read_under_it(world: World) ->
 
 
 def test_names_that_were_made_before_there_were_owners(start_server: StartServer, tmp_path: Path) -> None:
-    """Whoever may read all that they are for may use them, and owns them from then on."""
+    """A reader that may read everything that a name is for may use the name, and owns it from then on."""
     world = World(start_server, tmp_path)
     assert world.server.stop() == 0
     with sqlite3.connect(tmp_path / "events.db") as database:

@@ -1,4 +1,4 @@
-"""Rules that are read again while the server runs."""
+"""Rules that are reloaded while the server runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALL = {"publish": ["*"], "read": ["*"], "may": ["monitor"]}
 
 
 class World:
-    """A server, and the file that it reads again."""
+    """A server, and the file that it reloads."""
 
     def __init__(self, start_server: StartServer, folder: Path) -> None:
         self.path = folder / "identities.toml"
@@ -38,7 +38,7 @@ class World:
         identities.write(self.path, *self.stanzas.values())
 
     def reload(self) -> None:
-        """Have it read again, and wait until that is done."""
+        """Let the server reload the file, and wait until it has."""
         self.write()
         seen = self.server.log.count("reloaded")
         self.server.signal(signal.SIGHUP)
@@ -75,7 +75,7 @@ def test_whoever_is_known_no_more_is_ended_with_all_that_was_read_acked(world: W
         world.reload()
         at = time.monotonic()
         rest: list[Json] = []
-        with in_background(lambda: rest.extend(web.rest())):  # at once: it is waited for a second
+        with in_background(lambda: rest.extend(web.rest())):  # at once, because the server waits only a second for it
             acks_of_other = [other.ask(event(f"other-{number}"))["status"] for number in range(200)]
         replies += rest
         took_s = time.monotonic() - at
@@ -146,7 +146,7 @@ def test_whoever_reads_by_old_rules_has_to_connect_again(world: World, command: 
 
 
 def _codes(peer: Peer) -> list[str]:
-    """What is said up to the end."""
+    """The codes of all replies up to the end of the connection."""
     return [reply["code"] for reply in peer.rest()]
 
 

@@ -1,4 +1,4 @@
-"""Who a client is, by what it has shown."""
+"""The identity of a client, by the credentials that it has shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nothing of a token is anywhere but where it has to be."""
+"""No part of a token appears anywhere but where it has to be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.harness.server_process import StartServer
 from tests.harness.wire import Peer, event
 
 SHOWN = 12
-"""So many characters of a token may be seen nowhere."""
+"""This many characters of a token may not appear anywhere."""
 
 
 def test_no_token_is_logged_stored_or_answered(start_server: StartServer, tmp_path: Path) -> None:
@@ -57,13 +57,13 @@ def test_no_token_is_logged_stored_or_answered(start_server: StartServer, tmp_pa
             assert part not in server.log
             assert not any(part in reply for reply in said if one != word), "only to whom it was sent by mistake"
             for file in server.db.parent.rglob("*"):
-                wrapped = one == late  # on the wrap port a second AUTH is a text, and stored as every text is
+                wrapped = one == late  # a second AUTH on the wrap port is a text, and is stored like any text
                 assert wrapped or part.encode() not in file.read_bytes(), file
     assert "(a token)" in server.log
 
 
 def test_no_token_is_seen_of_our_own_sender(start_server: StartServer, tmp_path: Path) -> None:
-    """Neither by other users of its machine, nor in what it writes."""
+    """It is visible neither to other users of the machine nor in what the sender writes."""
     secret, stanza = identities.with_token("web", publish=["app"], read=["*"], may=["admin"])
     path = identities.write(tmp_path / "identities.toml", stanza)
     server = start_server("--identities", str(path), "--anonymous", "none", "--log-level", "debug")

@@ -1,4 +1,4 @@
-"""Our own sender, where not all that it sends is permitted."""
+"""Our own sender, when it may not publish everything that it sends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strangers: few places, little time, a kibibyte. Whoever is known does not notice them."""
+"""Strangers get few places, little time and a kibibyte. Known clients do not notice them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which topics a permission has, and which patterns of readers it covers."""
+"""The topics that a permission covers, and the readers' patterns that it covers."""
 
 from __future__ import annotations
 

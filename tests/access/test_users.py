@@ -1,4 +1,4 @@
-"""Users at the other end of a unix socket, and those that the kernel cannot tell."""
+"""Users at the other end of a unix socket, and users that the kernel cannot identify."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def can_have_namespaces() -> bool:
 
 
 def asked_by(uid: int, path: Path, line: bytes) -> Json:
-    """What a server answers to this user."""
+    """The server's answer to this user."""
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(60)
         os.seteuid(uid)
@@ -59,7 +59,7 @@ def test_what_the_kernel_says_for_users_that_it_cannot_tell(tmp_path: Path, monk
 def test_a_user_that_cannot_be_told_is_no_user_of_the_file(new_server: StartServer, anonymous: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)  # for all users
+        folder.chmod(0o755)  # accessible to all users
         known = identities.write(
             folder / "identities.toml", {"name": "web", "uid": [USER], "publish": ["*"], "may": ["admin"]}
         )

@@ -1,13 +1,13 @@
-"""Faults, provoked for real from outside the server, and what must hold in each.
+"""Faults, provoked for real from outside the server, and what must hold during each.
 
-tests/harness/account.py compares events: LOST = acked − stored, PHANTOM = stored − sent, DUPLICATE, CORRUPT (in another
-form than sent, or under another seq than acked) and replies that belong to no line are all 0. SQLite finds the file
-sound. When the events of unknown fate have been sent again, stored = sent.
+tests/harness/account.py compares events. These counts must all be 0: LOST = acked − stored, PHANTOM = stored − sent,
+DUPLICATE, CORRUPT (stored in a form other than the one sent, or under a seq other than the acked one), and replies that
+belong to no line. SQLite must find the file sound. After the events of unknown fate have been resent, stored = sent.
 
 Three environment variables, for runs by hand:
 
-- ``AGGREGATOR_FAULTS=long``: as many rounds as a release deserves, instead of those that CI has time for (``sizes``);
-- ``AGGREGATOR_FAULTS_RESULT=FILE``: write what each test has measured into one JSON file (``record``);
+- ``AGGREGATOR_FAULTS=long``: as many rounds as a release deserves, instead of as many as CI has time for (``sizes``);
+- ``AGGREGATOR_FAULTS_RESULT=FILE``: write the measurements of each test into one JSON file (``record``);
 - ``AGGREGATOR_FAULTS_SEED=NUMBER``: the random moments of an earlier run, which printed the number.
 
 The times here hold on a quiet machine; the assertions are wider (``sizes.SLACK``). The docstrings of the tests name the
@@ -28,7 +28,7 @@ faults by these numbers:
 | T11 … in the recovery from kill -9 | test_io_errors | one line and exit code 1; the next start: LOST = 0 |
 | T12 death between commit and ack | test_kill | seen to happen; resent: duplicate |
 | T13 cancelled commit | test_parts_that_fail | the sender that waits for it is told nothing |
-| T14 reader that does not let go | test_other_programs | acks go on; the WAL is cut within 10 s of its end |
+| T14 reader that does not let go | test_other_programs | acks go on; the WAL is cut within 10 s of the reader's end |
 | T15 writer that holds the lock | test_other_programs | no error, senders wait, PING within 20 ms (p99) |
 | T16 second server | tests/test_start | refused within 1 s; the first has no error |
 | T17 damaged files | test_damaged_files, tests/test_start | never an empty database in place of the old one |
@@ -52,7 +52,7 @@ faults by these numbers:
 | T35 1,000 resets in mid-batch, on each loop | test_connection_floods | no traceback, the others' acks all there |
 | T36 cut network | test_network | LOST = 0, the dead peer noticed |
 | T37 throttled path | test_network | nobody else held up, memory bounded |
-| T38 flooder | test_slow_and_greedy_peers | the polite get their share |
+| T38 flooder | test_slow_and_greedy_peers | polite clients get their share |
 | T39 churn | test_connection_floods | descriptors and memory back |
 | T40 stalled disk, 50 flooders | test_slow_disk | no OOM, queue bounded, RSS below 96 MiB and SQLite's cache |
 | T41 soak at half of peak | test_soak | memory, descriptors, WAL and latency level |
@@ -60,11 +60,11 @@ faults by these numbers:
 | T43 SIGTERM with idle clients | tests/test_durability | exit code 0 in time, on both loops |
 | T44 second signal; kill -9 while stopping | tests/test_durability, test_kill | end within 1 s; LOST = 0 |
 | T45 SIGTERM with a stuck disk | test_slow_disk | ends at the deadline with exit code 1, acks nothing |
-| T46 a defect in a part | test_parts_that_fail, tests/test_consumer | exit code 1 in 2 s; of a connection: that one |
+| T46 a defect in a part | test_parts_that_fail, tests/test_consumer | exit code 1 in 2 s; a connection: ends alone |
 | T47 process 1 | test_parts_that_fail | SIGTERM: exit code 0 within 5 s |
 | T48 port in use, no permission, no folder | tests/test_start | exit code 1, one clear line |
 | T49 files removed, renamed, replaced | test_files_gone | no further ack, exit code 1 within 2 s, one line |
-| T50 foreign writers; a second server without the lock | test_files_gone | LOST = 0, no seq twice; in HEALTH and log |
+| T50 foreign writers; a second server without the lock | test_files_gone | LOST = 0, no seq twice; HEALTH, log tell |
 | T51 lines that take as much work as their bytes allow | test_worst_lines | another's PING within 150 ms (p99) |
 | T52 16 greedy readers | test_worst_lines | another's small answer within 300 ms |
 | T53 NUL bytes, counted octets, an endless array | test_framing | named, counted, ended; nothing stored |
@@ -80,13 +80,13 @@ faults by these numbers:
 | T63 any bytes on the wrap port | tests/wrap | all is stored, or named in the log |
 | T64 kill -9 between a Forward commit and its ack | tests/test_activation, tests/forward | LOST = 0, none twice |
 | T65 a Forward client that never reads acks | tests/forward | muted; its events are stored; nobody held up |
-| T66 TLS clients that only write, or end by FIN | tests/tls/test_clients | all is acked or stored; with tickets not |
-| T67 strangers and floods at a TLS port | tests/tls/test_strangers | who is known is served; memory is bounded |
+| T66 TLS clients that only write, or end by FIN | tests/tls/test_clients | all is acked or stored; not with tickets |
+| T67 strangers and floods at a TLS port | tests/tls/test_strangers | known clients are served; memory is bounded |
 | T68 broken certificates at the start and at SIGHUP | tests/tls/test_certificates | one line; the old ones serve on |
 | T69 socket files of killed and of running servers | tests/test_sockets | replaced; left alone |
 
-Readers: lost (acked, in a range that was said to be complete, and not delivered), doubled, disordered and phantom are
-all 0 (tests/harness/reading.py).
+Readers: lost (acked, in a range that was said to be complete, and not delivered), doubled, disordered and phantom
+events must all be 0 (tests/harness/reading.py).
 
 | | where | and |
 |---|---|---|
@@ -100,14 +100,14 @@ all 0 (tests/harness/reading.py).
 | R8 SIGTERM with readers in every state | test_readers_stop | exit code 0 in time, told where to resume |
 | R9 EIO, a damaged block in the backlog | test_readers_stop, tests/test_reader | that reader is told, others go on |
 | R10 full disk | test_readers_full_disk, tests/test_cursors | deliveries go on, ACK says storage_full |
-| R11 readers that vanish | test_readers_network, test_readers_under_load | their places are free in time |
+| R11 readers that vanish | test_readers_network, test_readers_under_load | their places are freed in time |
 | R12 everything on one connection, pipelined | tests/test_subscribe | replies in the order of their lines |
 | R13 half-close, netcats | tests/test_subscribe | all is delivered |
 | R14 patterns, 100,000 topics | tests/test_pattern, tests/test_subscribe, tests/test_reader | as SQLite's GLOB |
 | R15 odd events | tests/test_subscribe | byte for byte |
 | R16 WAIT | tests/test_events, tests/test_feed | one reply each |
 | R17 a clock that steps back | tests/test_events, tests/test_reader | received_at never falls, SINCE is exact |
-| R18 catching up at full load | test_readers_under_load | the WAL is cut as ever, memory level |
+| R18 catching up at full load | test_readers_under_load | the WAL is cut as always, memory level |
 | R19 two readers with one name | tests/test_cursors, tests/test_feed | the newest wins at once |
 | R20 events that are removed | tests/test_reader, tests/test_feed, tests/test_subscribe | the gap is named exactly |
 | R21 foreign positions, stores, patterns | tests/test_subscribe, tests/test_cursors | refused, nothing delivered |

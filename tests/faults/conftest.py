@@ -1,4 +1,4 @@
-"""All tests here are fault tests; random moments for them, the disks that they break, and the network."""
+"""Marks all tests here as fault tests, and makes the disks that they break and the network that they cut."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class Made(Protocol):
-    """What a machine may be unable to make."""
+    """A thing that some machines cannot make."""
 
     def make(self) -> str | None:
-        """Make it; return why that is not possible here, if it is not."""
+        """Make it; if that is not possible here, return why."""
 
     def remove(self) -> None: ...
 
@@ -46,13 +46,13 @@ def made(thing: M) -> Iterator[M]:
 
 @pytest.fixture
 def ext4_image(tmp_path: Path) -> Iterator[Ext4Image]:
-    """A disk of its own, whose content can be looked at as a power cut would leave it."""
+    """A separate disk, whose content can be inspected as a power cut would leave it."""
     yield from made(Ext4Image(tmp_path / "disk.img", tmp_path / "disk"))
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """A disk that is soon full, and can be enlarged."""
+    """A disk that soon is full, and can be enlarged."""
     yield from made(SmallDisk(tmp_path / "small"))
 
 

@@ -1,4 +1,4 @@
-"""Any bytes may arrive: each line has one reply, no other client is harmed, no memory is held, no line smuggled in."""
+"""Any bytes may arrive. Each line has one reply; no other client is harmed, no memory is held, no line smuggled in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def no_defect_shows(server: ServerProcess) -> Iterator[None]:
-    """After each of these tests the server is well, and has logged no traceback and no error."""
+    """After each of these tests the server is healthy, and has logged no traceback and no error."""
     yield
     assert server.ask("HEALTH")["health"] == "healthy"
     assert "Traceback" not in server.log
@@ -41,7 +41,7 @@ POISON = [
 
 @pytest.mark.parametrize(("poison", "code"), POISON)
 def test_one_poison_event_among_500_harms_no_other(server: ServerProcess, poison: bytes, code: str) -> None:
-    """T20. The events are lines of their own, and are committed together."""
+    """T20. Each event has its own line, and all are committed together."""
     lines = events("e", 500)
     lines[250] = poison
     replies = exchange(server.port, b"".join(lines))
@@ -56,7 +56,7 @@ def test_one_poison_event_among_500_harms_no_other(server: ServerProcess, poison
     [one for one in POISON if one.id in ("2^64-1", "half a surrogate pair", "escaped NUL", "wrong type")],
 )
 def test_one_poison_event_in_a_batch_line_harms_no_other(server: ServerProcess, poison: bytes, code: str) -> None:
-    """T20. A poison event that is no JSON spoils its whole line; one that is JSON and no event is one bad member."""
+    """T20. A poison event that is not JSON spoils its whole line; one that is JSON is one bad member."""
     lines = events("e", 500)
     lines[250] = poison
     (reply,) = exchange(server.port, b"[" + b",".join(line[:-1] for line in lines) + b"]\n")
@@ -81,7 +81,7 @@ SMUGGLED = event("smuggled")
 def test_an_over_long_line_is_rejected_once_and_nothing_in_it_is_read(
     server: ServerProcess, line: bytes, pause: bool
 ) -> None:
-    """T24. Its tail is never taken for a line, not even when it comes after the rejection has been sent."""
+    """T24. Its tail is never taken for a line, not even when it arrives after the rejection was sent."""
     with Peer(server.port) as peer:
         peer.send(line[: MIB + 2])
         head = []
@@ -117,7 +117,7 @@ def test_a_line_far_over_the_limit_costs_no_memory(server: ServerProcess, record
 
 
 def test_an_unfinished_line_is_held_about_once(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """T24. Clients can make the server hold the line so far, and the bytes of one read."""
+    """T24. Clients can make the server hold the unfinished line, plus the bytes of one read."""
     server.ask("PING")
     before = server.rss_bytes
     holding = [Peer(server.port) for _ in range(40)]
@@ -134,7 +134,7 @@ def test_an_unfinished_line_is_held_about_once(server: ServerProcess, record_fig
 
 GOOD = event("e")[:-1]
 MATRIX = [
-    # Numbers: JSON does not limit them, and each digit is kept.
+    # Numbers: JSON sets no limits, and each digit is kept.
     (event("e", payload='{"n":9007199254740993}'), "stored"),
     (event("e", payload='{"n":9223372036854775808}'), "stored"),
     (event("e", payload='{"n":18446744073709551616}'), "stored"),
@@ -192,7 +192,7 @@ MATRIX = [
 
 
 def test_the_json_matrix(server: ServerProcess) -> None:
-    """T26. All lines come on one connection, so that a BOM is not at its start. Each is answered as documented."""
+    """T26. All lines come on one connection, so a BOM is never at its start. Each line is answered as documented."""
     with Peer(server.port) as peer:
         assert peer.ask(event("first"))["status"] == "stored"
         for number, (line, expected) in enumerate(MATRIX):
@@ -204,7 +204,7 @@ def test_the_json_matrix(server: ServerProcess) -> None:
 
 
 def nested(levels: int) -> bytes:
-    """An event that is nested so deeply: the event, its payload, and arrays."""
+    """An event nested this deep: the event itself, its payload, and arrays."""
     return event("deep", payload='{"a":' + "[" * (levels - 2) + "]" * (levels - 2) + "}")
 
 
@@ -236,7 +236,7 @@ def test_nesting_harms_nothing(server: ServerProcess, line: bytes, code: str, re
     assert len(server.log) < 10_000
 
 
-@pytest.mark.timeout(300)  # a busy machine takes two minutes for so many lines
+@pytest.mark.timeout(300)  # a busy machine takes two minutes for this many lines
 def test_mutated_lines_have_one_reply_each(start_server: StartServer, record_figures: RecordFigures) -> None:
     """T28. Lines from a fixed seed on one connection. Each reply is compared with Python's own parser."""
     limit = 2000

@@ -31,7 +31,7 @@ def assert_no_defect_shows(server: ServerProcess) -> None:
 
 
 def test_resets_in_mid_batch_harm_nobody(server_on_both_loops: ServerProcess, record_figures: RecordFigures) -> None:
-    """T35. Their events are queued or being committed when the clients are gone. uvloop raises on writes to a closed
+    """T35. When the clients vanish, their events are queued or being committed. uvloop raises on writes to a closed
     transport, asyncio does not."""
     server = server_on_both_loops
     account = Account()
@@ -42,7 +42,7 @@ def test_resets_in_mid_batch_harm_nobody(server_on_both_loops: ServerProcess, re
             with Peer(server.port) as peer:
                 peer.send(b"".join(lines.values()) + b"PING\n%\n" + event("cut")[:-1])
                 if number % 3 == 0:
-                    peer.reply()  # it is reset in the middle of its replies, not before them
+                    peer.reply()  # so that the reset comes in the middle of the replies, not before them
                 peer.reset()
         acks = [len(client.waited_s) for client in polite]
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
@@ -53,12 +53,12 @@ def test_resets_in_mid_batch_harm_nobody(server_on_both_loops: ServerProcess, re
 
 
 def test_churn_leaves_nothing_behind(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """T39. Connections with every kind of end, one after the other: descriptors and memory are back where they were.
+    """T39. Connections with every kind of end, one after the other: descriptors and memory return to where they were.
 
-    Their events are duplicates, because the store may grow with what it stores. Measured: memory grows by 20 MB over
-    the first 6,000 connections and is flat after that, ± 3 MB. Each connection leaves a cycle of objects behind, and
-    Python looks for cycles at every 100,000 objects only (cli.GC_THRESHOLDS). So the measurement begins after 8,000.
-    Over 20,000 connections a leak of 400 bytes each would show.
+    The events are duplicates, because the store may grow with new events. Measured: memory grows by 20 MB over the
+    first 6,000 connections, and is flat after that, ± 3 MB. Each connection leaves a cycle of objects behind, and
+    Python looks for cycles only at every 100,000 objects (cli.GC_THRESHOLDS). So the measurement begins after 8,000
+    connections. Over 20,000 connections a leak of 400 bytes each would show.
     """
     _churn(server, 8000)
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
@@ -105,7 +105,7 @@ def _churn(server: ServerProcess, count: int) -> None:
 def test_over_the_connection_cap_clients_are_told_and_closed(
     start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T32. In the median of 50 within 100 ms: so long the server waits for their half of the close (BUSY_LINGER_S)."""
+    """T32. In the median of 50, within 100 ms: the server then stops waiting for their end (BUSY_LINGER_S)."""
     server = start_server("--max-connections", "10")
     guests = [Peer(server.port) for _ in range(10)]
     wait_until(lambda: guests[0].ask(b"STATS\n")["connections"] == 10)
@@ -140,7 +140,7 @@ def test_over_the_connection_cap_clients_are_told_and_closed(
 
 
 def test_one_address_cannot_take_the_places_of_the_others(start_server: StartServer) -> None:
-    """Places are counted over both ports, and given back when a connection ends in any way."""
+    """Places are counted over both ports, and freed when a connection ends in any way."""
     server = start_server("--address-connections", "5", "--max-connections", "8")
     greedy = [Peer(server.port) for _ in range(3)] + [Peer(server.silent_port) for _ in range(2)]
     wait_until(lambda: greedy[0].ask(b"STATS\n")["connections"] == 5)
@@ -166,8 +166,8 @@ def test_one_address_cannot_take_the_places_of_the_others(start_server: StartSer
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (Debian package util-linux)")
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 def test_more_peers_than_descriptors_are_told_so(start_server: StartServer, loop: str) -> None:
-    """T33. The server's own caps are below the limit of descriptors. Too many clients at once for that limit are reset
-    by uvloop; on asyncio they wait in the backlog, and are told."""
+    """T33. The server's own caps are below the limit of descriptors. If too many clients for that limit come at once,
+    uvloop resets them; on asyncio they wait in the backlog, and are told."""
     server = start_server("--max-connections", "32", loop=loop, prefix=("prlimit", "--nofile=64:64"))
     with Peer(server.port) as guest:
         guest.ask(b"PING\n")
@@ -188,8 +188,8 @@ def test_more_peers_than_descriptors_are_told_so(start_server: StartServer, loop
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="needs prlimit (Debian package util-linux)")
 def test_a_whole_backlog_at_once_is_told(start_server: StartServer) -> None:
-    """The event loop accepts all clients that wait before the first is refused. For that the server has raised its soft
-    limit of descriptors."""
+    """The event loop accepts every waiting client before it refuses the first one. For that, the server has raised its
+    soft limit of descriptors."""
     server = start_server("--max-connections", "2", prefix=("prlimit", "--nofile=40:4096"))
     with Peer(server.port) as guest:
         guest.ask(b"PING\n")
@@ -205,7 +205,7 @@ def test_a_whole_backlog_at_once_is_told(start_server: StartServer) -> None:
 def test_without_descriptors_those_who_are_connected_are_served(
     start_server: StartServer, loop: str, record_figures: RecordFigures
 ) -> None:
-    """T33. Here another program takes the last descriptors away. uvloop closes new clients then; asyncio leaves them
+    """T33. Here another program takes the last descriptors away. uvloop then closes new clients; asyncio leaves them
     waiting and complains 1,000 times a second."""
     server = start_server(loop=loop)
     with Peer(server.port) as guest:

@@ -1,4 +1,4 @@
-"""Files that are not as the last server left them. Foreign, newer, truncated and missing ones: test_start.py."""
+"""Files that are not as the last server left them. For foreign, newer, truncated and missing ones see test_start.py."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def test_a_flipped_bit_never_makes_a_fresh_database_of_an_old_one(
     moments: random.Random,
     record_figures: RecordFigures,
 ) -> None:
-    """T17: the server refuses the file within 2 s in one line, or fails when it reads the place, or serves it.
+    """T17: the server refuses the file within 2 s in one line, or fails when it reads the damaged place, or serves it.
 
-    SQLite has no checksum of a page: a bit that flips inside an event is not noticed, and that is not promised. The
+    SQLite's pages have no checksums: a flipped bit inside an event is not noticed, and nobody promises that it is. The
     promise is: no crash, no traceback, and never an empty database in place of the old one.
     """
     stored_by(server, "e", 2000)
@@ -75,7 +75,7 @@ def test_a_flipped_bit_never_makes_a_fresh_database_of_an_old_one(
             with Peer(victim.port) as peer:
                 peer.send(b"EVENTS t 1000\nTOPICS\n")
                 peer.half_close()
-                replies = peer.raw_rest()  # a damaged event is no JSON any more, and is given as it is
+                replies = peer.raw_rest()  # bytes, because a damaged event may not be JSON any more
             assert replies.count(b'{"status":"') == 2, f"bit {bit}"
             answered = exchange(victim.port, Account().line("new"))
             assert not answered or answered[0]["status"] in ("stored", "error"), f"bit {bit}: {answered}"
@@ -125,7 +125,7 @@ def half_a_frame_behind_the_wal(server: ServerProcess) -> None:
 
 
 def a_copy_elsewhere(server: ServerProcess) -> None:
-    """Copy all of its files: nothing in them is bound to their place."""
+    """Copy all the files: nothing in them depends on their path."""
     folder = server.db.parent.with_name("elsewhere")
     shutil.copytree(server.db.parent, folder)
     server.db = folder / "events.db"
@@ -137,7 +137,7 @@ def a_copy_elsewhere(server: ServerProcess) -> None:
 def test_what_a_crash_may_leave_is_recovered(
     server: ServerProcess, damage: Callable[[ServerProcess], None], record_figures: RecordFigures
 ) -> None:
-    """T17: after kill -9 a file next to the database is lost, or has rubbish at its end: LOST = 0."""
+    """T17: after kill -9, a file next to the database is lost, or has garbage at its end: LOST = 0."""
     account = crashed(server)
     damage(server)
     started = time.monotonic()
@@ -163,7 +163,7 @@ def test_settings_that_did_not_take_are_found_at_the_start(new_server: StartServ
 
 
 def test_a_name_that_looks_like_options_for_sqlite_is_only_a_name(new_server: StartServer) -> None:
-    """T19: a path can not make the database live in memory, nor do without a journal."""
+    """T19: a path cannot make the database live in memory, nor turn its journal off."""
     server = new_server()
     server.db = server.folder / "file:events.db?mode=memory&cache=shared&vfs=memdb"
     server.start()

@@ -1,4 +1,4 @@
-"""The database's files are removed, renamed, replaced or written to by others while a server has them open."""
+"""The database's files are removed, renamed, replaced or written to by other programs while a server has them open."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TAMPERINGS = {
 def test_a_server_whose_files_are_gone_stops_within_a_second_without_traffic(
     server: ServerProcess, tamper: Callable[[Path], None], record_figures: RecordFigures
 ) -> None:
-    """T49: nobody sends anything, and it ends all the same, with exit code 1 and one line that names the file."""
+    """T49: without any traffic the server still ends, with exit code 1 and one line that names the file."""
     exchange(server.port, event("before"))
     tamper(server.db)
     started = time.monotonic()
@@ -70,7 +70,7 @@ def test_a_server_whose_files_are_gone_stops_within_a_second_without_traffic(
 def test_no_event_is_acked_that_no_start_will_find(
     server: ServerProcess, tamper: Callable[[Path], None], record_figures: RecordFigures
 ) -> None:
-    """T49: under load. After the first ack that is missing, no other follows."""
+    """T49: under load. After the first missing ack, no other ack follows."""
     account = Account()
     load = Load(account, server.port, 4)
     load.wait_for_acks(1000)
@@ -79,14 +79,14 @@ def test_no_event_is_acked_that_no_start_will_find(
     load.finish()
     assert server.wait() == 1
     later = [seq for seq in account.acked.values() if seq > gone_at]
-    # Batches that were on their way at that moment: two of each client's window at most.
+    # Batches that were in flight at that moment: at most two of each client's window.
     assert len(later) <= 4 * 2 * 200
     assert set(account.errors.values()) <= {"storage"}
     record_figures("files are gone under load", acked=len(account.acked), acked_in_that_moment=len(later))
 
 
 def test_a_stop_says_that_the_files_are_gone(server: ServerProcess) -> None:
-    """T49: SIGTERM right after the removal does not end well."""
+    """T49: a SIGTERM right after the removal does not exit with 0."""
     exchange(server.port, event("e"))
     remove_all(server.db)
     assert server.stop() == 1
@@ -96,7 +96,7 @@ def test_a_stop_says_that_the_files_are_gone(server: ServerProcess) -> None:
 def test_a_second_server_without_the_lock_harms_nobody(
     start_server: StartServer, server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """T50: somebody removes the lock file, and another server opens the same database and stores events."""
+    """T50: the lock file is removed, and another server opens the same database and stores events."""
     account = Account()
     account.send(server.port, "first", 100)
     server.db.with_name(server.db.name + ".lock").unlink()
@@ -127,7 +127,7 @@ def test_next_seq_that_was_written_back_is_noticed_and_mended(
 
 
 def test_a_foreign_writer_is_an_error_in_health_and_log(server: ServerProcess) -> None:
-    """T50: although nothing that it wrote matters to the server."""
+    """T50: even though nothing that it wrote matters to the server."""
     exchange(server.port, event("before"))
     with contextlib.closing(sqlite3.connect(server.db, isolation_level=None)) as other:
         other.execute("CREATE TABLE foreign_table (n)")

@@ -1,4 +1,4 @@
-"""The Forward port when something breaks: death between commit and ack, full disks, and bombs."""
+"""The Forward port when something breaks: death between commit and ack, full disks, and decompression bombs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVENTS = 50
 
 
 def send_until_acked(server: ServerProcess, chunks: list[bytes]) -> tuple[int, int]:
-    """Send chunks in order, each again until it is acked; return how often one was sent and how often a server died."""
+    """Send chunks in order, each until it is acked; return how many were sent, and how many times a server died."""
     sent = died = 0
     number = server.port_of("forward")
     waiting = list(enumerate(chunks))
@@ -44,7 +44,7 @@ def send_until_acked(server: ServerProcess, chunks: list[bytes]) -> tuple[int, i
 def test_death_between_commit_and_ack_loses_and_doubles_nothing(
     start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """Each server dies when its third chunk is on disk, and not acked: the client sends that chunk again."""
+    """Each server dies when its third chunk is on disk but not acked: the client sends that chunk again."""
     server = start_server("--forward-port", str(free_port()), changes=[dies_before_the_third_ack_of_a_chunk])
     chunks = [forward("t", [{"n": n, "i": i} for i in range(EVENTS)], f"c{n}") for n in range(CHUNKS)]
 
@@ -66,7 +66,7 @@ def test_kill_9_under_load_loses_and_doubles_nothing(start_server: StartServer, 
             peer.send(b"".join(chunks.values()))
             for acked in range(len(chunks)):
                 if acked == 300:
-                    server.kill()  # some acks more may have arrived
+                    server.kill()  # a few more acks may have arrived
                 if not (answer := peer.answer()):
                     break
                 del chunks[answer["ack"]]
@@ -80,7 +80,7 @@ def test_kill_9_under_load_loses_and_doubles_nothing(start_server: StartServer, 
 
 @pytest.mark.root
 def test_what_a_full_disk_does_not_take_is_not_acked(start_server: StartServer, small_disk: SmallDisk) -> None:
-    """Forward has no word for it: the connection is closed, and the client tries again until there is space."""
+    """Forward has no message for that: the connection is closed, and the client retries until there is space."""
     server = start_server("--forward-port", str(free_port()), db=small_disk.folder / "events.db")
     acked: list[str] = []
     refused = None

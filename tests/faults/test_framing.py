@@ -1,4 +1,4 @@
-"""Streams that are framed otherwise, or begin with what a forwarder puts there: said, counted, ended, never stored."""
+"""Streams with another framing, or with a forwarder's header: reported, counted, ended, and never stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FRAMINGS = {
 def test_another_framing_is_named_counted_and_ended(
     start_server: StartServer, stream: bytes, words: str, silent: bool, record_figures: RecordFigures
 ) -> None:
-    """T53: the connection ends as that of any unfinished line, and says how the stream seems to be framed."""
+    """T53: the connection ends like that of any unfinished line, and the log says how the stream seems to be framed."""
     server = start_server("--max-line-bytes", str(LIMIT), "--line-timeout", "1")
     with Peer(server.silent_port if silent else server.port) as peer:
         peer.send(stream)
@@ -43,7 +43,7 @@ def test_another_framing_is_named_counted_and_ended(
 
 
 def test_each_connection_that_is_framed_so_is_told(start_server: StartServer) -> None:
-    """T53: not once and never again: each is ended, and the last of them is in the log when the server ends."""
+    """T53: each such connection is ended; those left out of the log are counted there when the server ends."""
     server = start_server("--line-timeout", "1")
     for _ in range(3):
         with Peer(server.silent_port) as peer:
@@ -63,7 +63,7 @@ PROXY_HEADERS = {
 
 @pytest.mark.parametrize("header", PROXY_HEADERS.values(), ids=PROXY_HEADERS)
 def test_no_ack_is_one_event_early_behind_a_proxy_header(server: ServerProcess, header: bytes) -> None:
-    """T54: the header's own reply would be taken for the first event's; so nothing behind it is read."""
+    """T54: the reply to the header would be taken for the reply to the first event, so nothing after it is read."""
     for cut in range(1, len(header)):
         with Peer(server.port) as peer:
             peer.send(header[:cut])
@@ -81,7 +81,7 @@ HALF = r"\ud83d"
 
 
 def test_half_of_a_surrogate_pair_is_kept_in_payloads_and_harms_no_neighbour(server: ServerProcess) -> None:
-    """T55: byte for byte over a kill -9; in a name that event alone is rejected."""
+    """T55: kept byte for byte across a kill -9; in a name, it gets only that event rejected."""
     payloads = [f'{{"m":"cut {HALF}"}}', f'{{"{HALF}":1}}', f'{{"m":["{HALF}",1e999,"\\udc00"]}}']
     good = [event(f"e{number}", payload=payload) for number, payload in enumerate(payloads)]
     bad = event("x").replace(b'"topic":"t"', b'"topic":"%b"' % HALF.encode())

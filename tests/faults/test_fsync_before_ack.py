@@ -1,4 +1,4 @@
-"""The order of system calls, as strace saw it: an event is written into the WAL, synced, and only then acked."""
+"""The order of system calls, as recorded by strace: an event is written to the WAL, synced, and only then acked."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _EVENT = re.compile(r"#\d+#")
 
 
 def acks_before_their_sync(trace: str, acked: re.Pattern[str] = _ACKED) -> tuple[list[str], int]:
-    """The events that were acked too soon, and how many acks there were.
+    """The events that were acked too early, and the number of acks.
 
-    An ack comes too soon if it began to be written before the end of an fdatasync of the WAL that followed the write of
-    its event. Each line of a trace is ``thread call(arguments) = result``; a call that another thread
-    interrupts is two lines, ``… <unfinished ...>`` and ``<... call resumed>…``.
+    An ack is too early if its write began before the end of an fdatasync of the WAL that followed the write of its
+    event. Each line of a trace is ``thread call(arguments) = result``; a call that another thread
+    interrupts takes two lines, ``… <unfinished ...>`` and ``<... call resumed>…``.
     """
-    written: dict[str, set[str]] = {}  # by thread, since its last sync
+    written: dict[str, set[str]] = {}  # by thread, since that thread's last sync
     syncing: set[str] = set()  # threads in the middle of a sync of the WAL
     durable: set[str] = set()
     early, acks = [], 0
@@ -60,7 +60,7 @@ def test_an_fsync_of_the_wal_comes_before_each_ack(
 ) -> None:
     """T4: 1,000 acks, one by one and pipelined: each event's own bytes are in the WAL and synced before its ack.
 
-    The payload repeats the id, so that the end of a page does not cut every copy of it.
+    The payload repeats the id, so that no end of a page can cut every copy of it.
     """
     account, trace = Account(), tmp_path / "trace"
     calls = "trace=fdatasync,pwrite64,write,writev,sendto,sendmsg"
@@ -81,7 +81,7 @@ def test_an_fsync_of_the_wal_comes_before_each_ack(
 def test_an_fsync_of_the_wal_comes_before_each_ack_of_a_chunk(
     start_server: StartServer, tmp_path: Path, record_figures: RecordFigures
 ) -> None:
-    """T4: the same for 500 chunks of Forward, 20 of them on their way at a time."""
+    """T4: the same for 500 chunks of Forward, with 20 chunks in flight."""
     server, trace = start_server("--forward-port", "0"), tmp_path / "trace"
     calls = "trace=fdatasync,pwrite64,write,writev,sendto,sendmsg"
     with (
@@ -98,7 +98,7 @@ def test_an_fsync_of_the_wal_comes_before_each_ack_of_a_chunk(
 
 
 def test_the_check_itself_sees_an_ack_that_comes_too_soon() -> None:
-    """T4: there is no sync, or it failed, was of another file, has not ended, or began before the write."""
+    """T4: the sync is missing, or it failed, was of another file, has not ended, or began before the write."""
     write = '7 pwrite64(9</d/events.db-wal>, "{\\"event_id\\":\\"#1#\\"}", 4096, 32) = 4096'
     ack = (
         r'5 write(12<socket:[1]>, "{\"status\":\"stored\",\"seq\":1,\"topic\":\"t\",\"event_id\":\"#1#\"}\n", 64) = 64'

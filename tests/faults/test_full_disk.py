@@ -1,4 +1,4 @@
-"""No space is left, the size of files is limited, or the file system turns read-only."""
+"""No space is left, the size of files is limited, or the file system becomes read-only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAYLOAD = f'{{"x":"{"x" * 1000}"}}'
 
 
 def fill(server: ServerProcess, account: Account, most: int = 20_000) -> None:
-    """Send events one after the other until one is refused."""
+    """Send events one by one until one is refused."""
     with Peer(server.port) as peer:
         for number in range(most):
             name = f"fill-{number}"
@@ -33,7 +33,7 @@ def fill(server: ServerProcess, account: Account, most: int = 20_000) -> None:
 def test_a_full_disk_is_said_and_acks_resume_by_themselves(
     start_server: StartServer, small_disk: SmallDisk, record_figures: RecordFigures
 ) -> None:
-    """T9: while the disk is full, only ``storage_full``; acks within 2 s of space returning, without a restart."""
+    """T9: while the disk is full, only ``storage_full``; within 2 s of space being freed, acks, without a restart."""
     server = start_server(db=small_disk.folder / "events.db")
     account = Account()
     fill(server, account)
@@ -41,7 +41,7 @@ def test_a_full_disk_is_said_and_acks_resume_by_themselves(
     assert health["health"] == "degraded"
     assert "no space" in health["checks"]["storage"]
     with Peer(server.port) as peer:
-        for number in range(50):  # the server stays alive and says so to every client
+        for number in range(50):  # the server stays alive and answers every client so
             name = f"more-{number}"
             account.heard(name, peer.ask(account.line(name, PAYLOAD)))
         assert set(account.errors.values()) == {"storage_full"}
@@ -62,7 +62,7 @@ def test_a_full_disk_is_said_and_acks_resume_by_themselves(
 
 @pytest.mark.root
 def test_a_disk_that_is_full_at_the_start_is_said(new_server: StartServer, small_disk: SmallDisk) -> None:
-    """T9: no database can be made: exit code 1 and one line. With space the server starts."""
+    """T9: no database can be made: exit code 1 and one line. Once there is space, the server starts."""
     filler = small_disk.folder / "filler"
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(bytes(8 << 20))
@@ -101,10 +101,10 @@ def test_a_limit_on_the_size_of_files_ends_all_acks(new_server: StartServer, rec
 def test_a_file_system_that_turns_read_only_ends_all_acks(
     start_server: StartServer, ext4_image: Ext4Image, record_figures: RecordFigures
 ) -> None:
-    """T9: as ext4 does when it finds itself damaged (``errors=remount-ro``).
+    """T9: this happens when ext4 finds itself damaged (``errors=remount-ro``).
 
-    Such a file system has to be unmounted before it can be written again, and no server can run until then: exit code
-    1, and LOST = 0 when both are back. An administrator cannot remount it by hand while files are open for writing.
+    Such a file system has to be unmounted before it can be written to again, and until then no server can run on it:
+    exit code 1, and LOST = 0 when both are back. It cannot be remounted by hand while files are open for writing.
     """
     server = start_server(db=ext4_image.folder / "events.db")
     account = Account()
@@ -121,7 +121,7 @@ def test_a_file_system_that_turns_read_only_ends_all_acks(
     assert "the store has failed: " in server.log
     assert "Traceback" not in server.log
 
-    again = ext4_image.copy("again")  # as it is on the disk; the mounted one may be busy for a while
+    again = ext4_image.copy("again")  # as it is on the disk; the mounted file system may be busy for a while
     try:
         error = again.mount()
         assert error is None, error

@@ -1,4 +1,4 @@
-"""The protocol under coverage-guided fuzzing, and every input that it ever found."""
+"""Coverage-guided fuzzing of the protocol, and every input that it ever found."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.harness.record import RecordFigures
 from tests.harness.sizes import FUZZ_S
 
 FOUND_ON_THE_WRAP_PORT = [
-    b"\x07\x40\x01\xffPINGGET /" + bytes(83) + b" HTTP/1.1\n",  # HTTP, or texts that NUL ends, by where it was cut
+    b"\x07\x40\x01\xffPINGGET /" + bytes(83) + b" HTTP/1.1\n",  # HTTP, or texts ended by NUL, depending on the cut
     b"\x07\x40\x01\xffPINGGET /" + 9 * b"__LOG4JS__" + b" HTTP/1.1\n",
 ]
 
 FOUND = [
-    b"\x0a" + b"\0\0\0PROXY TCP4you\n",  # another protocol, or none, by where it was cut
+    b"\x0a" + b"\0\0\0PROXY TCP4you\n",  # another protocol, or none, depending on the cut
 ]
 
 

@@ -1,7 +1,7 @@
-"""System calls on the database's files fail: each of them, once and for ever, while the server runs and starts.
+"""System calls on the database's files fail: each of them, once and permanently, while the server runs and starts.
 
-A call that strace makes fail is not carried out, so earlier writes stay in the page cache, unsynced. A kernel does
-something else after a real write error: see test_write_errors.py.
+A call that strace makes fail is not carried out, so earlier writes stay in the page cache, unsynced. After a real write
+error a kernel does something else: see test_write_errors.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ENDS_S = 1.0
 """From the first reply that says "storage" to the end of the process."""
 
 HANGS_S = 60.0
-"""A server that takes longer to end hangs."""
+"""A server that takes longer than this to end counts as hanging."""
 
 
 def wal_of(server: ServerProcess) -> Path:
@@ -44,14 +44,15 @@ def wal_of(server: ServerProcess) -> Path:
 
 
 def files_of(db: Path) -> list[Path]:
-    """Everything that a start, a commit, a checkpoint and an end touch."""
+    """Every file that a start, a commit, a checkpoint or a stop touches."""
     return [db.parent, db, *(db.with_name(db.name + suffix) for suffix in ("-wal", "-shm", "-journal", ".lock"))]
 
 
 def send_until_refused(server: ServerProcess, account: Account, prefix: str, most: int = 40) -> list[str]:
-    """Send events one by one until a reply is no ack, and three more after it; return the statuses.
+    """Send events one by one until a reply is not an ack, and then three more; return the statuses.
 
-    A server whose store has failed says so to a connection that sent nothing yet, too; such a line names no event.
+    A server whose store has failed reports that even on a connection that has not sent anything yet; that line names
+    no event.
     """
     names = iter([f"{prefix}-{number}" for number in range(most)])
     statuses: list[str] = []
@@ -80,7 +81,7 @@ def send_until_refused(server: ServerProcess, account: Account, prefix: str, mos
 def test_a_sync_of_the_wal_that_fails_once_ends_all_acks(
     server: ServerProcess, when: int, record_figures: RecordFigures
 ) -> None:
-    """T5: no ack for that batch nor for any later one, exit code 1 within a second, and after a restart LOST = 0."""
+    """T5: no ack for that batch or any later one, exit code 1 within a second, and after a restart LOST = 0."""
     account = Account()
     with inject(server, f"fdatasync:error=EIO:when={when}", wal_of(server)):
         statuses = send_until_refused(server, account, "e")
@@ -104,7 +105,7 @@ def test_a_sync_of_the_wal_that_fails_once_ends_all_acks(
 def test_syncs_of_the_wal_that_always_fail_are_never_acked_whoever_starts_the_server_again(
     server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """T6: as under a supervisor, ten lives on a disk that syncs nothing: no ack, each ends by itself, in few lines."""
+    """T6: as under a supervisor, ten lives on a disk that syncs nothing: no ack; each ends on its own, in few lines."""
     account = Account()
     assert set(send_until_refused(server, account, "before", 10)) == {"stored"}
     assert server.stop() == 0
@@ -128,14 +129,14 @@ def test_syncs_of_the_wal_that_always_fail_are_never_acked_whoever_starts_the_se
 
 
 def calls() -> Iterator[int]:
-    """Which call is to fail: the first three, then each one, or some of them where time is short."""
+    """The numbers of the calls that are to fail: 1 to 3, then all, or only every SWEEP_STEP-th where time is short."""
     yield from (1, 2, 3)
     yield from count(4, SWEEP_STEP)
 
 
 @dataclass
 class Sweep:
-    """One life of a server for each call that fails, a clean life after it, and the results."""
+    """For each failing call, one life of a server with the failure and one without; and the results."""
 
     new_server: StartServer
     prepare: Callable[[Path], Account]  # makes the database's folder
@@ -203,10 +204,10 @@ def an_empty_folder(db: Path) -> Account:
 def test_whichever_call_fails_nothing_acked_is_lost(
     new_server: StartServer, tmp_path: Path, fault: str, times: str, record_figures: RecordFigures
 ) -> None:
-    """T10: the n-th call of each thread fails, for n = 1 to the first life in which no call failed.
+    """T10: the n-th call of each thread fails, from n = 1 up to the first life in which no call failed.
 
-    The lives reach from making the database over commits to the last checkpoint. LOST = 0, the file is sound, nothing
-    hangs, and a server that cannot start says so in one line.
+    Each life makes the database, commits events and ends with the last checkpoint. LOST = 0, the file is sound, nothing
+    hangs, and a server that cannot start reports it in one line.
     """
     sweep = Sweep(new_server, an_empty_folder)
     sweep.run(tmp_path, fault, times)
@@ -226,7 +227,7 @@ def test_whichever_call_fails_in_the_recovery_from_a_crash_nothing_acked_is_lost
     times: str,
     record_figures: RecordFigures,
 ) -> None:
-    """T11: kill -9, then a start in which the n-th call fails, then a clean one: LOST = 0."""
+    """T11: kill -9, then a start in which the n-th call fails, then a clean start: LOST = 0."""
     crashed = start_server()
     before = Account()
     client = LoadClient(before, crashed.port, "before")
@@ -247,9 +248,9 @@ def test_whichever_call_fails_in_the_recovery_from_a_crash_nothing_acked_is_lost
 def test_a_checkpoint_that_always_fails_is_shown_and_the_wal_stays_below_its_limit(
     start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T7: HEALTH is degraded within 10 s; at the WAL's limit nothing is stored; with the disk mended all goes on.
+    """T7: HEALTH is degraded within 10 s; at the WAL's limit nothing is stored; once the disk is mended, acks go on.
 
-    The limit is checked between batches, so one batch may exceed it: here what the clients have in flight.
+    The limit is checked between batches, so one batch may exceed it: here, everything that the clients have in flight.
     """
     limit, in_flight = 16 << 20, 2 * 200
     server = start_server("--wal-limit-bytes", str(limit))
@@ -264,10 +265,10 @@ def test_a_checkpoint_that_always_fails_is_shown_and_the_wal_stays_below_its_lim
         wait_until(lambda: "the WAL has reached its limit" in server.ask("HEALTH")["checks"]["storage"])
         before = server.ask("STATS")
         for _ in range(2):
-            wait_until(partial(server.has_checkpointed_since, time.monotonic()))  # it is tried again and again
+            wait_until(partial(server.has_checkpointed_since, time.monotonic()))  # it is retried again and again
         after = server.ask("STATS")
         assert before["stored_total"] == after["stored_total"], "nothing is stored"
-        assert limit // 4 < after["wal_bytes"] < limit + in_flight * 3 * 4096  # estimated, rather too high
+        assert limit // 4 < after["wal_bytes"] < limit + in_flight * 3 * 4096  # an estimate, more likely too high
         assert server.log.count("\n") < 10
     mended = time.monotonic()
     load.wait_for_acks()

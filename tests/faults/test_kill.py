@@ -23,7 +23,7 @@ RECOVERY_S = 2.0
 
 
 def restart_in_time(server: ServerProcess) -> float:
-    """Start it again; return the seconds until it says that it is healthy."""
+    """Start it again; return the seconds until it reports that it is healthy."""
     started = time.monotonic()
     server.restart()
     assert server.ask("HEALTH")["health"] == "healthy"
@@ -55,7 +55,7 @@ def test_kill_9_under_load_loses_and_doubles_nothing(
 def test_what_was_stored_and_not_acked_is_a_duplicate_when_it_is_sent_again(
     server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """T12: the server dies at the n-th time that its event loop writes, which includes the acks."""
+    """T12: the server dies at the n-th write of its event loop; the acks are among these writes."""
     account = Account()
     in_the_gap = 0
     for number in range(GAP_ROUNDS):
@@ -103,7 +103,7 @@ def test_kill_9_while_it_stops_loses_nothing(
 
 
 def test_a_large_wal_does_not_hold_up_the_next_start(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """T18: kill -9 with 64 MiB in the WAL, because a reader kept it from being copied: first ack within 5 s."""
+    """T18: kill -9 with 64 MiB in the WAL, because a reader prevented checkpoints: first ack within 5 s."""
     account = Account()
     exchange(server.port, account.line("first"))
     with holding_a_snapshot(server.db):

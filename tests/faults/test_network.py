@@ -1,4 +1,4 @@
-"""The network fails: it is cut in mid-stream, it loses a peer without a word, it is much slower than the server."""
+"""The network fails: it is cut in mid-stream, a peer vanishes silently, or it is much slower than the server."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_a_cut_link_loses_and_doubles_nothing(
 def test_a_peer_that_vanished_is_noticed(
     network: Network, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T36. Keepalive is 1 + 3 x 1 s instead of 60 + 4 x 15 s. Half a line of the peer is dropped with it, and no other
-    client notices. A peer that is there and says nothing stays."""
+    """T36. Keepalive is 1 + 3 x 1 s instead of 60 + 4 x 15 s. The peer's half-sent line is dropped with it, and no
+    other client notices. A peer that is alive but silent stays."""
     server = start_server(
         "--host", "0.0.0.0", "--anonymous", "all", prefix=network.on_server(), changes=[quick_keepalive]
     )
@@ -96,7 +96,7 @@ def test_a_peer_that_vanished_is_noticed(
 
 
 def test_keepalive_is_on_for_every_connection(network: Network, far_server: ServerProcess) -> None:
-    """T36. Keepalive as the product sets it: the kernel says when it will look for the peer."""
+    """T36. Keepalive with the product's settings: the kernel shows when it will probe the peer."""
     with network.inside(network.client):
         peers = [Peer(port, host=SERVER_ADDRESS) for port in (far_server.port, far_server.silent_port)]
     for port in (far_server.port, far_server.silent_port):
@@ -110,11 +110,11 @@ def test_keepalive_is_on_for_every_connection(network: Network, far_server: Serv
 
 
 def test_a_peer_that_vanished_with_replies_on_their_way_is_noticed(network: Network, far_server: ServerProcess) -> None:
-    """T36. Keepalive begins when the kernel gives up sending those replies again (tcp_retries2): by default after about
-    15 minutes, here after three tries.
+    """T36. Keepalive begins when the kernel stops retransmitting those replies (tcp_retries2): by default after about
+    15 minutes, here after three retries.
 
-    A user timeout on the socket would be shorter. But it would also reset a client that only does not read its replies,
-    and the events of such a client count.
+    A user timeout on the socket would be shorter. But it would also reset a client that merely does not read its
+    replies, and the events of such a client count.
     """
     server = far_server
     retries = "net.ipv4.tcp_retries2=3"
@@ -135,7 +135,7 @@ def test_a_peer_that_vanished_with_replies_on_their_way_is_noticed(network: Netw
 
 
 def _unread_bytes(network: Network, port: int) -> int:
-    """How many bytes have arrived on the server's machine and were not read yet."""
+    """How many bytes have arrived on the server's machine and have not been read yet."""
     command = [*network.on_server(), "ss", "-Htn", "state", "established", f"sport = :{port}"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return int(shown.split()[0])
@@ -144,8 +144,8 @@ def _unread_bytes(network: Network, port: int) -> int:
 def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
     network: Network, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T37. The acks take a 256 kbit/s link; the other clients are served as those of an unharmed server are. A client
-    that reads slowly is not muted: it has every reply in the end."""
+    """T37. The acks go through a 256 kbit/s link; the other clients are served like those of an unharmed server. A
+    client that reads slowly is not muted: in the end it has every reply."""
     server = start_server(
         "--host", "0.0.0.0", "--anonymous", "all", "--reply-buffer-bytes", "65536", prefix=network.on_server()
     )
@@ -155,7 +155,7 @@ def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
     account = Account()
     count = UNREAD_EVENTS
     with network.inside(network.server):
-        with polite_clients(account, server.port, 8, "before") as polite:  # what any client costs is not counted
+        with polite_clients(account, server.port, 8, "before") as polite:  # the memory that any client costs
             wait_for_acks(polite, POLITE_S)
         memory = server.rss_bytes
         network.throttle("256kbit")
@@ -164,7 +164,7 @@ def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
         ids: list[str] = []
         with far:
             sending = in_background(lambda: far.send(b"".join(events("far", count, "far"))))
-            # All along, as fast as they come: only the link is slow.
+            # It reads all the time, as fast as replies come: only the link is slow.
             reading = in_background(lambda: ids.extend(far.reply()["event_id"] for _ in range(count)))
             with (
                 polite_clients(account, server.port, 8) as polite,
@@ -192,7 +192,7 @@ def test_a_throttled_reader_holds_up_nobody_and_costs_no_memory(
 
 
 def test_an_ipv6_network_counts_as_one_address(network: Network, start_server: StartServer) -> None:
-    """The cap of an address counts a network as one, because each host in it has 2^64 addresses."""
+    """The cap for one address counts an IPv6 network as one address, because each host in it has 2^64 addresses."""
     for address in ("fd00:1::1", "fd00:1::2", "fd00:1::3", "fd00:2::1"):
         command = ["ip", "-n", network.server, "address", "add", f"{address}/64", "dev", "lo", "nodad"]
         subprocess.run(command, check=True)

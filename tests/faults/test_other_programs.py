@@ -1,4 +1,4 @@
-"""Other programs at the same database: a reader that does not let go, a writer that holds the lock."""
+"""Other programs that use the same database: a reader that does not let go, and a writer that holds the lock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.harness.sizes import HELD_S, LOCKED_S, SLACK
 from tests.harness.wire import Peer, exchange
 
 WAL_BYTES = 64 << 20
-"""The size that the WAL's file is cut to when it starts afresh; not the limit above which nothing is stored."""
+"""The size to which the WAL's file is cut when it starts over; not the limit above which nothing is stored."""
 
 
 def test_a_reader_that_does_not_let_go_holds_up_no_ack(server: ServerProcess, record_figures: RecordFigures) -> None:
@@ -46,7 +46,7 @@ def test_a_reader_that_does_not_let_go_holds_up_no_ack(server: ServerProcess, re
     assert largest > 4 << 20
     released = time.monotonic()
     wait_until(lambda: server.ask("HEALTH")["health"] == "healthy", 60)
-    exchange(server.port, account.line("after"))  # the WAL starts afresh, and is cut, when something is written
+    exchange(server.port, account.line("after"))  # the next write starts the WAL over, and cuts its file
     wait_until(lambda: server.ask("HEALTH")["checks"]["wal_bytes"] <= WAL_BYTES, 60)
     recovered_s = time.monotonic() - released
     assert not account.errors

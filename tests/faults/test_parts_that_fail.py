@@ -1,6 +1,6 @@
-"""A defect of ours in each part: what it ends, and what it must not touch. And the server as process 1.
+"""A defect of ours in each part: what it ends, and what it must not touch. Also the server as process 1.
 
-``tests.harness.changes`` puts the defects in.
+``tests.harness.changes`` makes the defects.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.harness.wire import Peer, event
 def test_a_consumer_that_dies_ends_the_server_and_no_ack_follows(
     start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T46: exit code 1 within 2 s, no ack after it, LOST = 0 after a restart. The consumer itself: test_consumer.py."""
+    """T46: exit code 1 within 2 s, no later ack, LOST = 0 after a restart. The consumer itself: test_consumer.py."""
     server = start_server(changes=[changes.consumer_dies])
     account = Account()
     load = Load(account, server.port, 4)
@@ -67,11 +67,11 @@ def test_a_defect_at_the_start_ends_the_process(new_server: StartServer) -> None
     "defect", [changes.parsing_dies, changes.replying_dies], ids=["judging a line", "writing a reply"]
 )
 def test_a_defect_in_a_connection_closes_that_one_alone(start_server: StartServer, defect: Change, loop: str) -> None:
-    """T46: the peer is not left waiting. Other peers, and events of the same batch, are not touched."""
+    """T46: the peer is not left waiting. Other peers, and events of the same batch, are not affected."""
     server = start_server(changes=[defect], loop=loop)
     account = Account()
     with Peer(server.port) as unlucky, Peer(server.port) as lucky:
-        server.signal(signal.SIGSTOP)  # so that both are read in one turn, and stored in one batch
+        server.signal(signal.SIGSTOP)  # so that both connections are read in one turn, and stored in one batch
         unlucky.send(event("POISON"))
         for number in range(100):
             lucky.send(account.line(f"e{number}"))
@@ -87,7 +87,7 @@ def test_a_defect_in_a_connection_closes_that_one_alone(start_server: StartServe
 
 
 async def test_who_waits_for_a_commit_that_was_cancelled_is_told_nothing(tmp_path: Path) -> None:
-    """T13: a commit goes on in its thread when the task that awaits it is cancelled. So no sender may be told "failed".
+    """T13: a commit continues in its thread when the task awaiting it is cancelled. So no sender may be told "failed".
 
     A lock that another program holds makes the commit last.
     """
@@ -98,14 +98,14 @@ async def test_who_waits_for_a_commit_that_was_cancelled_is_told_nothing(tmp_pat
     def put(name: str) -> None:
         intake.put(Submission(Events.of([Event.of("t", name, b'{"event_id":"%s"}' % name.encode())]), told.append))
 
-    put("before")  # its topic is known then: the next commit is the very next thing that the store does
+    put("before")  # makes its topic known, so that the next commit is the very next thing that the store does
     await until(lambda: told)
     with holding_the_lock(store.database.path):
         put("e")
         await until(lambda: not intake.waiting_events)
         consumer.cancel()
         await asyncio.gather(consumer, return_exceptions=True)
-    await store.close()  # when the commit has ended
+    await store.close()  # waits for the end of the commit
     again = await storage.open_store(store.database.path)
     stored = await again.event("t", "e")
     await again.close()
@@ -116,7 +116,7 @@ async def test_who_waits_for_a_commit_that_was_cancelled_is_told_nothing(tmp_pat
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a PID namespace")
 def test_process_1_drains_on_sigterm(start_server: StartServer, record_figures: RecordFigures) -> None:
-    """T47: exit code 0 within 5 s. In a container SIGTERM does not end a process 1 that has no handler for it."""
+    """T47: exit code 0 within 5 s. In a container, SIGTERM does not end a process 1 that has no handler for it."""
     server = start_server(prefix=("unshare", "--pid", "--fork"))
     account = Account()
     load = Load(account, server.port, 2)

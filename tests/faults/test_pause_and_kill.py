@@ -1,4 +1,4 @@
-"""The server stands still for a while, or is killed, in any mixture with peers that are reset."""
+"""The server is stopped for a while, or killed, mixed with peers that are reset."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_stopped_server_goes_on_where_it_was(
 def test_pauses_kills_and_resets_in_any_order_lose_nothing(
     server: ServerProcess, moments: random.Random, record_figures: RecordFigures
 ) -> None:
-    """T29 with T1: whatever happens at any moment, an acked event is stored once."""
+    """T29 with T1: whatever happens at whatever moment, an acked event is stored exactly once."""
     account = Account()
     clients: list[LoadClient] = []
     done = {"pause": 0, "kill": 0, "reset": 0, "stop": 0}
@@ -55,7 +55,7 @@ def test_pauses_kills_and_resets_in_any_order_lose_nothing(
         clients += fresh.clients
         fresh.wait_for_acks()
         time.sleep(moments.uniform(0.005, 0.2))  # the moment of the fault, not a wait for anything
-        # Each kind equally often, in any order.
+        # Each kind equally often, in random order.
         fault = moments.choice([name for name, count in done.items() if count == min(done.values())])
         done[fault] += 1
         match fault:

@@ -1,4 +1,4 @@
-"""The plug is pulled: unsynced bytes are gone, acked events are not. A control shows that a loss would be seen."""
+"""The power is cut: unsynced bytes are gone, acked events are not. A control shows that a loss would be noticed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.harness.sizes import CONTROL_ROUNDS, POWER_CUT_ROUNDS
 def pull_the_plug(
     start_server: StartServer, disk: Ext4Image, name: str, after_s: float, *changes: Change
 ) -> tuple[Verdict, float]:
-    """Load a server, cut its power, start another on what is left; return the verdict, and how long the start took."""
+    """Load a server, cut its power, start another on what is left; return the verdict, and how long that start took."""
     server = start_server(db=disk.folder / name / "events.db", changes=changes)
     account = Account()
     load = Load(account, server.port, 4)
@@ -48,7 +48,7 @@ def pull_the_plug(
 def test_a_power_cut_loses_nothing_that_was_acked(
     start_server: StartServer, ext4_image: Ext4Image, moments: random.Random, record_figures: RecordFigures
 ) -> None:
-    """T2: at random moments, also during the first commits and during checkpoints: LOST = 0 in each round."""
+    """T2: at random moments, including the first commits and checkpoints: LOST = 0 in each round."""
     verdicts, slowest_s = [], 0.0
     for number in range(POWER_CUT_ROUNDS):
         after_s = moments.choice((0.0, 0.1, 1.5)) * moments.random()
@@ -63,10 +63,10 @@ def test_a_power_cut_loses_nothing_that_was_acked(
 def test_without_a_sync_at_commit_a_power_cut_is_seen_to_lose_what_was_acked(
     start_server: StartServer, ext4_image: Ext4Image, record_figures: RecordFigures
 ) -> None:
-    """T3, the control: the same harness on ``synchronous=NORMAL`` loses acked events, or else it would be blind.
+    """T3, the control: the same harness on ``synchronous=NORMAL`` loses acked events; otherwise it would be blind.
 
-    It does not lose all of them, because a checkpoint syncs the WAL: a cut right after it loses nothing. So several
-    rounds count together, cut as soon as there are acks.
+    It does not lose all of them, because a checkpoint syncs the WAL: a power cut right after one loses nothing. So the
+    losses of several rounds are added up, and the power is cut as soon as there are acks.
     """
     verdicts = [
         pull_the_plug(start_server, ext4_image, f"careless{number}", 0, no_sync_at_commit)[0]

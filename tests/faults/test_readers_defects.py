@@ -1,4 +1,4 @@
-"""A defect of ours in the delivery: the readers complete all the same, and no ack is harmed."""
+"""A defect of ours in the delivery: the readers still get everything, and no ack is harmed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.server_process import StartServer
 def test_a_defect_in_publishing_costs_nobody_an_event(
     start_server: StartServer, defect: Change, record_figures: RecordFigures
 ) -> None:
-    """R22: all are put behind, and read from the store what could not be published."""
+    """R22: all readers fall behind, and read from the store what could not be published."""
     server = start_server(changes=[defect])
     accounts = [Account("app.a"), Account("app.b")]
     wants = {"*": ("app.a", "app.b"), "*.b": ("app.b",), "app.a": ("app.a",)}
@@ -44,7 +44,7 @@ def test_a_defect_in_publishing_costs_nobody_an_event(
 
 
 def test_a_defect_in_catching_up_ends_that_subscription_alone(start_server: StartServer) -> None:
-    """R22: it is told with a place to resume from, and the others are not touched."""
+    """R22: its reader is told a position to resume from, and the other readers are not affected."""
     server = start_server(changes=[slices_die])
     account = Account()
     account.send(server.port, "e", 500)

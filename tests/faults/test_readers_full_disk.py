@@ -1,4 +1,4 @@
-"""No space left: what is stored is delivered as ever; what a reader has acked waits for space."""
+"""No space left: stored events are delivered as always; ACK works again once there is space."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PAYLOAD = f'{{"x":"{"x" * 1000}"}}'
 def test_acks_of_readers_work_again_when_there_is_space(
     start_server: StartServer, small_disk: SmallDisk, record_figures: RecordFigures
 ) -> None:
-    """R10: deliveries go on, live and from the store. ACK, a new name and FORGET say
-    ``storage_full``; the same again is answered within 2 s of space returning, and is on disk then."""
+    """R10: deliveries go on, live and from the store. ACK, a new name and FORGET are answered with
+    ``storage_full``; within 2 s of space being freed, the same commands succeed, and their effect is on disk."""
     server = start_server(db=small_disk.folder / "events.db")
     account = Account()
     live = Reading(server.port, "* BEAT 1", [account])
@@ -39,7 +39,7 @@ def test_acks_of_readers_work_again_when_there_is_space(
         assert [reader.reply()["event"]["seq"] for _ in range(last)] == list(range(1, last + 1))
 
         seq = 0
-        while (answer := reader.ask(b"ACK %d\n" % (seq + 1)))["status"] == "ok":  # each takes some space
+        while (answer := reader.ask(b"ACK %d\n" % (seq + 1)))["status"] == "ok":  # each ACK takes some space
             seq += 1
             assert seq < last, "it was never full"
         assert (answer["status"], answer["code"]) == ("error", "storage_full")
@@ -74,7 +74,7 @@ def test_acks_of_readers_work_again_when_there_is_space(
 
 @pytest.mark.root
 def test_an_ack_is_answered_when_there_is_space(start_server: StartServer, small_disk: SmallDisk) -> None:
-    """R10: the answer means that it is on disk."""
+    """R10: its answer means that it is on disk."""
     server = start_server(db=small_disk.folder / "events.db")
     account = Account()
     with Peer(server.port) as sender, Peer(server.port) as reader:

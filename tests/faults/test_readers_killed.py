@@ -1,4 +1,4 @@
-"""The server dies under its readers: what was delivered is there, and what was acked is not delivered again."""
+"""The server dies under its readers: delivered events are still there, and acked events are not delivered again."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.harness.wire import exchange
 
 
 class Acking(Reading):
-    """A reader with a name that acks what it has, one ack after the other."""
+    """A reader with a name, which can ack its position."""
 
     def ack(self, seq: int) -> None:
-        """Ack this seq; the answer is awaited elsewhere, if it comes."""
+        """Ack this seq without waiting for the answer, which may never come."""
         self.peer.send(b"ACK %d\n" % seq)
 
     def is_answered(self, seq: int) -> bool:
-        """Ack this seq; whether that was answered, and not the end."""
+        """Ack this seq; return whether it was answered before the connection ended."""
         with contextlib.suppress(OSError):
             self.ack(seq)
         wait_until(lambda: self.acked >= seq or self.ended)
@@ -39,7 +39,7 @@ class Acking(Reading):
 
     @property
     def acked(self) -> int:
-        """The highest that was answered."""
+        """The highest acked seq that was answered."""
         return max((line["acked"] for line in list(self.control) if "acked" in line), default=0)
 
 
@@ -50,8 +50,8 @@ def head(server: ServerProcess) -> int:
 def test_readers_resume_behind_a_kill(
     server: ServerProcess, moments: random.Random, record_figures: RecordFigures
 ) -> None:
-    """R6, S2, S5: kill -9 under load. What was delivered is there under its seq. A reader that resumes by seq misses
-    and doubles nothing; one that resumes by name begins right behind the last ack on disk."""
+    """R6, S2, S5: kill -9 under load. Each delivered event is there under its seq. A reader that resumes by seq misses
+    and doubles nothing; one that resumes by name begins right after the last ack on disk."""
     account = Account()
     by_seq: list[list[Reading]] = [[], []]
     by_name: list[list[Acking]] = [[], []]
@@ -104,7 +104,7 @@ def test_readers_resume_behind_a_kill(
 @pytest.mark.root
 @has_strace
 def test_an_answered_ack_is_never_undone(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """R7: death at the n-th system call that writes: of the ack's commit, or of its answer."""
+    """R7: death at the n-th system call that writes, either for the ack's commit or for its answer."""
     account = Account()
     account.send(server.port, "e", 500)
     last, answered, between = 0, 0, 0
@@ -134,7 +134,7 @@ def test_an_answered_ack_is_never_undone(server: ServerProcess, record_figures: 
 def test_an_answered_ack_outlives_a_power_cut(
     start_server: StartServer, ext4_image: Ext4Image, moments: random.Random, record_figures: RecordFigures
 ) -> None:
-    """R7: and so does what was delivered."""
+    """R7: and so does each delivered event."""
     for number in range(POWER_CUT_ROUNDS):
         name = f"cut{number}"
         server = start_server(db=ext4_image.folder / name / "events.db")
@@ -168,7 +168,7 @@ def test_an_answered_ack_outlives_a_power_cut(
 
 
 def test_a_name_is_there_however_the_server_ends(server: ServerProcess) -> None:
-    """S5: killed while it stops, too."""
+    """S5: also if it is killed while it stops."""
     account = Account()
     account.send(server.port, "e", 50)
     reading = Acking(server.port, "* AFTER 0 AS me", [account])

@@ -1,4 +1,4 @@
-"""Readers that vanish without a word: a cut link, a client that is killed behind its half of the close, resets."""
+"""Readers that vanish silently: a cut link, a client that is killed after its half of the close, resets."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ time.sleep(600)
 def test_a_reader_behind_a_cut_link_gives_its_place_back(
     network: Network, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """R11: with deliveries and heartbeats on their way to it, for which the kernel tries for a quarter of an hour. A
-    reader that is there, and does not read, stays. (Here after 2 s, instead of 2 min.)"""
+    """R11: deliveries and heartbeats are in flight to it, which the kernel retransmits for a quarter of an hour. A
+    reader that is alive but does not read stays. (Here after 2 s, instead of 2 min.)"""
     changes = [quick_keepalive, quick_silence]
     server = start_server("--host", "0.0.0.0", "--anonymous", "all", prefix=network.on_server(), changes=changes)
     account = Account()
@@ -59,7 +59,7 @@ def test_a_reader_behind_a_cut_link_gives_its_place_back(
         noticed_s = time.monotonic() - cut
         reading.wait_for(3001)
         verify(reading, [account])
-        wait_until(lambda: time.monotonic() - cut > 5)  # longer than a reader that is gone is kept
+        wait_until(lambda: time.monotonic() - cut > 5)  # longer than a vanished reader is kept
         states = {one["state"] for one in server.ask("SUBSCRIBERS")["subscribers"]}
         assert states == {"live", "stalled"}
         network.mend()
@@ -73,7 +73,7 @@ def test_a_reader_behind_a_cut_link_gives_its_place_back(
 
 @pytest.mark.parametrize("command", ["SUBSCRIBE * BEAT 1", "SUBSCRIBE nothing BEAT 1", "SUBSCRIBE * AS me BEAT 1"])
 def test_a_client_that_is_killed_behind_its_half_close_is_noticed(server: ServerProcess, command: str) -> None:
-    """R11: nothing is read from it any more, so its reset is not read, either. A delivery or a beat tells."""
+    """R11: the server no longer reads from it, so it misses the reset too. A delivery or a heartbeat shows it."""
     with subprocess.Popen(
         [sys.executable, "-c", STAYS_HALF_CLOSED, str(server.port), command], stdout=subprocess.PIPE
     ) as client:

@@ -1,4 +1,4 @@
-"""SIGTERM with readers of every kind, and readers whose server's store has failed."""
+"""SIGTERM with readers of every kind, and readers of a server whose store has failed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def last_line(reading: Reading) -> Json:
 def test_each_reader_is_told_where_to_go_on_when_the_server_stops(
     start_server: StartServer, loop: str, record_figures: RecordFigures
 ) -> None:
-    """R8: live, behind, stalled, half closed, with a name, with a limit, and one whose SUBSCRIBE has just come. Exit
-    code 0 within the drain timeout, which a reader that does not read takes."""
+    """R8: live, behind, stalled, half closed, with a name, with a limit, and one whose SUBSCRIBE has just arrived. Exit
+    code 0 within the drain timeout, all of which a reader that does not read takes."""
     server = start_server("--drain-timeout", "2", loop=loop)
     account = Account()
     account.send(server.port, "old", 5000, PAYLOAD)
@@ -82,7 +82,7 @@ def test_each_reader_is_told_where_to_go_on_when_the_server_stops(
 
 
 def test_readers_alone_do_not_hold_up_a_stop(server: ServerProcess) -> None:
-    """R8: those that read are gone at once."""
+    """R8: readers that read are ended at once."""
     readings = [Reading(server.port, "*", []) for _ in range(20)]
     for reading in readings:
         reading.wait_for_line("caught_up")
@@ -97,7 +97,7 @@ def test_readers_alone_do_not_hold_up_a_stop(server: ServerProcess) -> None:
 @pytest.mark.root
 @has_strace
 def test_a_store_that_fails_is_told_to_its_readers(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """R9, I7: EIO at a commit's sync. What was not committed is not delivered; exit code 1 as without readers."""
+    """R9, I7: EIO at a commit's sync. Uncommitted events are not delivered; exit code 1 as without readers."""
     account = Account()
     account.send(server.port, "e", 100)
     readings = [Reading(server.port, arguments, [account]) for arguments in ("*", "* AFTER 0", "* AFTER 0 AS me")]
@@ -117,7 +117,7 @@ def test_a_store_that_fails_is_told_to_its_readers(server: ServerProcess, record
 @pytest.mark.root
 @has_strace
 def test_an_ack_that_fails_stops_the_server(server: ServerProcess) -> None:
-    """R9, I7: the store is broken, whoever finds out: the client is told, and nothing is acked any more."""
+    """R9, I7: the store is broken, whichever command finds out: the client is told, and nothing is acked any more."""
     account = Account()
     account.send(server.port, "e", 10)
     with Peer(server.port) as peer:
@@ -135,18 +135,18 @@ def test_an_ack_that_fails_stops_the_server(server: ServerProcess) -> None:
 @pytest.mark.root
 @has_strace
 def test_a_read_that_fails_ends_one_subscription(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """R9: EIO where the backlog is read. Live readers go on, senders go on, and the next SUBSCRIBE may be lucky."""
+    """R9: EIO where the backlog is read. Live readers and senders go on, and the next SUBSCRIBE may succeed."""
     account = Account()
     account.send(server.port, "e", 2000, PAYLOAD)
     server.stop()
-    server.restart()  # nothing of it is in SQLite's memory any more
+    server.restart()  # so that none of it is in SQLite's memory any more
     live = Reading(server.port, "* BEAT 1", [account])
     live.wait_for_line("caught_up")
     with inject(server, "pread64:error=EIO", server.db):
         unlucky = Reading(server.port, "* AFTER 1000", [account])
         error = unlucky.wait_for_line("error")
     assert (error["code"], error["seq"]) == ("storage", unlucky.position)
-    assert "cannot read: " in error["detail"]  # SQLite names what it missed, an I/O error or a page
+    assert "cannot read: " in error["detail"]  # SQLite names what it could not read, an I/O error or a page
     verify(unlucky, [account])
     account.send(server.port, "f", 10)
     live.wait_for(2010)
@@ -160,12 +160,12 @@ def test_a_read_that_fails_ends_one_subscription(server: ServerProcess, record_f
 
 
 def test_a_damaged_page_ends_one_subscription(server: ServerProcess) -> None:
-    """R9: bytes of the file, in the middle of the backlog. What stands before it is delivered, and what stands behind
-    it to those who go on there."""
+    """R9: bytes of the file, in the middle of the backlog. Events before them are delivered, and events after them go
+    to readers that resume there."""
     account = Account()
     for number in range(20):
         account.send(server.port, f"e{number}", 100, PAYLOAD)
-    server.stop()  # all of it is in the database file then
+    server.stop()  # so that all of it is in the database file
     server.restart()
     damage(server.db, b"e10-50")
     live = Reading(server.port, "* BEAT 1", [account])
@@ -189,7 +189,7 @@ def test_a_damaged_page_ends_one_subscription(server: ServerProcess) -> None:
 
 
 def damage(path: Path, text: bytes) -> None:
-    """Write zeros over the page that has this text, of a payload: a page of data, whose pointer to the next is gone."""
+    """Write zeros over the page with this text of a payload: a page of data, whose pointer to the next page is lost."""
     data = path.read_bytes()
     page = data.index(b'"n":"' + text + b'"') // 4096
     with path.open("r+b") as file:

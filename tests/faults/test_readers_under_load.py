@@ -1,4 +1,4 @@
-"""Readers beside senders at full speed: those that join at any moment, that are slow, that stop, that catch up."""
+"""Readers next to senders at full speed: readers that join at any moment, that are slow, that stop, that catch up."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_readers_that_join_at_any_moment_get_everything(
 def test_a_reader_that_falls_behind_again_and_again_misses_nothing(
     start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """R5: it stops reading until it has left the live ones, and comes back."""
+    """R5: it stops reading until it is no longer live, and then comes back."""
     server = start_server(changes=[too_full_buffers_are_logged])
     account = Account()
     reading = Reading(server.port, "* AFTER 0 BEAT 1", [account], receive_buffer=4096)
@@ -89,8 +89,8 @@ def test_a_reader_that_falls_behind_again_and_again_misses_nothing(
 
 
 def test_slow_readers_hold_up_nobody_and_lose_nothing(start_server: StartServer, record_figures: RecordFigures) -> None:
-    """R4: at 1 KiB/s, stopped, and never reading, beside senders. These do about as well as those of a server that has
-    no readers; what waits for a reader in memory is bounded; when they go on, they get all the rest."""
+    """R4: readers at 1 KiB/s, stopped, and never reading, next to senders. The senders do about as well as those of a
+    server without readers; the memory for each reader is bounded; readers that go on get all the rest."""
     server, unharmed = start_server(changes=[too_full_buffers_are_logged]), start_server()
     account, other = Account(), Account()
     with contextlib.ExitStack() as stack:
@@ -137,7 +137,7 @@ def test_slow_readers_hold_up_nobody_and_lose_nothing(start_server: StartServer,
 def test_what_waits_for_a_reader_is_bounded(
     start_server: StartServer, size: int, count: int, record_figures: RecordFigures
 ) -> None:
-    """R4, S4: 512 KiB and a line each, in the backlog and live, whatever the lines are."""
+    """R4, S4: 512 KiB and one line for each reader, in the backlog and live, whatever the lines are."""
     server = start_server(changes=[too_full_buffers_are_logged])
     account = Account()
     half = count // 2
@@ -166,7 +166,7 @@ def test_what_waits_for_a_reader_is_bounded(
 
 @contextlib.contextmanager
 def catching_up(server: ServerProcess, count: int) -> Iterator[list[int]]:
-    """So many readers, each from the beginning to the end, again and again; the bytes that each has read."""
+    """This many readers, each from the beginning to the end, again and again; yields the bytes that each has read."""
     read = [0] * count
     enough = threading.Event()
 
@@ -195,7 +195,7 @@ def catching_up(server: ServerProcess, count: int) -> Iterator[list[int]]:
 def test_catching_up_under_load_leaves_wal_and_memory_level(
     server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """R18: no statement is held open over a slow client, so the WAL is cut as ever; what was read is not kept."""
+    """R18: no statement is kept open for a slow client, so the WAL is cut as always; what was read is not kept."""
     account = Account()
     account.send(server.port, "first", 20_000, '{"x":"0123456789012345678901234567890123456789"}')
     load = Load(account, server.port, 8, in_flight=20)
@@ -227,7 +227,7 @@ def test_catching_up_under_load_leaves_wal_and_memory_level(
 def test_a_reader_that_vanishes_in_the_middle_of_everything_harms_nobody(
     server: ServerProcess, moments: random.Random
 ) -> None:
-    """R11: resets in mid-line, closes without reading, at random moments of a load. No place or descriptor is left."""
+    """R11: resets in mid-line and closes without reading, at random moments of a load. No place or descriptor leaks."""
     account = Account()
     account.send(server.port, "old", 2000, PAYLOAD)
     reading = Reading(server.port, "* AFTER 0 BEAT 1", [account])

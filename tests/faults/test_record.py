@@ -1,4 +1,4 @@
-"""The result file of the fault tests holds what each test measured, and which tests failed."""
+"""The result file of the fault tests holds the measurements of each test, and says which tests failed."""
 
 from __future__ import annotations
 

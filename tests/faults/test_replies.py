@@ -65,7 +65,7 @@ def test_replies_keep_the_order_of_lines_under_pipelining(server_on_both_loops: 
     assert failures == []
 
 
-TOPIC = "topi_"  # as long as the topic that takes its place
+TOPIC = "topi_"  # as long as the topic that replaces it
 
 
 def of(event_id: str, payload: str = "{}") -> bytes:
@@ -84,7 +84,7 @@ TOPICS = itertools.count()
 
 @pytest.fixture(scope="module")
 def server_with_short_lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all examples, because each example has a topic of its own."""
+    """One server for all examples, because each example has its own topic."""
     server = ServerProcess(tmp_path_factory.mktemp("server"), "--max-line-bytes", "300").start()
     yield server
     server.end()
@@ -96,9 +96,9 @@ def server_with_short_lines(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_any_split_of_any_stream_has_the_same_replies(
     server_with_short_lines: ServerProcess, lines: list[bytes], cuts: list[int]
 ) -> None:
-    """T23. Over a socket; test_lines.py does the same with 5,000 examples without one.
+    """T23. Over a socket; test_lines.py does the same without one, on SPLIT_EXAMPLES streams.
 
-    No command here looks at the topic: it sees what was sent before it, and may see what was sent after it.
+    No command here reads that topic: a command sees events that were sent before it, and may see later ones.
     """
     port = server_with_short_lines.port
     stream = b"".join(lines)
@@ -107,7 +107,7 @@ def test_any_split_of_any_stream_has_the_same_replies(
 
 
 def _replies(port: int, stream: bytes, bounds: list[int]) -> list[str]:
-    """The server's replies to a stream that is cut there, as if nothing had been stored before."""
+    """The server's replies to a stream that is cut at these bounds, as if nothing had been stored before."""
     topic = f"{next(TOPICS):05}"
     stream = stream.replace(TOPIC.encode(), topic.encode())
     with Peer(port) as peer:
@@ -116,7 +116,7 @@ def _replies(port: int, stream: bytes, bounds: list[int]) -> list[str]:
             peer.send(stream[start:end])
         peer.half_close()
         text = peer.raw_rest().decode().replace(topic, TOPIC)
-    text = re.sub(r'"events":\[\],"seq":\d+', '"events":[]', text)  # the head, to which others may have added
+    text = re.sub(r'"events":\[\],"seq":\d+', '"events":[]', text)  # the head, which other examples may have moved
     first = re.search(r'"stored","seq":(\d+)', text)
     base = int(first[1]) if first else 0
     text = re.sub(r'"seq":(\d+)', lambda match: f'"seq":{int(match[1]) - base}', text)

@@ -1,6 +1,6 @@
-"""Peers that do not read, do not finish a line, or send without end, and polite clients that must not notice.
+"""Peers that do not read, do not finish a line, or send endlessly; polite clients must not notice them.
 
-What the polite clients wait is compared with what the clients of an unharmed server wait at the same moment.
+The waits of the polite clients are compared with those of an unharmed server's clients at the same moment.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ MIB = 1 << 20
 def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
     start_server: StartServer, loop: str, record_figures: RecordFigures
 ) -> None:
-    """T30. It is muted 5 s after its reply buffer was full, and not dropped: all its events are taken."""
+    """T30. It is muted 5 s after its reply buffer became full, and not dropped: all its events are stored."""
     server, unharmed = start_server(loop=loop), start_server(loop=loop)
     account = Account()
-    for number in range(66):  # the newest 65,536 keys are in memory, and are not what is measured
+    for number in range(66):  # the newest 65,536 keys are kept in memory, which is not what this test measures
         exchange(server.port, b"".join(events(f"early-{number}", 1000, "early")))
     with polite_clients(account, server.port, 8, "before") as polite:
         wait_for_acks(polite, POLITE_S)
@@ -53,7 +53,7 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
     server_muted = threading.Event()
     with Peer(server.port, receive_buffer=4096) as silent:
         sending = in_background(send)
-        # Until then it floods, which another test measures.
+        # Until then it is a flooder, which another test measures.
         wait_until(lambda: stalled_at and time.monotonic() - stalled_at > 0.5, 60)
         with (
             polite_clients(account, server.port, 8) as polite,
@@ -64,7 +64,7 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
             server_muted.set()
             held = server.rss_bytes - memory
             waited, control = p99(polite), p99(others)
-        sending.finish()  # all its events are taken
+        sending.finish()  # all its events are read
         silent.half_close()
         wait_until(lambda: server.ask("TOPICS")["topics"][-1]["stored"] == UNREAD_EVENTS, 60)
     verdict = account.verify(server)
@@ -142,7 +142,7 @@ def test_half_sent_lines_are_ended_and_nobody_else_notices(
 
 
 def _drip(peer: Peer) -> None:
-    with contextlib.suppress(OSError):  # it was closed just now
+    with contextlib.suppress(OSError):  # the server has just closed it
         peer.send(b"x")
 
 
@@ -150,12 +150,12 @@ def _rest(peer: Peer) -> bytes:
     try:
         with peer:
             return peer.raw_rest()
-    except ConnectionResetError:  # the silent port has nothing to say
+    except ConnectionResetError:  # on the silent port there is nothing to read
         return b""
 
 
 def test_a_line_may_take_its_time_if_it_ends(start_server: StartServer) -> None:
-    """T31, the other side: any number of lines that come slowly, each within its time."""
+    """T31, the other side: any number of slow lines, each of which ends within its time."""
     server = start_server("--line-timeout", "4")
     lines = [event(f"e{number}") for number in range(5)]
     with Peer(server.port) as peer:
@@ -167,7 +167,7 @@ def test_a_line_may_take_its_time_if_it_ends(start_server: StartServer) -> None:
 
 
 def test_a_stopped_server_blames_nobody_for_its_own_pause(start_server: StartServer) -> None:
-    """T31: the rest of the line came while the server could not read it."""
+    """T31: the rest of the line arrives while the server cannot read it."""
     server = start_server("--line-timeout", "4")
     with Peer(server.port) as peer:
         peer.ask(b"PING\n")
@@ -185,8 +185,8 @@ def test_a_flooder_does_not_hold_up_the_polite(start_server: StartServer, record
 
     They wait longer than the clients of an unharmed server: an event waits for the commit before its own, and the
     flooder has a quarter of the queue in flight. The unit is the time that the server takes for such a share of the
-    flood, measured here too. On a quiet machine the polite wait 2.5 to 4 units, or 50 to 110 ms, and 12 to 14 units
-    when the flooder is not held to its share.
+    flood, which is measured here too. On a quiet machine the polite clients wait 2.5 to 4 units, or 50 to 110 ms. They
+    wait 12 to 14 units if the flooder is not held to its share.
     """
     server, unharmed = start_server(), start_server()
     account = Account()

@@ -1,4 +1,4 @@
-"""A disk that is slow, or does not come back: what waits for it, what does not, and how much memory it costs."""
+"""A disk that is slow, or never answers: what waits for it, what does not, and how much memory that costs."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ pytestmark = [pytest.mark.root, has_strace]
 def test_a_slow_disk_slows_acks_and_nothing_else(
     server: ServerProcess, delay_s: float, record_figures: RecordFigures
 ) -> None:
-    """T8: an ack waits for the commit that is running and for its own, each of one sync; HEALTH and PING do not.
+    """T8: an ack waits for the running commit and for its own commit, of one sync each; HEALTH and PING do not wait.
 
-    If they did, they would wait for half of a sync in the median.
+    If they did, their median would be half of a sync.
     """
     account = Account()
     exchange(server.port, account.line("before"))  # the first commit of a new WAL syncs twice
@@ -79,8 +79,8 @@ def test_sigterm_with_a_disk_that_does_not_come_back_ends_in_time_and_acks_nothi
 ) -> None:
     """T45: fdatasync hangs for a minute: exit code 1 at the deadline, drain timeout + 2 s; no ack, and nothing lost.
 
-    A process is gone when its last thread is, and the thread in the call cannot end before the call returns. So the
-    test waits for the end of the main thread, and then lets the call go.
+    A process ends with its last thread, and a thread in a system call cannot end before the call returns. So the test
+    waits for the end of the main thread, and then lets the call return.
     """
     server = start_server("--drain-timeout", "1")
     account = Account()
@@ -105,7 +105,7 @@ def test_sigterm_with_a_disk_that_does_not_come_back_ends_in_time_and_acks_nothi
 
 @pytest.fixture
 def memory_cgroup() -> Iterator[tuple[str, ...]]:
-    """Words before a command that limit it to MEMORY_BYTES, page cache included; none where that is not possible."""
+    """Words before a command that limit it to MEMORY_BYTES, page cache included; empty where that is not possible."""
     for parent, limits in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
@@ -129,11 +129,11 @@ def memory_cgroup() -> Iterator[tuple[str, ...]]:
 def test_a_stalled_disk_stops_the_senders_and_memory_stays_bounded(
     memory_cgroup: tuple[str, ...], start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """T40: fdatasync +5 s, 50 flooders: no OOM, the queue bounded, senders wait, RSS below 96 MiB and SQLite's cache.
+    """T40: fdatasync +5 s, 50 flooders: no OOM, the queue bounded, senders wait, RSS below 96 MiB plus SQLite's cache.
 
-    In a memory group of 128 MiB the server was killed: not in the stall (71 MiB), but at full speed after it, when
-    SQLite's page cache fills. So the group has the size of that cache on top, and so has the bound of RSS, because each
-    commit of the stall fills some of the cache. The queue may exceed its limit by one read of each client, because
+    In a memory group of 128 MiB the server was killed: not during the stall (71 MiB), but at full speed after it, when
+    SQLite's page cache fills. So the size of that cache is added to the group's limit, and to the bound of RSS, because
+    each commit of the stall fills some of the cache. The queue may exceed its limit by one read of each client, because
     events are read before they are counted.
     """
     server = start_server(prefix=memory_cgroup)

@@ -1,4 +1,4 @@
-"""A long time at half of the server's peak: nothing grows, nothing slows down."""
+"""A long time at half of the server's peak: nothing grows, and nothing becomes slower."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from tests.harness.server_process import ServerProcess
 from tests.harness.sizes import SLACK, SOAK_S
 
 MIB = 1 << 20
-WAL_LIMIT_BYTES = 128 * MIB  # checkpoints are due at 32 MiB, the file is cut to 64 MiB
+WAL_LIMIT_BYTES = 128 * MIB  # checkpoints are due at 32 MiB, and the file is cut to 64 MiB
 
 
 @pytest.mark.timeout(SOAK_S + 300)
 def test_nothing_grows_under_steady_load(server: ServerProcess, record_figures: RecordFigures) -> None:
     """T41. Memory, descriptors, WAL and latency are measured every second. The first third is left out: caches fill.
 
-    Peak is what one flooder reaches in three seconds. Ids start again after four million events, so that the disk is
-    not filled; the load then consists of duplicates. Memory may grow by 1 MB in ten minutes, and by 4 MiB, because it
-    goes up and down like a saw-tooth (see test_churn_leaves_nothing_behind). The bench measures how latency grows.
+    The peak is what one flooder reaches in three seconds. Ids repeat after four million events, so that the disk does
+    not fill up; from then on the load consists of duplicates. Memory may grow by 1 MB in ten minutes, plus 4 MiB,
+    because it goes up and down like a sawtooth (see test_churn_leaves_nothing_behind). The bench measures how latency
+    grows.
     """
     with Flooder(server.port, "peak", 3) as flooder:
         sent, _ = flooder.end()
@@ -34,7 +35,7 @@ def test_nothing_grows_under_steady_load(server: ServerProcess, record_figures: 
     memory: list[int] = []
     descriptors: list[int] = []
     wal: list[int] = []
-    looks: list[float] = []  # seconds since the start, of each look
+    looks: list[float] = []  # seconds since the start, of each sample
     with (
         Flooder(server.port, "soak", SOAK_S, rate) as flooder,
         polite_clients(account, server.port, 2) as polite,
@@ -47,7 +48,7 @@ def test_nothing_grows_under_steady_load(server: ServerProcess, record_figures: 
             descriptors.append(server.descriptors)
             wal.append(server.ask("STATS")["wal_bytes"])
             marks.append([len(client.waited_s) for client in polite])
-            time.sleep(1)  # the interval of looking
+            time.sleep(1)  # the sampling interval
         sent, answered = flooder.end()
     wait_until(lambda: server.ask("STATS")["connections"] == 1)
 

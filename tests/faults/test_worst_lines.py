@@ -1,4 +1,4 @@
-"""Lines, and questions, that take as much work as their bytes allow: another client hardly notices."""
+"""Lines and questions that take as much work as their bytes allow: other clients hardly notice."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LINES = 20
 MIB = (1 << 20) - 200
 
 PING_BAR_S = 0.15
-"""What another client's PING takes at most, at the 99th percentile, on a quiet machine."""
+"""The longest that another client's PING may take, at the 99th percentile, on a quiet machine."""
 
 EVENTS_BAR_S = 0.3
-"""What a small answer takes at most, besides 16 greedy readers."""
+"""The longest that a small answer may take, next to 16 greedy readers."""
 
 
 def filled(payload: str, piece: str, end: str) -> Callable[[int], bytes]:
-    """An event of a mebibyte: ``payload`` begins it, ``piece`` is repeated, ``end`` closes it."""
+    """An event of one MiB: ``payload`` begins it, ``piece`` is repeated, ``end`` closes it."""
     count = (MIB - len(payload) - len(end)) // len(piece)
     return lambda number: event(f"e{number}", payload=payload + piece * count + end)
 
@@ -55,7 +55,7 @@ WORST = {
 def test_the_worst_lines_of_one_client_hardly_delay_another(
     server: ServerProcess, line: Callable[[int], bytes], record_figures: RecordFigures
 ) -> None:
-    """T51: 20 lines of a mebibyte; PING takes 150 ms at the 99th percentile (on a quiet machine)."""
+    """T51: 20 lines of one MiB; PING takes at most 150 ms at the 99th percentile (on a quiet machine)."""
     stream = b"".join(line(number) for number in range(LINES))
     pings: list[float] = []
     answered = threading.Event()
@@ -78,7 +78,7 @@ def test_the_worst_lines_of_one_client_hardly_delay_another(
 
 
 def test_greedy_readers_hardly_delay_a_small_answer(server: ServerProcess, record_figures: RecordFigures) -> None:
-    """T52: 16 clients ask for 1,000 events that lie in 1,000 blocks; another asks for one."""
+    """T52: 16 clients ask for 1,000 events that lie in 1,000 blocks; another client asks for one event."""
     for part in range(10):
         lines = [event(f"e{part}-{i}", "t" if i % 256 else "rare") for i in range(25 * 256)]
         assert len(exchange(server.port, b"".join(lines))) == len(lines)

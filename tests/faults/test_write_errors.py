@@ -1,7 +1,7 @@
-"""Real write errors, not system calls that only report an error.
+"""Real write errors, as opposed to system calls that only report an error.
 
-After a write error Linux marks the pages that it could not write as clean. They are still read as they were written,
-and the next sync succeeds without them. So what a server finds after its restart may be in memory only.
+After a write error Linux marks the pages that it could not write as clean. Reads still return them as they were
+written, and the next sync succeeds without them. So what a restarted server finds may be in memory only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.harness.server_process import ServerProcess, StartServer
 
 
 def stop_the_disk(server: ServerProcess, disk: FailingDisk) -> None:
-    """Let the server's writes to new places fail from now on; no write is on its way at that moment."""
+    """Let the server's writes to new places fail from now on; no write is in progress at that moment."""
     server.signal(signal.SIGSTOP)
     wait_until_it_stands_still(server)
     disk.break_down()
@@ -50,11 +50,11 @@ def judge_after_a_power_cut(
 def test_what_is_acked_after_a_write_error_and_a_restart_survives_a_power_cut(
     start_server: StartServer, failing_disk: FailingDisk, record_figures: RecordFigures
 ) -> None:
-    """T5 with T2: an error of the disk, a restart of the server alone, more events, and then the power is cut.
+    """T5 with T2: an error of the disk, a restart of the server alone, more events, and then a power cut.
 
     The restarted server finds in its WAL what could not be written. If it took that for stored, each later commit would
-    stand after a hole, where the recovery from a power cut ends. Before a start wrote the WAL once more, 400 of 900
-    acked events were lost here.
+    follow a hole, where the recovery from a power cut ends. Before a start rewrote the WAL, 400 of 900 acked events
+    were lost here.
     """
     account = Account()
     server = start_server(db=failing_disk.folder / "events.db")
@@ -76,7 +76,7 @@ def test_what_is_acked_after_a_write_error_and_a_restart_survives_a_power_cut(
 def test_what_a_failed_checkpoint_could_not_write_survives_a_power_cut_after_the_next_one(
     start_server: StartServer, failing_disk: FailingDisk, record_figures: RecordFigures
 ) -> None:
-    """T7 with T2: the database cannot grow, the disk is mended, the checkpoint is done again, and the power is cut.
+    """T7 with T2: the database cannot grow, the disk is mended, the checkpoint is repeated, and the power is cut.
 
     Before the server made the kernel forget what it could not write, the database was malformed here.
     """
@@ -89,10 +89,10 @@ def test_what_a_failed_checkpoint_could_not_write_survives_a_power_cut_after_the
     def checkpoint() -> str:
         return str(server.ask("HEALTH")["checks"]["checkpoint"])
 
-    send("first", 2000)  # from now on the WAL has its place on the disk, and is written over after the checkpoint
+    send("first", 2000)  # from now on the WAL has its blocks on the disk, and is overwritten after the checkpoint
     sent = time.monotonic()
     while not server.has_checkpointed_since(sent):
-        if time.monotonic() > sent + 5:  # the checkpoint was over before the clock was read
+        if time.monotonic() > sent + 5:  # the checkpoint had ended before the clock was read
             send(f"later {sent}", 1)
             sent = time.monotonic()
     stop_the_disk(server, failing_disk)
@@ -101,7 +101,7 @@ def test_what_a_failed_checkpoint_could_not_write_survives_a_power_cut_after_the
     assert server.ask("HEALTH")["health"] == "degraded"
     failing_disk.heal()
     wait_until(lambda: checkpoint() == "ok")
-    send("third", 10)  # from here the WAL is written over
+    send("third", 10)  # from here on the WAL is overwritten
     assert not account.errors
     verdict = judge_after_a_power_cut(server, failing_disk, account, start_server)
     record_figures("write error at a checkpoint, a second one, power cut", **verdict.figures)

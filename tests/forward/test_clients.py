@@ -1,4 +1,4 @@
-"""Real clients of the Forward port, as they come from their registries."""
+"""Real clients of the Forward port, from their package registries."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ needs_fluent_logger = pytest.mark.skipif(
 )
 
 SENT_S = 60.0
-"""How long a client may take to send everything, with the restarts between."""
+"""How long a client may take to send everything, with the restarts in between."""
 
 
 @pytest.fixture
 def server(start_server: StartServer) -> ServerProcess:
-    """A running server with a Forward port that stays the same over a restart."""
+    """A running server with a Forward port whose number survives a restart."""
     return start_server("--forward-port", str(free_port()))
 
 
@@ -88,7 +88,7 @@ def test_node_with_a_shared_key(start_server: StartServer, tmp_path: Path, key: 
 @needs_node
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "kill -9"])
 def test_node_loses_and_doubles_nothing_over_restarts(start_server: StartServer, kill: bool) -> None:
-    """T64: it gives a chunk another name when it sends it again: so after a kill the records need ids of their own."""
+    """T64: the client renames a chunk when it sends it again, so after a kill the records need their own ids."""
     server = start_server("--forward-port", str(free_port()), *(["--forward-id", "n"] if kill else []))
     client = start_node(server, "PackedForward", 3000)
     for _ in range(2):

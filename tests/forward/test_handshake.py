@@ -1,4 +1,4 @@
-"""The handshake without a server: digests as the specification has them."""
+"""The handshake without a server: digests as the specification defines them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes to messages, messages to events, without a server: every mode, any split, and what is no Forward."""
+"""Bytes to messages to events, without a server: every mode, any split, and what is not Forward."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.harness.forward import event_time, forward, pack
 MAX_BYTES: Final = 1 << 20
 MAX_RECORD_BYTES: Final = 1 << 16
 TIME: Final = event_time(1, 2)
-squeeze = partial(gzip.compress, mtime=0)  # the same bytes at any time
+squeeze = partial(gzip.compress, mtime=0)  # without the time, so that the bytes are always the same
 PACKED: Final = b"".join(pack([TIME, {"n": n}]) for n in range(3))
 
 
@@ -37,7 +37,7 @@ ANY_FIELDS: Final = Fields()
 def convert(
     stream: bytes, *, reads: Sequence[int] = (), fields: Fields = ANY_FIELDS, max_bytes: int = MAX_BYTES
 ) -> list[Conversion]:
-    """Every chunk of a stream that arrives in pieces of these sizes, the rest at once. Raises NotForward."""
+    """Convert every chunk of a stream that arrives in pieces of these sizes and then the rest. Raises NotForward."""
     splitter = Splitter(max_bytes)
     made = []
     for size in [*reads, len(stream)]:
@@ -259,7 +259,7 @@ def test_what_is_escaped_can_be_read_back(texts: list[bytes]) -> None:
 
 
 def _unescape(text: bytes) -> bytes:
-    """As the rule says: a doubled backslash is one, and \\xNN is a byte."""
+    """Unescape as the rule says: a doubled backslash is one, and \\xNN is a byte."""
     out, index = bytearray(), 0
     while index < len(text):
         if text[index : index + 2] == b"\\\\":
@@ -275,13 +275,13 @@ def _unescape(text: bytes) -> bytes:
 
 
 def test_a_name_that_comes_twice_is_numbered() -> None:
-    """Fluent Bit sends such maps, when a filter adds a field that is there already."""
+    """Fluent Bit sends such maps when a filter adds a field that the record already has."""
     record = b"\x83" + pack("time") + pack(1) + pack("time") + pack(2) + pack("time (2)") + pack(3)
     (conversion,) = convert(b"\x93" + pack("t") + pack(1) + record)
     assert json.loads(conversion.events.json[0])["payload"] == {"time": 1, "time (2)": 2, "time (2) (2)": 3}
 
 
-# --- what is not taken
+# --- what is refused
 
 
 def nested(levels: int) -> Any:
@@ -370,7 +370,7 @@ def test_a_map_of_numbers_that_all_have_one_hash_is_read_in_time() -> None:
 
 
 def begun(stream: bytes) -> Conversion:
-    """The only chunk of a stream, none of whose events is made yet."""
+    """The only chunk of a stream, before any of its events is made."""
     (message,) = Splitter(MAX_BYTES).feed(stream)
     return begin(message)
 
@@ -407,7 +407,7 @@ def test_compressed_nothing_is_looked_at_a_step_at_a_time() -> None:
 
 
 def test_an_event_does_not_keep_the_buffer_that_its_json_was_made_in() -> None:
-    """That of orjson has some 4 KB, whatever is in it."""
+    """A buffer of orjson takes some 4 KB, whatever is in it."""
     conversion = begun(forward("t", [{}] * 20_000))
     tracemalloc.start()
     try:

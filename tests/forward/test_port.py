@@ -23,7 +23,7 @@ from tests.harness.sizes import SLACK
 from tests.harness.wire import Peer
 
 HELD_UP_S = 3.0
-"""Far below what it was, and far above what a busy machine makes of it."""
+"""Far below the times measured before the fix, and far above what a busy machine adds."""
 
 ON = ("--forward-port", "0")
 
@@ -104,7 +104,7 @@ def test_a_message_that_is_not_finished_in_time_ends_the_connection(start_server
     with ForwardPeer(server.port_of("forward")) as idle, ForwardPeer(server.port_of("forward")) as peer:
         peer.send(forward("t", [{}], "c")[:-1])
         assert peer.answer() is None
-        assert idle.ask(forward("t", [{}], "c")) == {"ack": "c"}  # a client that is silent may be so for ever
+        assert idle.ask(forward("t", [{}], "c")) == {"ack": "c"}  # a silent client may stay silent forever
     wait_until(lambda: "it left a message unfinished for 0.5 s" in server.log)
 
 
@@ -225,7 +225,7 @@ WORST = {
 
 @pytest.mark.parametrize("worst", WORST)
 def test_few_bytes_that_take_long_hold_up_nobody(start_server: StartServer, worst: str) -> None:
-    """T51 on the Forward port. In one go, the heartbeats took 31 s, and the nulls more than 10 s."""
+    """T51 on the Forward port. Processed in one go, the heartbeats took 31 s, and the nulls more than 10 s."""
     server = start_server(*ON)
     with ForwardPeer(server.port_of("forward")) as heavy, Peer(server.port) as other:
         sending = in_background(lambda: heavy.send(WORST[worst]))
@@ -234,7 +234,7 @@ def test_few_bytes_that_take_long_hold_up_nobody(start_server: StartServer, wors
             started = time.monotonic()
             assert other.ask(b"PING\n")["pong"]
             waits.append(time.monotonic() - started)
-            time.sleep(0.02)  # the pace of who asks
+            time.sleep(0.02)  # the pace of the client that asks
         assert max(waits) < HELD_UP_S
         heavy.close()
         with contextlib.suppress(OSError):
@@ -255,7 +255,7 @@ def test_stopping_acks_what_was_read_and_stores_what_still_comes(start_server: S
     server.restart()
     stored = payloads(server)
     assert {f"c{n}.0" for n in range(acked)} <= set(stored)
-    # Who wants an ack sends the chunk again, maybe under another name; who wants none never does.
+    # A client that wants an ack sends the chunk again, maybe under another name; one that wants none never does.
     assert list(payloads(server, "late").values()) == [{"acked": None}]
 
 

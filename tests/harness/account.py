@@ -1,4 +1,4 @@
-"""An account of what was sent, acked and stored: every test that breaks something compares them at its end."""
+"""An account of the events sent, acked and stored. Every test that breaks something compares them at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.harness.wire import Json, event, exchange
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the stored events differ from the sent and acked ones: event ids, by what is wrong with them."""
+    """How the stored events differ from the sent and acked ones: a list of event ids for each kind of error."""
 
     sent: int
     acked: int
@@ -22,8 +22,8 @@ class Verdict:
     lost: list[str]  # acked, and not stored
     phantom: list[str]  # stored, and never sent
     duplicate: list[str]  # stored more than once
-    corrupt: list[str]  # stored in another form than it was sent, or under another seq than its ack said
-    replies: list[str]  # out of the order of lines, or no reply at all
+    corrupt: list[str]  # stored in a form other than the one sent, or under a seq other than the acked one
+    replies: list[str]  # replies out of the order of the lines, or under another seq than before
 
     @property
     def figures(self) -> dict[str, int]:
@@ -36,7 +36,7 @@ class Verdict:
 
 @dataclass
 class Account:
-    """Events by id over all clients of a test: those that were sent (maybe), and those that were acked."""
+    """Events by id, of all clients of a test: those that may have been sent, and those that were acked."""
 
     topic: str = "t"
     sent: dict[str, bytes] = field(default_factory=dict)
@@ -45,22 +45,22 @@ class Account:
     order_broken: list[str] = field(default_factory=list)
 
     def line(self, event_id: str, payload: str = "{}") -> bytes:
-        """The line of an event that is going to be sent. NAME in its payload becomes its id."""
+        """The line of an event that is about to be sent. NAME in its payload is replaced by its id."""
         self.sent[event_id] = line = event(event_id, self.topic, payload.replace("NAME", event_id))
         return line
 
     def lines(self, names: Iterable[str], payload: str = "{}") -> bytes:
-        """The lines of several."""
+        """The lines of several events."""
         return b"".join([self.line(name, payload) for name in names])
 
     def send(self, port: int, prefix: str, count: int, payload: str = '{"n":"NAME"}') -> None:
-        """Send so many events on a connection of their own, and note the replies."""
+        """Send this many events on a new connection, and note the replies."""
         names = [f"{prefix}-{number}" for number in range(count)]
         for name, reply in zip(names, exchange(port, self.lines(names, payload)), strict=True):
             self.heard(name, reply)
 
     def heard(self, expected: str, reply: Json) -> None:
-        """Note the reply to the event that was next in line."""
+        """Note the reply to the next event in line."""
         if reply.get("event_id") != expected:
             self.order_broken.append(f"{expected}: {reply}")
         if reply["status"] in ("stored", "duplicate"):
@@ -71,7 +71,7 @@ class Account:
             self.errors[expected] = reply["code"]
 
     def judge(self, server: ServerProcess) -> Verdict:
-        """Compare with what the server has stored."""
+        """Compare the account with the events that the server has stored."""
         listed = server.listed(self.topic)
         stored = {found["event_id"]: found for found in listed}
         return Verdict(
@@ -92,7 +92,7 @@ class Account:
         return bool(as_sent == sent and self.acked.get(name, found["seq"]) == found["seq"])
 
     def verify(self, server: ServerProcess) -> Verdict:
-        """Assert that nothing is lost, phantom, duplicate or corrupt; resend the unknown events, then stored = sent."""
+        """Assert that no event is lost, phantom, duplicate or corrupt. Resend the unknown ones; then stored = sent."""
         self.judge(server).assert_flawless()
         unknown = [name for name in self.sent if name not in self.acked]
         for start in range(0, len(unknown), 1000):
@@ -107,7 +107,7 @@ class Account:
         return verdict
 
     def verify_and_stop(self, server: ServerProcess) -> Verdict:
-        """Verify; then the server must end well, and SQLite must find its file sound."""
+        """Verify the account; then the server must exit with 0, and SQLite must find its file sound."""
         verdict = self.verify(server)
         assert server.stop() == 0
         check_database(server.db)
@@ -115,7 +115,7 @@ class Account:
 
 
 def total(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """The figures of several rounds together."""
+    """The summed figures of several rounds."""
     figures: Counter[str] = Counter()
     for verdict in verdicts:
         figures.update(verdict.figures)

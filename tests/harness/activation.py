@@ -1,4 +1,4 @@
-"""A service manager as a test needs it: listening sockets that outlive the server, and what the server tells it."""
+"""A service manager for tests: listening sockets that outlive the server, and the messages the server sends to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ os.execvp(command[0], command)
 
 
 def passing(sockets: Mapping[str, socket.socket]) -> tuple[str, ...]:
-    """Words before a server's command that pass these sockets on to it, as systemd does, by name."""
+    """The words to put before a server's command to pass it these sockets by name, as systemd does."""
     if not sockets:
         return ()
     descriptors = " ".join(str(one.fileno()) for one in sockets.values())
@@ -39,7 +39,7 @@ def listening(*names: str) -> Iterator[dict[str, socket.socket]]:
 
 
 class NotifySocket:
-    """The socket at which a manager is told things (sd_notify(3)): at a path, or in the abstract namespace."""
+    """The socket at which a manager receives messages (sd_notify(3)): at a path, or in the abstract namespace."""
 
     def __init__(self, folder: Path, abstract: bool) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -49,7 +49,7 @@ class NotifySocket:
         self.told: list[str] = []
 
     def wait_for(self, line: str) -> None:
-        """Read what was told until this line."""
+        """Read messages until this line has come."""
         while True:
             lines = self._socket.recv(65536).decode().split("\n")
             self.told += lines
@@ -57,7 +57,7 @@ class NotifySocket:
                 return
 
     def rest(self) -> list[str]:
-        """What else was told by now."""
+        """The messages that have come since, without waiting."""
         self._socket.setblocking(False)
         lines: list[str] = []
         with contextlib.suppress(BlockingIOError):

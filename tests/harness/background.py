@@ -1,4 +1,4 @@
-"""Work that is done while a test does something else: neither may have to wait for the other."""
+"""Work that runs in parallel with a test. Neither of the two may have to wait for the other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Final
 
 FINISH_S: Final = 60.0
-"""Longer than any work here takes when the test has done its part; what has not ended by then hangs."""
+"""Longer than any work takes once the test has done its part. Work that has not ended by then hangs."""
 
 
 class Background(threading.Thread):
-    """Work in a thread of its own. Wait for its end by ``finish``, or let a ``with`` block do so."""
+    """Work in its own thread. Wait for its end with ``finish``, or let a ``with`` block do so."""
 
     def __init__(self, work: Callable[[], object], name: str | None = None) -> None:
         super().__init__(name=name, daemon=True)
@@ -27,13 +27,13 @@ class Background(threading.Thread):
             self._failure = failure
 
     def finish(self, timeout_s: float = FINISH_S) -> None:
-        """Wait for the end of the work; raise what it has raised."""
+        """Wait for the end of the work; raise any exception that it raised."""
         self.join(timeout_s)
         assert not self.is_alive(), f"{self.name} does not end"
         self.check()
 
     def check(self) -> None:
-        """Raise what the work has raised so far."""
+        """Raise any exception that the work has raised so far."""
         if self._failure:
             raise self._failure
 
@@ -48,5 +48,5 @@ class Background(threading.Thread):
 
 
 def in_background(work: Callable[[], object]) -> Background:
-    """Begin this work now."""
+    """Start this work now."""
     return Background(work)

@@ -1,4 +1,4 @@
-"""Certificates made by openssl, as an administrator makes them."""
+"""Certificates made with openssl, as an administrator makes them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Pair:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What a server has to be told."""
+        """The server's options for this pair."""
         return ("--tls-cert", str(self.certificate), "--tls-key", str(self.key))
 
     @property
     def of_client(self) -> tuple[str, ...]:
-        """What one of our commands has to be told."""
+        """The options of one of our client commands for this pair."""
         return ("--cert", str(self.certificate), "--key", str(self.key))
 
 
@@ -53,7 +53,7 @@ class Authority:
         self._configuration.write_text(_CONFIGURATION.format(folder=self.folder))
 
     def issue(self, name: str, key: str = "ec", days: int = 30, names: str = "", instead_of_names: str = "") -> Pair:
-        """A certificate for ``name``; with further alternative names, or others, as openssl takes them."""
+        """A certificate for ``name``. ``names`` are further alternative names; the other argument replaces all."""
         pair = Pair(self.folder / f"{name}.pem", self.folder / f"{name}.key")
         request = self.folder / f"{name}.csr"
         extensions = self.folder / f"{name}.ext"
@@ -71,7 +71,7 @@ class Authority:
         return self.issue("localhost", key, names="IP:127.0.0.1")
 
     def revoked(self, *pairs: Pair, days: int = 30) -> Path:
-        """A revocation list with these in it, valid for so many days from now."""
+        """A revocation list with these pairs in it, valid for this many days from now; with 0, it has expired."""
         for pair in pairs:
             self._ca("-revoke", str(pair.certificate))
         found = self.folder / "crl.pem"
@@ -84,7 +84,7 @@ class Authority:
         openssl("ca", "-config", self._configuration, "-cert", self.certificate, "-keyfile", self._key, *words)
 
     def trusting(self, pair: Pair | None = None, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-        """A client's context that trusts this CA, and shows this certificate."""
+        """A client's context that trusts this CA, and presents this certificate."""
         context = ssl.create_default_context(cafile=self.certificate)
         if pair:
             context.load_cert_chain(pair.certificate, pair.key)
@@ -94,7 +94,7 @@ class Authority:
 
 
 def openssl(*words: str | Path) -> str:
-    """Run it; return what it wrote to standard output."""
+    """Run openssl; return its standard output."""
     done = subprocess.run(["openssl", *words], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout

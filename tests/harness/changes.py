@@ -1,7 +1,7 @@
 """Changes to the product, made in a server's own process before it starts: ``ServerProcess(changes=[…])``.
 
-The product has no switch for defects, nor for limits that no administrator needs. So a server that has to have them
-runs a program that makes the changes named here, and then the product's own command line.
+The product has no switch that turns on a defect, and none for limits that no administrator needs to change. A server
+that needs such a change runs a program that makes the changes named here, and then runs the product's command line.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ from tests.harness.elsewhere import ELSEWHERE
 Change = Callable[[], None]
 
 CLOCK_STEP: Final = "CLOCK_STEP"
-"""The variable of the environment that names the file of ``clock_that_can_step``."""
+"""The environment variable that names the file of ``clock_that_can_step``."""
 
 HOUR_NS: Final = 3_600_000_000_000
 
 KILL_SEED: Final = "KILL_SEED"
-"""The variable of the environment that makes ``kills_itself_at_work`` do so."""
+"""The environment variable that turns ``kills_itself_at_work`` on."""
 
 
 def arguments(changes: Sequence[Change]) -> tuple[str, ...]:
-    """Python's arguments that make these changes, and run the product; without changes, the product as it is."""
+    """Python's arguments to make these changes and run the product; without changes, the product as it is."""
     if not changes:
         return ("-m", "aggregator")
     calls = "".join(f"changes.{change.__name__}()\n" for change in changes)
@@ -89,12 +89,12 @@ def _put(holder: Any, name: str, value: object) -> None:
 
 
 def on_asyncio() -> None:
-    """The product always runs on uvloop; on asyncio's own loop a few things behave differently."""
+    """Run on asyncio's own loop, where a few things behave differently; the product always runs on uvloop."""
     _put(serve, "run_server", functools.partial(serve.run_server, new_loop=asyncio.new_event_loop))
 
 
 def small_ledger() -> None:
-    """Let a few hundred events pass through flushes, merges and checkpoints."""
+    """Let a few hundred events be enough for flushes, merges and checkpoints."""
     storage.shrink_ledger(_put, keys=64, fanout=2, least=16, most=256)
     storage.checkpoint_after(_put, 1 << 20)
     _put(consumer, "IDLE_S", 0.01)
@@ -108,18 +108,18 @@ def quick_keepalive() -> None:
 
 
 def clock_that_can_step() -> None:
-    """With CLOCK_STEP, a path: the clock is an hour behind as long as that file is there."""
+    """With CLOCK_STEP, a path: the clock is an hour behind for as long as that file exists."""
     path, real = Path(os.environ[CLOCK_STEP]), time.time_ns
     _put(time, "time_ns", lambda: real() - HOUR_NS * path.exists())
 
 
 def answers_cut_short() -> None:
-    """Look at one slice for each answer, as if all others had taken too long."""
+    """Read one slice for each answer, as if all later slices had taken too long."""
     _put(reading, "ANSWER_S", 0)
 
 
 def few_cursors() -> None:
-    """Keep five names."""
+    """Keep at most five names."""
     _put(reading, "MAX_CURSORS", 5)
 
 
@@ -131,23 +131,23 @@ def small_slices() -> None:
 
 
 def impatient() -> None:
-    """Mute a client that does not read its replies after half a second, instead of five."""
+    """Mute a client that does not read its replies after half a second, instead of after five."""
     _put(peer, "REPLY_DEADLINE_S", 0.5)
 
 
 def patient() -> None:
-    """Wait a minute, instead of a second, for the end of a client after our half of the close."""
+    """After our half of the close, wait a minute instead of a second for the client to close its half."""
     _put(peer, "LINGER_S", 60.0)
     _put(authenticated_peer, "LINGER_S", 60.0)
 
 
 def short_looks() -> None:
-    """Look after half a second, instead of a minute, whether a client that is slowed has gone."""
+    """Check after half a second, instead of after a minute, whether a client that is slowed down has gone."""
     _put(authenticated_peer, "LOOK_S", 0.5)
 
 
 def quick_own_answers() -> None:
-    """Drop a client that leaves TLS's own answers unread after half a second, instead of five; the kernel keeps few."""
+    """Drop a client that leaves TLS's own answers unread after half a second, not five; shrink the kernel's buffer."""
     _put(tls, "OWN_BYTES_S", 0.5)
     keep_alive = listeners._keep_alive
 
@@ -159,7 +159,7 @@ def quick_own_answers() -> None:
 
 
 def hung_disk() -> None:
-    """Never read a file as a whole; beside it a file ``reached`` is made when that is tried."""
+    """Hang whenever a file is read as a whole. Each attempt makes a file ``reached`` in the same folder."""
 
     def hang(path: Path) -> bytes:
         (path.parent / "reached").touch()
@@ -170,7 +170,7 @@ def hung_disk() -> None:
 
 
 def slow_to_accept_tls() -> None:
-    """Read nothing of a client for a second after its handshake: it has written all of it, and has closed, by then."""
+    """Start to read a client a second after its handshake; by then the client has written everything and has closed."""
     opened = listeners.Listeners._opened
 
     def opened_late(self: Any, connection: Any, handshake: Any, transport: Any) -> None:
@@ -182,7 +182,7 @@ def slow_to_accept_tls() -> None:
 
 
 def with_session_tickets() -> None:
-    """Write two tickets to each client of TLS 1.3, as OpenSSL does by default."""
+    """Write two tickets to each TLS 1.3 client, as OpenSSL does by default."""
     make = tls_context._context
 
     def with_tickets(config: Config, verify_mode: ssl.VerifyMode) -> ssl.SSLContext:
@@ -194,22 +194,22 @@ def with_session_tickets() -> None:
 
 
 def quick_silence() -> None:
-    """Take a reader for gone that has acknowledged nothing for two seconds, instead of two minutes."""
+    """Consider a reader gone that has acknowledged nothing for two seconds, instead of two minutes."""
     _put(tcp, "SILENT_MS", 2000)
 
 
 def gathering_for_a_minute() -> None:
-    """Read a client that has sent few lines a minute later, while many events wait."""
+    """While many events wait, pause for a minute before reading more from a client that has sent few lines."""
     _put(peer, "GATHER_S", 60)
 
 
 def short_turns() -> None:
-    """Interpret no more than 50 lines of a client in one turn of the loop."""
+    """Interpret no more than 50 lines of one client in one turn of the loop."""
     _put(meaning, "TURN_LINES", 50)
 
 
 def too_full_buffers_are_logged() -> None:
-    """Log if more than 512 KiB and a line wait in this process for one subscriber."""
+    """Log if more than 512 KiB plus one line wait in this process for one subscriber."""
     push = deliveries.Deliveries.push
 
     def watched(self: deliveries.Deliveries, data: bytes) -> bool:
@@ -226,12 +226,12 @@ def too_full_buffers_are_logged() -> None:
 
 
 def dict_engine() -> None:
-    """Keep the events in a dict, which is gone when the server ends."""
+    """Keep the events in a dict, which is lost when the server ends."""
     _open_instead(DictEngine())
 
 
 def slow_dict_engine() -> None:
-    """The same, with commits that take long."""
+    """Keep the events in a dict, with commits that take long."""
     _open_instead(DictEngine(write_s=[0.3]))
 
 
@@ -246,20 +246,20 @@ def _open_instead(engine: DictEngine) -> None:
 
 
 def short_log_queue() -> None:
-    """Leave out lines of the log when a few wait."""
+    """Leave out lines of the log when only a few are waiting."""
     _put(streams, "QUEUE_BYTES", 1000)
 
 
 def signals_repeat_for_a_minute() -> None:
-    """Take a second signal within a minute for the first one."""
+    """Treat a second signal within a minute as a repetition of the first one."""
     _put(signals, "REPEAT_S", 60.0)
 
 
-# --- who is there
+# --- credentials
 
 
 def clients_from_elsewhere() -> None:
-    """Take clients of loopback for others, by the address that they have bound (``harness.elsewhere``)."""
+    """Give loopback clients the credentials of others, by the address that they have bound (``harness.elsewhere``)."""
     of = credentials.of
 
     def instead(transport: asyncio.BaseTransport) -> credentials.Credentials:
@@ -273,7 +273,7 @@ def clients_from_elsewhere() -> None:
 
 
 def consumer_dies() -> None:
-    """Raise at the 21st batch."""
+    """Raise at batch 21 and at each later one."""
     append, calls = Store.append, 0
 
     async def broken(self: Store, batch: Batch) -> Commit:
@@ -287,7 +287,7 @@ def consumer_dies() -> None:
 
 
 def start_dies() -> None:
-    """Raise when the database is open."""
+    """Raise once the database is open."""
 
     def broken(*_: object) -> None:
         raise RuntimeError("a defect at the start")
@@ -296,7 +296,7 @@ def start_dies() -> None:
 
 
 def parsing_dies() -> None:
-    """Raise at a line that holds POISON."""
+    """Raise at a line that contains POISON."""
     interpret = meaning.interpret
 
     def broken(line: bytes) -> Event | list[Event | Rejection] | meaning.Command | Rejection | None:
@@ -308,7 +308,7 @@ def parsing_dies() -> None:
 
 
 def pinging_leaves_a_defect() -> None:
-    """Raise where nobody can catch it: in a finalizer, and in a thread."""
+    """Raise where no code can catch it: in a finalizer, and in a thread."""
 
     class Broken:
         def __del__(self) -> None:
@@ -353,7 +353,7 @@ def publishing_dies() -> None:
 
 
 def encoding_dies() -> None:
-    """Raise at every third commit that is encoded, for one interest or another."""
+    """Raise at every third encoding of a commit, whichever interest it is for."""
     of_commit, calls = pieces.of_commit, 0
 
     def broken(*arguments: Any) -> Any:
@@ -367,7 +367,7 @@ def encoding_dies() -> None:
 
 
 def slices_die() -> None:
-    """Raise in the catching up of readers with POISON in their patterns."""
+    """Raise in the catching up of readers that have POISON among their patterns."""
     of_slice = pieces.of_slice
 
     def broken(interest: Interest, *rest: Any) -> Any:
@@ -378,11 +378,11 @@ def slices_die() -> None:
     _put(pieces, "of_slice", broken)
 
 
-# --- an SQLite that does not do what it is told
+# --- an SQLite that disobeys
 
 
 def no_sync_at_commit() -> None:
-    """Leave each commit in the page cache; the engine believes that it is synced."""
+    """Leave each commit in the page cache, while the engine believes that it is synced."""
 
     class Careless(database.Connection):
         def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
@@ -402,7 +402,7 @@ def deaf_to_journal_mode() -> None:
 
 
 def _be_deaf_to(name: str, value: str) -> None:
-    """Set this pragma to this value, and ignore any other."""
+    """Set this pragma to this value, whatever value the engine asks for."""
 
     class Deaf(database.Connection):
         def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
@@ -430,7 +430,7 @@ def dies_before_the_third_ack_of_a_chunk() -> None:
 
 
 def kills_itself_at_work() -> None:
-    """With KILL_SEED: die at a random step of SQLite's virtual machine, somewhere in the ledger's work."""
+    """With KILL_SEED: die at a random instruction of SQLite's virtual machine, during the ledger's work."""
     if KILL_SEED not in os.environ:
         return
     moments = random.Random(int(os.environ[KILL_SEED]))

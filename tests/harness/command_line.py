@@ -1,4 +1,4 @@
-"""``aggregator`` with these words, run to its end."""
+"""Run ``aggregator`` with these words to its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def aggregator(
     shell: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> Done:
-    """Run it in this folder. ``shell`` are redirections, as in ``>/dev/full`` or ``2>&-``, or a pipe."""
+    """Run it in this folder. ``shell`` is appended: redirections, as in ``>/dev/full`` or ``2>&-``, or a pipe."""
     command = [*prefix, sys.executable, "-m", "aggregator", *words]
     if shell:
         command = ["bash", "-c", f'"$@" {shell}', "bash", *command]
@@ -31,7 +31,7 @@ def aggregator(
 
 
 def assert_one_line(done: Done, code: int, *words: str) -> None:
-    """It ended with this code, and said one line on standard error, with these words in it."""
+    """Assert that it ended with this code and wrote one line, which contains these words, to standard error."""
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("aggregator")

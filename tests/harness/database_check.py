@@ -29,7 +29,7 @@ def check_database(path: Path) -> None:
         counted = rows("SELECT topic, count(*), max(seq) FROM events GROUP BY topic ORDER BY topic")
         assert rows("SELECT name, stored, last_seq FROM topics ORDER BY name") == counted
         assert topics == len(counted)
-        # Each block up to posted_seq has a posting for each of its topics, and for no other.
+        # Each block up to posted_seq has a posting for each of its topics, and for no other topic.
         posted = rows(
             "SELECT name, block, number FROM postings JOIN topics ON topics.id = topic ORDER BY block, number"
         )
@@ -40,7 +40,7 @@ def check_database(path: Path) -> None:
         assert set(rows("SELECT value, first_seq FROM blocks, json_each(blocks.topics)")) == set(
             rows("SELECT DISTINCT topic, (SELECT max(first_seq) FROM blocks WHERE first_seq <= seq) FROM events")
         )
-        # Each key is in one run, under the seq of its event, unless the event is newer than all runs.
+        # Each key is in exactly one run, under the seq of its event, unless the event is newer than all runs.
         keyed = []
         last_of_all = 0
         for run, keys, last_seq in rows(

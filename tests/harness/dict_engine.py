@@ -1,8 +1,8 @@
-"""A second engine, over a dict, which shares nothing with SQLite but the seam.
+"""A second engine, over a dict. It shares nothing with SQLite but the interface between the server and its engine.
 
-It is different wherever an engine may be. It numbers in two lanes, so the seqs of a batch are no range. Two batches may
-be on their way, and the later one may be stored first. A position says how far each lane was read, as in "17.20". What
-the engine says of itself is in its own words. It keeps nothing when the process ends.
+It differs from SQLite wherever an engine may. It numbers events in two lanes, so the seqs of a batch are not a range.
+Two batches may be in flight, and the later one may be stored first. A position says how far each lane was read, as in
+"17.20". Its metrics and troubles have their own names. It keeps nothing when the process ends.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from aggregator.storage.engine import (
 LANES: Final = 2
 
 SLICE_EVENTS: Final = 50
-"""Events that are looked at in a slice: few, so that most answers take several."""
+"""Events that one slice looks at: few, so that most answers take several slices."""
 
 Key = tuple[str, str]
 Lanes = tuple[int, ...]
-"""The last seq of each lane that was read."""
+"""The seq that was read last in each lane."""
 
 START: Final[Lanes] = (0,) * LANES
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """An event where it stands in the order of commits."""
+    """An event at its place in the order of commits."""
 
     topic: str
     event: StoredEvent
     behind: Lanes
-    """The position of a reader who had this event last."""
+    """The position of a reader that has read up to and including this event."""
 
     @property
     def lane(self) -> int:
@@ -59,7 +59,7 @@ class _Kept:
 
 
 class DictBatch:
-    """Events in the order in which they came."""
+    """Events in the order of their arrival."""
 
     def __init__(self) -> None:
         self.events = Events()
@@ -80,10 +80,10 @@ class DictBatch:
 
 
 class DictEngine:
-    """Keeps events in memory. ``write_s`` is how long each append takes, in turns, so that one may overtake another.
+    """Keeps events in memory. The appends take the times ``write_s`` in turn, so that one append may overtake another.
 
-    A key that is in flight is no duplicate yet. A batch waits while another batch with one of its keys is on its way,
-    because only then is it known whether the key is stored.
+    A key that is in flight is not a duplicate yet. A batch waits while another batch with one of its keys is in flight,
+    because only the end of that batch shows whether the key is stored.
     """
 
     name = "dict"
@@ -100,8 +100,8 @@ class DictEngine:
         self._order: list[_Kept] = []
         self._cursors: dict[str, Cursor] = {}
         self._received_at = 0
-        self._last = [0] * LANES  # the number that each lane has given last
-        self._in_flight: dict[Key, asyncio.Event] = {}  # set when its batch is stored, or not
+        self._last = [0] * LANES  # the last number that each lane has given
+        self._in_flight: dict[Key, asyncio.Event] = {}  # set when the append has ended, stored or not
         self._closed = False
         self.store_id = secrets.token_hex(8)
 
@@ -153,7 +153,7 @@ class DictEngine:
             raise StorageFull("no room left in the dict")
 
     def _store(self, batch: DictBatch) -> Commit:
-        """Seqs are given at this moment, and not before, so that they grow in the order of commits."""
+        """Seqs are given here and not earlier, so that they grow in the order of commits."""
         self._received_at = now = max(self._received_at, time.time_ns() // 1_000_000)
         seqs: list[int] = []
         duplicates: dict[int, int] = {}
@@ -176,7 +176,7 @@ class DictEngine:
         self._check_space(DictBatch())
 
     async def verify(self) -> None:
-        """There is nothing outside of this process that could change."""
+        """Nothing outside this process could change."""
 
     upkeep_due = False
     upkeep_left = False
@@ -199,14 +199,14 @@ class DictEngine:
         return _shown(self._head)
 
     def parse_position(self, text: str) -> Position | None:
-        """A position, or the seq of an event: the position behind it in the order of commits."""
+        """A position; or the seq of an event, which means the position after it in the order of commits."""
         if re.fullmatch(r"[0-9]{1,18}\.[0-9]{1,18}", text):
             return text
         if not re.fullmatch(r"[0-9]{1,18}", text):
             return None
         seq = int(text)
         known = next((kept.behind for kept in self._order if kept.event.seq == seq), None)
-        if known is None and seq <= max(self._head):  # a number that no event has got
+        if known is None and seq <= max(self._head):  # a number that no event has
             known = tuple(min(seq, last) for last in self._head)
         return _shown((seq,) * LANES if known is None else known)
 
@@ -297,7 +297,7 @@ def _shown(lanes: Iterable[int]) -> Position:
 
 
 def _stretches(wanted: Wanted, looked: Sequence[_Kept]) -> Iterator[Stretch]:
-    """What is wanted, in the order of commits: a stretch ends where the lane changes, because within it seqs rise."""
+    """The wanted events, in the order of commits. A stretch ends where the lane changes, because its seqs must rise."""
     found = [kept for kept in looked if wanted.wants_topic(kept.topic)]
     for (_, received_at), group in itertools.groupby(found, lambda kept: (kept.lane, kept.event.received_at)):
         events = [kept.event for kept in group]

@@ -1,4 +1,4 @@
-"""Disks that a test may fill, break and pull the plug of."""
+"""Disks that a test can fill, break and cut the power of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def _run(*command: str) -> str | None:
-    """Run a program; return its complaint, or None."""
+    """Run a program; return its error message, or None."""
     if shutil.which(command[0]) is None:
         return f"{command[0]} is not installed"
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -29,7 +29,7 @@ class _Mounted:
         assert error is None, error
 
     def unmount(self) -> None:
-        # Lazy, because a server that a failed test left behind may still use it: its own fixture ends it, maybe later.
+        # Lazy, because a server left running by a failed test may still use it; that server's fixture may end it later.
         if self.folder.is_mount():
             error = _run("umount", "--lazy", str(self.folder))
             assert error is None, error
@@ -48,9 +48,9 @@ class SmallDisk(_Mounted):
 class Ext4Image(_Mounted):
     """A file with an ext4 file system, mounted through a loop device.
 
-    The file holds what has reached the "disk"; bytes that were written and not synced are in the page cache only. So a
+    The file holds what has reached the "disk"; bytes that were written and not synced are only in the page cache. So a
     copy of the file is what a power cut would leave. It cannot show sectors that are torn or reordered within one
-    flush, nor a drive that lies about flushing.
+    flush, nor a drive that falsely reports a flush as done.
     """
 
     def __init__(self, image: Path, folder: Path) -> None:
@@ -62,11 +62,11 @@ class Ext4Image(_Mounted):
 
     def format(self) -> str | None:
         with self.image.open("wb") as file:
-            file.truncate(512 << 20)  # a sparse file: takes what is written
+            file.truncate(512 << 20)  # a sparse file: it takes only the space of what is written
         return _run("mkfs.ext4", "-q", "-F", "-b", "4096", "-E", "nodiscard", str(self.image))
 
     def mount(self) -> str | None:
-        # Nothing is written back because time has passed: it has to be synced.
+        # With commit=300 nothing is written back merely because time has passed: only a sync writes it.
         return self._mount("-o", "loop,commit=300", str(self.image))
 
     def copy(self, name: str) -> Ext4Image:
@@ -82,9 +82,9 @@ class Ext4Image(_Mounted):
 
 
 class FailingDisk(Ext4Image):
-    """The same, in a pool that can be told to take no more: then writes to new places fail as on a broken drive.
+    """An ext4 image that can be told to take no more: then writes to new places fail as on a broken drive.
 
-    The image is a sparse file on a tmpfs, which is not allowed to grow. The kernel sees a write error of the device,
+    The image is a sparse file on a tmpfs whose growth can be stopped. The kernel then sees a write error of the device,
     reports it to the process that syncs, and marks the pages as clean.
     """
 
@@ -99,7 +99,7 @@ class FailingDisk(Ext4Image):
         return error
 
     def _back_journal(self) -> str | None:
-        """Give the journal its place in the sparse file: a file system that stops altogether is another fault."""
+        """Allocate the journal in the sparse file: a file system that stops altogether is another fault."""
         done = subprocess.run(
             ["debugfs", "-R", "blocks <8>", str(self.image)], capture_output=True, text=True, timeout=60
         )
@@ -114,13 +114,13 @@ class FailingDisk(Ext4Image):
         return None
 
     def _split_requests(self) -> None:
-        """Write a page at a time, because a loop device reports success for a request that was written only in part."""
+        """Write one page at a time, because a loop device reports success for a request that it wrote only in part."""
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
         (device,) = [name for name, folder, *_ in mounts if folder == str(self.folder)]
         Path("/sys/block", Path(device).name, "queue/max_sectors_kb").write_text("4")
 
     def break_down(self) -> None:
-        """Keep what is written so far, and nothing new."""
+        """Keep what has been written so far, and take nothing new."""
         error = _run("sync", "--file-system", str(self.folder))
         assert error is None, error
         now = os.statvfs(self._pool.folder)

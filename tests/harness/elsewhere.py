@@ -1,4 +1,4 @@
-"""Clients that a server takes for others: by the loopback address that they have bound (``changes``)."""
+"""Clients that a server takes for others, by the loopback address that they have bound (``changes``)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from aggregator.server.credentials import Credentials
 STRANGER: Final = "127.0.0.2"
 """On another machine, over a plain connection."""
 STRANGER_TLS: Final = "127.0.0.3"
-"""The same over TLS."""
+"""On another machine, over TLS."""
 KNOWN_ADDRESS: Final = "127.0.0.4"
 CERTIFICATE: Final = "127.0.0.5"
 FOREIGN_CERTIFICATE: Final = "127.0.0.6"
-"""A certificate of the right authority that no rule names."""
+"""A certificate of the right authority, not named by any rule."""
 KNOWN_USER: Final = "127.0.0.7"
 OTHER_USER: Final = "127.0.0.8"
 SUPERUSER: Final = "127.0.0.9"

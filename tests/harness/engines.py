@@ -1,4 +1,4 @@
-"""Every engine that the server can run on, opened for a test: what holds for one must hold for each."""
+"""Every engine that the server can run on, opened for a test. What holds for one engine must hold for each."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tests.harness.dict_engine import DictEngine
 from tests.harness.storage import open_store
 
 ENGINES: Final = ("dict", "sqlite")
-"""Those that need nothing but a folder."""
+"""The engines that need nothing but a folder."""
 
 LANES: Final = {"postgresql": 1, "postgresql in lanes": 4}
-"""The lanes of those that need a database."""
+"""The number of lanes of each engine that needs a database."""
 
 ALL: Final = (*ENGINES, *(pytest.param(name, marks=pytest.mark.postgres) for name in LANES))
 
 
 @contextlib.asynccontextmanager
 async def opened(name: str, folder: Path) -> AsyncIterator[AnyEngine]:
-    """An empty engine of this name; what it leaves in the folder must be sound."""
+    """An empty engine of this name. The file that it leaves in the folder must be sound."""
     path = folder / "events.db"
     engine: AnyEngine = await open_store(path) if name == "sqlite" else DictEngine()
     assert engine.name == name

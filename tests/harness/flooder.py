@@ -1,8 +1,8 @@
-"""A client that sends as fast as it can, in a process of its own, so that it slows down nobody but the server.
+"""A client that sends as fast as it can. It has its own process, so that it slows down nothing but the server.
 
 ``python -m tests.harness.flooder PORT NAME SECONDS RATE`` keeps thousands of events in flight for SECONDS, at RATE
-events a second or, with 0, as many as it can. Then it waits for the replies that are due, and prints how many events it
-sent and how many were answered. After four million events it repeats the same ids, so that no disk is filled.
+events a second or, if RATE is 0, as fast as it can. Then it waits for the outstanding replies, and prints how many
+events it sent and how many were answered. After four million events it repeats the same ids, so that no disk fills up.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def flood(port: int, name: str, seconds: float, rate: float) -> tuple[int, int]:
                 replies = connection.recv(1 << 20)
                 if not replies:
                     return sent, answered
-                answered += replies.count(b"\n")  # not decoded: the stored events show whether they were acks
+                answered += replies.count(b"\n")  # not decoded: the stored events show whether the replies were acks
                 progress += len(replies)
             except BlockingIOError:
                 pass
@@ -57,7 +57,7 @@ def flood(port: int, name: str, seconds: float, rate: float) -> tuple[int, int]:
 
 
 class Flooder:
-    """One such client, running."""
+    """One such client, in its process."""
 
     def __init__(self, port: int, name: str, seconds: float, rate: float = 0) -> None:
         self._seconds = seconds
@@ -80,7 +80,7 @@ class Flooder:
         return self._process.poll() is None
 
     def end(self) -> tuple[int, int]:
-        """Wait for its end; return how many events it has sent, and how many were answered."""
+        """Wait for its end; return how many events it sent, and how many were answered."""
         output, _ = self._process.communicate(timeout=self._seconds + 100)
         sent, answered = output.split()
         return int(sent), int(answered)

@@ -1,9 +1,9 @@
 """Servers that start quickly: a process that has imported the product forks for each of them.
 
-To start Python and to import the product takes 0.3 s of processor time, which was half of what all tests took. What
-runs is the same command line in a process of its own, with its own descriptors, environment and exit code.
+Starting Python and importing the product takes 0.3 s of processor time, which was half of the time of all tests. A
+forked server runs the same command line in its own process, with its own descriptors, environment and exit code.
 
-A keeper, which is a fork too, stands between: it waits for the server, and passes its exit status on.
+Between the tests and each server stands a keeper, also a fork: it waits for the server and reports its exit status.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REQUEST_BYTES: Final = 1 << 20
 
 
 class ForkedProcess:
-    """What ``subprocess.Popen`` is for a program that was executed."""
+    """The counterpart of ``subprocess.Popen`` for a forked server."""
 
     def __init__(self, pid: int, keeper: socket.socket) -> None:
         self.pid = pid
@@ -35,7 +35,7 @@ class ForkedProcess:
         self._keeper = keeper
 
     def poll(self) -> int | None:
-        """The exit code, if it has ended; the number of the signal that has ended it, below 0."""
+        """The exit code, if it has ended; for a signal that has ended it, the negative number of the signal."""
         return self._look(0)
 
     def wait(self, timeout: float | None = None) -> int:
@@ -46,7 +46,7 @@ class ForkedProcess:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Nothing is sent to a process that has ended."""
+        """Send a signal, unless the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -67,7 +67,7 @@ class ForkedProcess:
 
 
 def start(words: Sequence[str], changes: Sequence[str], log: IO[bytes], environment: dict[str, str]) -> ForkedProcess:
-    """Run ``aggregator`` with these words, and with these changes made to it before; its output goes to ``log``."""
+    """Run ``aggregator`` with these words after making these changes to it; its output goes to ``log``."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with open(os.devnull, "rb") as nothing, its:
         request = {"words": words, "changes": changes, "environment": environment, "folder": str(ROOT)}
@@ -79,7 +79,7 @@ def start(words: Sequence[str], changes: Sequence[str], log: IO[bytes], environm
 
 @functools.cache
 def _fork_server() -> socket.socket:
-    """The one of this process of the tests; it ends with it."""
+    """The fork server of this test process; it ends together with this process."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         process = subprocess.Popen(
@@ -91,9 +91,9 @@ def _fork_server() -> socket.socket:
 
 
 def _serve(requests: socket.socket) -> None:
-    """Fork for each request, until the tests have ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests' own
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers end by themselves
+    """Fork for each request, until the test process has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is meant for the tests
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the keepers
     while True:
         request, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 4)
         if not request:
@@ -106,7 +106,7 @@ def _serve(requests: socket.socket) -> None:
 
 
 def _keep(request: dict[str, object], descriptors: list[int]) -> NoReturn:
-    """Fork the server, tell its pid, wait for its end, and tell how it was."""
+    """Fork the server, report its pid, wait for its end, and report its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     *standard, reports = descriptors
     pid = os.fork()
@@ -143,6 +143,6 @@ if __name__ == "__main__":
     with contextlib.suppress(ImportError):  # an extra
         import psycopg  # noqa: F401
 
-    import tests.harness.changes  # noqa: F401 (imported once, for all)
+    import tests.harness.changes  # noqa: F401 (imported once, for all servers)
 
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""A Forward client as a test needs it: every byte is the test's own."""
+"""A Forward client for tests: the test decides every byte."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ForwardPeer:
         return self.answer()
 
     def shake_hands(self, key: bytes, hostname: bytes = b"here") -> Any:
-        """Answer the HELO as one who knows this key; return the PONG."""
+        """Answer the HELO with a proof of this key; return the PONG."""
         word, options = self.answer()
         assert word == "HELO"
         salt = b"salt of the client"

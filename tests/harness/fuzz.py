@@ -1,4 +1,4 @@
-"""What the fuzzing of every port has in common: how a stream is cut into reads, and how the search is started."""
+"""The common part of fuzzing every port: how a stream is cut into reads, and how the search is started."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FunctionType, ModuleType
 
 
 def pieces(stream: bytes, head: bytes) -> list[bytes]:
-    """Cut at the distances that ``head`` gives, again and again; a short head or a zero: a byte at a time."""
+    """Cut at the distances in ``head``, over and over. An empty head, or a zero in it, means one byte."""
     cut: list[bytes] = []
     start = 0
     while start < len(stream):
@@ -27,7 +27,7 @@ def fuzz(
     seeds: Iterable[bytes],
     tokens: set[bytes],
 ) -> None:
-    """Search for so long for an input that ``check`` raises for, guided by what these modules do with it."""
+    """Search for this long for an input for which ``check`` raises, guided by the coverage of these modules."""
     import atheris
 
     names = {module.__name__ for module in modules}

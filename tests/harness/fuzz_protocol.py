@@ -1,15 +1,15 @@
-"""Coverage-guided fuzzing of the protocol without its sockets: bytes in, lines, their meanings, replies out.
+"""Coverage-guided fuzzing of the protocol without its sockets: bytes in, then lines, their meanings, replies out.
 
-``python -m tests.harness.fuzz_protocol SECONDS [FOLDER]`` searches for so long and exits with 0 when it found nothing;
-ten minutes are a good number. It needs ``pip install -e '.[fuzz]'``, and keeps what it has learnt in FOLDER, if that is
-given. Each input that it finds is a file there, and belongs as a row into ``FOUND`` in test_fuzz.py.
+``python -m tests.harness.fuzz_protocol SECONDS [FOLDER]`` searches for SECONDS and exits with 0 if it found nothing;
+ten minutes are a good duration. It needs ``pip install -e '.[fuzz]'``. It keeps its corpus in FOLDER, if one is given.
+Each input that it finds is a file there, and should become a row of ``FOUND`` in test_fuzz.py.
 
-For any bytes, cut into any pieces, these hold:
+For any bytes, cut into any pieces, these statements hold:
 
-- the lines are those that a plain split gives, in order, each at most as long as allowed;
+- the lines are those of a plain split, in order, each at most as long as allowed;
 - each line that is not blank has one reply, one line long, that agrees with Python's own JSON parser;
 - nothing raises, and no more than one unfinished line is held;
-- the pieces make no difference.
+- the way the stream is cut makes no difference.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tests.harness.fuzz import fuzz, pieces
 from tests.harness.mutated_lines import BLANKS, SEEDS, TOKENS, fault
 
 LIMIT = 1200
-"""Longest line here: enough for nesting past its limit, little enough that over-long lines are found soon."""
+"""The longest line here: long enough to nest past the limit, short enough that over-long lines are found soon."""
 
 
 def check(data: bytes) -> None:
-    """The first bytes say how the rest is cut. Raises AssertionError, or what a defect raises."""
+    """Check one input; its first bytes say how the rest is cut. Raises AssertionError, or whatever a defect raises."""
     head, stream = data[:4], data[4:]
     lines, foreign = _split([stream])
     assert (lines, foreign) == _split(pieces(stream, head))
@@ -71,7 +71,7 @@ def _plain_split(stream: bytes) -> list[bytes | None]:
 
 
 def _reply(line: bytes | None, number: int) -> Reply:
-    """The reply that the connection would give if every event were new, decoded from the bytes that are sent."""
+    """The reply that the connection would send if every event were new, decoded from its bytes."""
     found = replies.too_long(LIMIT) if line is None else interpret(line)
     match found:
         case Event():

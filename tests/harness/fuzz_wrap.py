@@ -1,14 +1,14 @@
 """Coverage-guided fuzzing of the wrap port without its sockets: bytes in, texts, events out.
 
-``python -m tests.harness.fuzz_wrap SECONDS [FOLDER]``, as ``fuzz_protocol``; each input that it finds belongs as a row
-into ``FOUND_ON_THE_WRAP_PORT`` in test_fuzz.py.
+Run ``python -m tests.harness.fuzz_wrap SECONDS [FOLDER]``, as described in ``fuzz_protocol``. Each input that it finds
+should become a row of ``FOUND_ON_THE_WRAP_PORT`` in test_fuzz.py.
 
-For any bytes, cut into any pieces, these hold:
+For any bytes, cut into any pieces, these statements hold:
 
-- either the stream is named as no text, or every byte of it is in a text, or stands between texts;
-- each text that is not blank becomes events that the rules take, on one line each, and holds what the text held;
+- either the stream is reported as not being text, or every byte of it is in a text or stands between texts;
+- each text that is not blank becomes events that the rules accept, on one line each, and they hold all of the text;
 - nothing raises, and no more than one unfinished text is held;
-- the pieces make no difference.
+- the way the stream is cut makes no difference.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.harness.mutated_lines import SEEDS, TOKENS
 from tests.harness.wire import Json
 
 LIMIT = 600
-"""Longest text here: enough for nesting past its limit, little enough that texts are soon cut."""
+"""The longest text here: long enough to nest past the limit, short enough that texts are cut soon."""
 
 WRAPPED_SEEDS = [
     b'{"level":30,"time":1764313200123,"pid":1,"hostname":"web-1","msg":"hello"}\n',
@@ -56,7 +56,7 @@ _UNESCAPE = re.compile(rb"\\(?:\\|x([0-9a-f]{2}))")
 
 
 def check(data: bytes) -> None:
-    """The first bytes say how the rest is cut. Raises AssertionError, or what a defect raises."""
+    """Check one input; its first bytes say how the rest is cut. Raises AssertionError, or whatever a defect raises."""
     head, stream = data[:4], data[4:]
     texts, said = texts_of([stream])
     assert (texts, said) == texts_of(pieces(stream, head))
@@ -70,7 +70,7 @@ def check(data: bytes) -> None:
 
 
 def texts_of(stream: Sequence[bytes]) -> tuple[list[Text], Framing | Foreign | None]:
-    """All texts of a stream in pieces, and what it is said to be."""
+    """All texts of a stream given in pieces, and what kind of stream it was recognized as."""
     framer = Framer(LIMIT)
     texts: list[Text] = []
     for piece in stream:
@@ -81,8 +81,8 @@ def texts_of(stream: Sequence[bytes]) -> tuple[list[Text], Framing | Foreign | N
 
 
 def assert_nothing_is_gone(stream: bytes, texts: list[Text]) -> None:
-    """Each text follows the one before it, with nothing between them but what may stand there."""
-    begins = {len(BOM)} if stream.startswith(BOM) else {0}  # wherever the next text may begin, in different readings
+    """Assert that each text follows the one before it, with nothing between them but what may stand there."""
+    begins = {len(BOM)} if stream.startswith(BOM) else {0}  # where the next text may begin, one for each way to read it
     for text in texts:
         content = text.content if isinstance(text, Part) else text
         begins = {
@@ -106,7 +106,7 @@ def _ends_of_gaps(stream: bytes, begin: int) -> set[int]:
 
 
 def assert_is_kept(text: Text, events: list[Event]) -> None:
-    """These events of one text hold all that it held."""
+    """Assert that these events of one text hold all that the text held."""
     content = text.content if isinstance(text, Part) else text
     if not content.strip(b" \t\r\n") and not isinstance(text, Part):
         assert events == []
@@ -134,7 +134,7 @@ def assert_is_kept(text: Text, events: list[Event]) -> None:
 
 
 def _holds(content: bytes, payload: Json) -> bool:
-    """Whether the message is the text, or the end of the text if it is syslog."""
+    """Whether the message is the whole text, or, for syslog, the end of the text."""
     message = payload["message"].encode()
     if payload.get("escaped"):
         message = _UNESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()) if found[1] else b"\\", message)

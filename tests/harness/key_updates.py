@@ -1,5 +1,5 @@
-"""A client that asks for new keys again and again and reads nothing: OpenSSL's library itself, because Python has no
-name for that. Run as a program: PORT COUNT WHETHER_THE_PEER_HAS_TO_ANSWER."""
+"""A client that asks for new keys again and again and reads nothing. It uses OpenSSL's library itself, because Python
+does not offer that. Run as a program, its arguments are PORT COUNT WHETHER_THE_PEER_HAS_TO_ANSWER."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import sys
 from typing import Final
 
 NOT_REQUESTED: Final = 0
-REQUESTED: Final = 1  # SSL_KEY_UPDATE_REQUESTED: the peer has to answer by one of its own
+REQUESTED: Final = 1  # SSL_KEY_UPDATE_REQUESTED: the peer has to answer with a KeyUpdate of its own
 
 _POINTERS: Final = ("TLS_client_method", "SSL_CTX_new", "SSL_new", "BIO_s_mem", "BIO_new")
 
 
 def library() -> str | None:
-    """OpenSSL's library of this machine."""
+    """The name of OpenSSL's library on this machine."""
     return ctypes.util.find_library("ssl")
 
 
 def _load() -> ctypes.CDLL:
-    found = ctypes.CDLL(library())  # it finds libcrypto's names too
+    found = ctypes.CDLL(library())  # through it, names of libcrypto are found too
     for name in _POINTERS:
         getattr(found, name).restype = ctypes.c_void_p
     return found
 
 
 class KeyUpdater:
-    """A client in memory, which sends what it is told to."""
+    """A client in memory, which sends what the test tells it to."""
 
     def __init__(self) -> None:
         self._ssl = ssl = _load()
@@ -39,11 +39,11 @@ class KeyUpdater:
         ssl.SSL_set_bio(self._one, self._in, self._out)
 
     def shake_hands(self) -> bool:
-        """Go on; return whether it is done."""
+        """Continue the handshake; return whether it is complete."""
         return bool(self._ssl.SSL_connect(self._one) == 1)
 
     def update_keys(self, count: int) -> None:
-        """So many times, without an answer."""
+        """Send this many KeyUpdates that ask for no answer."""
         for _ in range(count):
             assert self._ssl.SSL_key_update(self._one, NOT_REQUESTED) == 1
             assert self._ssl.SSL_do_handshake(self._one) == 1
@@ -52,18 +52,18 @@ class KeyUpdater:
         assert self._ssl.SSL_write(self._one, data, len(data)) == len(data)
 
     def take(self) -> bytes:
-        """What it has to send."""
+        """The bytes that it has to send."""
         buffer = ctypes.create_string_buffer(1 << 20)
         size = self._ssl.BIO_read(self._out, buffer, len(buffer))
         return buffer.raw[: max(0, size)]
 
     def give(self, data: bytes) -> None:
-        """Let it read this."""
+        """Give it these bytes to read."""
         self._ssl.BIO_write(self._in, data, len(data))
 
 
 def main(port: int, count: int, kind: int) -> None:
-    """Ask until that fails; say how often it went well."""
+    """Ask for new keys until that fails; print how often it succeeded."""
     ssl = _load()
     method = ctypes.c_void_p(ssl.TLS_client_method())
     one = ctypes.c_void_p(ssl.SSL_new(ctypes.c_void_p(ssl.SSL_CTX_new(method))))

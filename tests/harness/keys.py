@@ -1,4 +1,4 @@
-"""Keys, events that carry them, and a plain dict that says what a store has to answer."""
+"""Keys, events that carry them, and a plain dict that says how a store has to answer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Key = tuple[str, str]
 
 
 def event_of(key: Key, number: int = 0, padding: int = 0) -> Event:
-    """An event that is told apart from others with its key by ``number``."""
+    """An event with this key. ``number`` tells it apart from other events with the same key."""
     topic, event_id = key
     return Event.of(topic, event_id, b'{"event_id":"%s","n":%d,"x":"%s"}' % (event_id.encode(), number, b"x" * padding))
 
 
 def keys_of(prefix: str, count: int, topics: int = 3) -> list[Key]:
-    """So many keys, in so many topics in turn."""
+    """This many keys, spread over this many topics in turn."""
     return [(f"t{i % topics}", f"{prefix}-{i}") for i in range(count)]
 
 
@@ -27,13 +27,13 @@ async def append(store: Store, keys: list[Key], padding: int = 0) -> tuple[int, 
 
 
 async def seqs_of(store: Store, keys: list[Key]) -> list[int | None]:
-    """The seq under which each key is stored."""
+    """The seq under which each key is stored; None if it is not."""
     found = [await store.event(*key) for key in keys]
     return [one.seq if one else None for one in found]
 
 
 class Model:
-    """What a store is to do, as a dict and a list."""
+    """What a store has to do, as a dict and a list."""
 
     def __init__(self) -> None:
         self.next_seq = 1
@@ -41,7 +41,7 @@ class Model:
         self.stored: list[tuple[int, Event]] = []
 
     def append(self, events: list[Event]) -> tuple[int, dict[int, int]]:
-        """As ``storage.append``."""
+        """Like ``storage.append``."""
         first_seq, duplicates = self.next_seq, {}
         for position, one in enumerate(events):
             seq = self.seqs.setdefault((one.topic, one.event_id), first_seq + position)

@@ -1,4 +1,4 @@
-"""An engine for tests of the feed: a list of events, and reads that end when the test says so."""
+"""An engine for tests of the feed: a list of events, and reads that end when the test lets them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class ListEngine:
     next_seq: int = 1
     slice_events: int = 5
     oldest: int = 1
-    """What came before is no longer there."""
+    """Older events are no longer there."""
     unreadable: bool = False
     shared: bool = False
-    """Whether the feed is to follow it: it looks when it was told to."""
+    """Whether the engine is shared: then the feed follows it, and looks for news when ``told`` is set."""
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def look(self) -> None:
@@ -37,7 +37,7 @@ class ListEngine:
         return self.next_seq - 1
 
     def append(self, events: Sequence[Event], duplicates: dict[int, int]) -> tuple[Sequence[Events], Commit]:
-        """Store events; what the feed is told of them."""
+        """Store events; return what the feed is told about them."""
         seqs = range(self.next_seq, self.next_seq + len(events))
         self.next_seq = seqs.stop
         commit = Commit(seqs, duplicates, received_at=len(self.commits))
@@ -46,7 +46,7 @@ class ListEngine:
         return [Events.of(events[:middle]), Events.of(events[middle:])], commit
 
     def stored(self) -> list[tuple[int, Event, int]]:
-        """Seq, event and time of all that there is."""
+        """Seq, event and time of each stored event."""
         return [
             (seq, event, commit.received_at)
             for commit, events in self.commits
@@ -93,7 +93,7 @@ class ListEngine:
         return Slice(stretches, position, gap)
 
     def answer(self) -> bool:
-        """Let the oldest read end; return whether there was one."""
+        """Let the oldest read end; return whether a read was waiting."""
         while self.reads:
             answer = self.reads.pop(0)
             if not answer.done():

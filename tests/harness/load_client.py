@@ -1,4 +1,4 @@
-"""Clients that send as fast as they are answered, and keep account of it."""
+"""Clients that send as fast as they are answered, and keep an account of it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.harness.wire import Peer
 
 
 class LoadClient(threading.Thread):
-    """A client that pipelines new events until the connection ends or it is told to stop.
+    """A client that pipelines new events until the connection ends or the client is told to stop.
 
-    After each ten of them it sends so many older ones ``again``.
+    After each ten new events it sends ``again`` older ones.
     """
 
     def __init__(
@@ -38,16 +38,16 @@ class LoadClient(threading.Thread):
         self.start()
 
     def stop(self) -> None:
-        """Send no more; the acks that are due are still awaited."""
+        """Send no more events, but still wait for the outstanding acks."""
         self._stop_sending.set()
 
     def finish(self) -> None:
-        """Wait for its end: it was told to stop, or its connection ends."""
+        """Wait for its end, after ``stop`` or because its connection ends."""
         self.join(FINISH_S)
         assert not self.is_alive(), f"{self.name} does not end"
 
     def wait_for_acks(self, count: int = 1) -> None:
-        """Wait until it has had so many acks, beyond those that it has now."""
+        """Wait until it has received this many acks more than it has now."""
         enough = self.acks + count
         wait_until(lambda: self.acks >= enough)
 
@@ -74,7 +74,7 @@ class LoadClient(threading.Thread):
 
 
 class Load:
-    """Several load clients at once. Their names begin with ``name``, which no other load of the account may have."""
+    """Several load clients at once. Their names begin with ``name``, which no other load of the account may use."""
 
     def __init__(
         self, account: Account, port: int, clients: int, name: str = "c", in_flight: int = 200,
@@ -83,16 +83,16 @@ class Load:
         self.clients = [LoadClient(account, port, f"{name}{i}", in_flight, payload, again) for i in range(clients)]
 
     def wait_for_acks(self, count: int = 1) -> None:
-        """Wait until each has had so many acks, beyond those that it has now."""
+        """Wait until each client has received this many acks more than it has now."""
         enough = [(client, client.acks + count) for client in self.clients]
         wait_until(lambda: all(client.acks >= acks for client, acks in enough))
 
     def stop(self) -> None:
-        """Send no more; the acks that are due are still awaited."""
+        """Send no more events, but still wait for the outstanding acks."""
         for client in self.clients:
             client.stop()
 
     def finish(self) -> None:
-        """Wait for their end: they were told to stop, or their connections end."""
+        """Wait for their end, after ``stop`` or because their connections end."""
         for client in self.clients:
             client.finish()

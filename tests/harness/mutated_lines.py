@@ -1,4 +1,4 @@
-"""Good lines with random changes, and what the reply to each has to be, decided by other means than the server's."""
+"""Good lines with random changes, and a check of the reply to each that does not use the server's code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TOKENS = [
 
 
 def mutated(random_: random.Random, serial: int) -> bytes:
-    """A good line with random changes. Its ids are its own, so that what is stored is known."""
+    """A good line with random changes. Its event ids are unique, so that the test knows what is stored."""
     line = bytearray(random_.choice(SEEDS).replace(b'"s"', b'"s%d"' % serial))
     for _ in range(random_.choice((0, 1, 1, 1, 2, 3, 8))):
         at = random_.randrange(len(line) + 1)
@@ -58,7 +58,7 @@ def mutated(random_: random.Random, serial: int) -> bytes:
 
 
 def answered_lines(stream: bytes, limit: int) -> Iterator[tuple[int, bytes]]:
-    """The lines of a stream that must be answered, with their numbers, found in another way than the server's."""
+    """The lines of a stream that must be answered, with their numbers, found without the server's splitter."""
     for number, line in enumerate(stream.split(b"\n")[:-1], 1):
         content = line.removesuffix(b"\r")
         if content.strip(BLANKS) or len(content) > limit:
@@ -66,27 +66,27 @@ def answered_lines(stream: bytes, limit: int) -> Iterator[tuple[int, bytes]]:
 
 
 def said_of_json(line: bytes) -> object:
-    """The value that Python's own parser reads from a line; None when the parser refuses it."""
+    """The value that Python's own parser reads from a line; None if the parser rejects it."""
     try:
         return json.loads(line.decode(), parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return None
 
 
-# Where Python's parser takes more than JSON allows.
+# Where Python's parser accepts more than JSON allows.
 LENIENT = re.compile(rb"NaN|Infinity")
 
 WORDS = {b"PING", b"HELP", b"STATS", b"HEALTH", b"TOPICS", b"EVENTS", b"EVENT", b"QUIT"}
 
 
 def is_command(line: bytes) -> bool:
-    """Whether a line begins with the word of a command, or is one word that was meant to be a command."""
+    """Whether a line begins with the word of a command, or is one word that was meant as a command."""
     first = re.split(rb"[ \t\r]", line, maxsplit=1)[0]
     return first.upper() in WORDS or re.fullmatch(rb"[A-Z]{2,20}[ \t\r]*", line) is not None
 
 
 def fault(line: bytes, number: int, reply: Json, limit: int) -> str | None:
-    """What is wrong with this reply to this line."""
+    """What is wrong with this reply to this line; None if nothing is."""
     kind = outcome(reply)
     size = len(line)
     line = line.lstrip(BLANKS)

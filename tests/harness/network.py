@@ -1,6 +1,6 @@
-"""Two machines and a cable between them that can be cut and throttled: network namespaces and a veth pair.
+"""Two machines, and a cable between them that can be cut and throttled: network namespaces and a veth pair.
 
-Nothing outside these namespaces is touched. Their loopback works, so that a server can always be asked from inside.
+Nothing outside these namespaces is touched. Their loopback works, so the server can always be asked from inside.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Network:
-    """A server's machine, a client's machine, and the link between."""
+    """A server's machine, a client's machine, and the link between them."""
 
     def __init__(self) -> None:
         mark = f"aggregator-{os.getpid()}-{next(_numbers)}"
@@ -30,7 +30,7 @@ class Network:
         self.client = f"{mark}-client"
 
     def make(self) -> str | None:
-        """Make it; return why that is not possible here, if it is not."""
+        """Make the network; if that is not possible here, return why."""
         try:
             for name in (self.server, self.client):
                 _run("ip", "netns", "add", name)
@@ -50,29 +50,29 @@ class Network:
                 subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
 
     def on_server(self) -> tuple[str, ...]:
-        """What to put before a command so that it runs on the server's machine."""
+        """The words to put before a command so that it runs on the server's machine."""
         return ("ip", "netns", "exec", self.server)
 
     def on_client(self) -> tuple[str, ...]:
         return ("ip", "netns", "exec", self.client)
 
     def cut(self) -> None:
-        """Let no packet through from now on; neither machine is told."""
+        """Let no packet through from now on. Neither machine is notified."""
         self._set_link("down")
 
     def mend(self) -> None:
         self._set_link("up")
 
     def _set_link(self, state: str) -> None:
-        # The client's end is cut. The server's end keeps its address and route, as when a cable is cut far away.
+        # Only the client's end is set down. The server's end keeps its address and route, as if the cut were far away.
         _run("ip", "-n", self.client, "link", "set", "link0", state)
 
     def throttle(self, rate: str) -> None:
-        """Let what the server sends go no faster than that."""
+        """Limit what the server sends to this rate."""
         self._shape("add", rate, "4kb")
 
     def unthrottle(self) -> None:
-        # Not removed, because that would drop the packets that wait in it, and they would have to be sent again.
+        # Not removed: that would drop the packets that wait in the qdisc, and they would have to be sent again.
         self._shape("change", "1gbit", "1mb")
 
     def _shape(self, verb: str, rate: str, burst: str) -> None:

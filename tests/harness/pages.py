@@ -7,7 +7,7 @@ from aggregator.wire.interest import interest_in
 
 
 async def page(engine: AnyEngine, topic: str, limit: int, after: Position | None = None) -> list[StoredEvent]:
-    """The newest events, newest first; or those past a position, oldest first."""
+    """The newest events, newest first; or those after a position, oldest first."""
     wanted = interest_in((topic,))
     found: list[StoredEvent] = []
     head = engine.head

@@ -1,4 +1,4 @@
-"""A cluster that looks after itself: Patroni, with one etcd, as Debian's packages have them, on loopback."""
+"""A PostgreSQL cluster that manages itself: Patroni with one etcd, from Debian's packages, on loopback."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.harness.polling import wait_until
 from tests.harness.postgres import children, environment, free_port, kill_all, lives, new_folder, program_path, user
 
 START_S: Final = 120.0
-"""Patroni makes a primary and copies it twice; it looks after each step once a second."""
+"""Patroni makes a primary and copies it twice; after each step it checks once a second."""
 
 FAILOVER_S: Final = 90.0
-"""The key of a leader who is dead lasts for 20 s, which is Patroni's least."""
+"""The key of a dead leader lasts for 20 s, the minimum that Patroni allows."""
 
 PROGRAMS: Final = ("patroni", "etcd")
 
@@ -51,7 +51,7 @@ postgresql:
 
 
 def missing() -> str | None:
-    """Why it cannot be run here, if it cannot."""
+    """The reason why Patroni cannot be run here; None if it can."""
     absent = [program for program in PROGRAMS if not shutil.which(program)]
     return f"not installed: {', '.join(absent)}" if absent else postgres.missing()
 
@@ -74,7 +74,7 @@ class Node:
         )  # fmt: skip
 
     def start(self) -> None:
-        """Start it; what it does then depends on the others."""
+        """Start it; what it does then depends on the other nodes."""
         self._process = _start(self._log, "patroni", str(self._file))
 
     @property
@@ -82,14 +82,14 @@ class Node:
         return self._log.read_text(errors="replace")
 
     def ask(self, path: str, **body: str) -> Any:
-        """An answer of Patroni's REST API."""
+        """An answer from Patroni's REST API."""
         data = json.dumps(body).encode() if body else None
         with urllib.request.urlopen(f"http://127.0.0.1:{self.rest_port}/{path}", data, timeout=60) as answer:
             text = answer.read().decode()
         return text if body else json.loads(text)
 
     def kill(self) -> None:
-        """SIGKILL for Patroni, PostgreSQL and all its children, as when the machine is gone."""
+        """SIGKILL for Patroni, PostgreSQL and all its children, as when the machine dies."""
         assert self._process
         self._process.kill()
         self._process.wait()
@@ -110,7 +110,7 @@ class Node:
 
 
 class PatroniCluster:
-    """Three nodes and an etcd. A switchover or a dead leader is their business; a client only has all the hosts."""
+    """Three nodes and an etcd. They handle a switchover or a dead leader; a client only needs all the hosts."""
 
     def __init__(self, nodes: int = 3) -> None:
         self.folder = new_folder()
@@ -119,7 +119,7 @@ class PatroniCluster:
         self._etcd: subprocess.Popen[bytes] | None = None
 
     def start(self) -> PatroniCluster:
-        """Start all, and wait until a standby is synchronous."""
+        """Start all of them, and wait until one standby is synchronous."""
         peers, clients = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{self._etcd_port}"
         self._etcd = _start(
             self.folder / "etcd.log", "etcd", "--data-dir", str(self.folder / "etcd"),
@@ -132,7 +132,7 @@ class PatroniCluster:
         return self
 
     def members(self) -> dict[str, str]:
-        """The role of each node that runs, as any of them tells."""
+        """The role of each running node, as reported by the first node that answers."""
         for node in self.nodes:
             try:
                 told = node.ask("cluster")["members"]
@@ -147,12 +147,12 @@ class PatroniCluster:
 
     @property
     def leader(self) -> Node | None:
-        """Whoever is the primary now."""
+        """The current primary."""
         roles = self.members()
         return next((node for node in self.nodes if roles.get(node.name) == "leader"), None)
 
     def switch_over(self) -> tuple[Node, Node]:
-        """Let a synchronous standby become the leader, as before an upgrade; return the old and the new one."""
+        """Make a synchronous standby the leader, as before an upgrade; return the old and the new leader."""
         old = self.leader
         assert old
         roles = self.members()
@@ -162,17 +162,17 @@ class PatroniCluster:
         return old, new
 
     def wait_for_another_leader(self, old: Node) -> Node:
-        """Until another node leads; return it."""
+        """Wait until another node is the leader; return it."""
         wait_until(lambda: self.leader not in (None, old), FAILOVER_S)
         assert self.leader
         return self.leader
 
     def wait_until_whole(self, count: int) -> None:
-        """Until so many nodes run, one of them as a synchronous standby."""
+        """Wait until this many nodes run, one of them as a synchronous standby."""
         wait_until(lambda: self._is_whole(count), FAILOVER_S)
 
     def url(self, database: str = "postgres") -> str:
-        """All nodes, as a client that survives a failover needs it."""
+        """A URL with all nodes, which a client needs to survive a failover."""
         return f"postgresql://postgres@{','.join(f'127.0.0.1:{node.port}' for node in self.nodes)}/{database}"
 
     def end(self) -> None:
@@ -186,7 +186,7 @@ class PatroniCluster:
 
 
 def _start(log: Path, *command: str) -> subprocess.Popen[bytes]:
-    """Start a program as somebody who may run PostgreSQL, in the folder of its log."""
+    """Start a program as a user who may run PostgreSQL, in the folder of its log."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=log.parent,

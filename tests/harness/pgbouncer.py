@@ -1,4 +1,4 @@
-"""pgbouncer in front of a primary, in transaction mode: no session is a client's own."""
+"""pgbouncer in front of a primary, in transaction mode: no client has a session to itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logfile = {folder}/log
 
 
 class PgBouncer:
-    """One, on a free port."""
+    """One pgbouncer, on a free port."""
 
     def __init__(self, server: Server) -> None:
         self.port = free_port()

@@ -1,7 +1,7 @@
-"""Clients that do everything right while others do not: how long they wait for their acks.
+"""Clients that do everything right while others do not. They measure how long they wait for their acks.
 
-What they wait depends on the machine, and on what else it does at that moment. So it is compared with what clients of
-a server that nobody harms wait at the same moment.
+The waits depend on the machine, and on its other load at that moment. So they are compared with the waits, at the same
+moment, of clients of another server that is not under attack.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tests.harness.background import FINISH_S, Background
 from tests.harness.wire import Peer
 
 FLOOR_S: Final = 0.5
-"""What a busy machine may add to the wait of one of two servers and not of the other: ten times of what two busy cores
-added. A fault that holds up other clients makes them wait for seconds."""
+"""The time that a busy machine may add to the waits at one of two servers and not at the other: ten times what two busy
+cores added. A fault that holds up other clients makes them wait for seconds."""
 
 
 class PoliteClient:
-    """Sends one event at a time, waits for its ack and notes how long that took."""
+    """Sends one event at a time, waits for its ack and notes how long the ack took."""
 
     def __init__(self, account: Account, port: int, name: str, host: str = "127.0.0.1") -> None:
         self.name = name
@@ -45,18 +45,18 @@ class PoliteClient:
         self._account.heard(name, reply)
 
     def check(self) -> None:
-        """Raise what went wrong so far."""
+        """Raise any exception that it has raised so far."""
         self._work.check()
 
     def finish(self) -> None:
-        """Let it have its last ack, and raise what went wrong."""
+        """Let it receive its last ack, and raise any exception that it has raised."""
         self._enough = True
         self._work.finish()
 
 
 @contextmanager
 def polite_clients(account: Account, port: int, count: int, name: str = "polite") -> Iterator[list[PoliteClient]]:
-    """So many of them; at the end each must have had all its acks."""
+    """This many polite clients; at the end each must have received all its acks."""
     clients = [PoliteClient(account, port, f"{name}{number}") for number in range(count)]
     yield clients
     for client in clients:
@@ -64,7 +64,7 @@ def polite_clients(account: Account, port: int, count: int, name: str = "polite"
 
 
 def wait_for_acks(clients: Sequence[PoliteClient], seconds: float) -> None:
-    """For so long, and until each has had ten."""
+    """Wait for this long, and until each client has received ten acks."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline or any(len(client.waited_s) < 10 for client in clients):
         for client in clients:
@@ -74,10 +74,10 @@ def wait_for_acks(clients: Sequence[PoliteClient], seconds: float) -> None:
 
 
 def percentile(times_s: Sequence[float], part: float) -> float:
-    """What this part of the times does not exceed."""
+    """The value that this part of the times does not exceed."""
     return sorted(times_s)[int(part * (len(times_s) - 1))]
 
 
 def p99(clients: Sequence[PoliteClient]) -> float:
-    """The 99th percentile of all their waiting."""
+    """The 99th percentile of the waits of all these clients."""
     return percentile([waited_s for client in clients for waited_s in list(client.waited_s)], 0.99)

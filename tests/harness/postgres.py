@@ -1,7 +1,7 @@
-"""Real PostgreSQL servers on loopback, in a temporary folder: a primary, its standbys, and what can happen to them.
+"""Real PostgreSQL servers on loopback, in a temporary folder: a primary, its standbys, and the faults they may have.
 
-Debian's package brings the programs (tests/postgres/install); nothing of an installed cluster is used or touched.
-PostgreSQL does not run as root, so root starts it as the user of that package.
+Debian's package brings the programs (tests/postgres/install). No installed cluster is used or touched. PostgreSQL does
+not run as root, so root starts it as the user of that package.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ SETTINGS: Final = {
     "unix_socket_directories": "",
     "max_connections": "200",
     "shared_buffers": "64MB",
-    "wal_keep_size": "512MB",  # a standby that was stopped for a test finds what it has missed
+    "wal_keep_size": "512MB",  # a standby that was stopped for a test can still get the WAL that it has missed
     "wal_retrieve_retry_interval": "100ms",
     "default_toast_compression": "lz4",
-    "autovacuum_naptime": "1h",  # nothing starts by itself in the middle of a test
+    "autovacuum_naptime": "1h",  # nothing starts on its own in the middle of a test
     "log_line_prefix": "%m [%p] ",
     "lc_messages": "C",
 }
-"""Of every server. fsync stays on: the engine refuses anything else."""
+"""The settings of every server. fsync stays on: the engine refuses a server without it."""
 
 START_S: Final = 90.0
-"""After a crash PostgreSQL syncs each of its thousand files before it takes connections."""
+"""After a crash PostgreSQL syncs each of its thousand files before it accepts connections."""
 
 _databases = itertools.count()
 
 
 def missing() -> str | None:
-    """Why PostgreSQL cannot be run here, if it cannot."""
+    """The reason why PostgreSQL cannot be run here; None if it can."""
     if _programs() is None:
         return "PostgreSQL >= 15 is not installed"
     if os.geteuid() == 0 and subprocess.run(["id", ROOT_USER], capture_output=True).returncode:
@@ -57,12 +57,12 @@ def missing() -> str | None:
 
 
 def user() -> dict[str, Any]:
-    """How to start a program as somebody who may run PostgreSQL."""
+    """Popen's arguments to start a program as a user who may run PostgreSQL."""
     return {"user": ROOT_USER, "group": ROOT_USER, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def new_folder() -> Path:
-    """A folder that this user can reach; pytest's own are for us alone."""
+    """A folder that this user can access; pytest's own folders are for our user alone."""
     folder = Path(tempfile.mkdtemp(prefix="aggregator-postgres-"))
     if os.geteuid() == 0:
         shutil.chown(folder, ROOT_USER, ROOT_USER)
@@ -81,14 +81,14 @@ def run(program: str, *arguments: str, **options: str) -> None:
 
 
 def program_path(name: str) -> Path:
-    """Where this program of PostgreSQL is."""
+    """The path of this program of PostgreSQL."""
     programs = _programs()
     assert programs, missing()
     return programs / name
 
 
 def free_port() -> int:
-    """A port below those that the kernel gives to clients: no connection takes it while its server is restarted."""
+    """A port below the kernel's ephemeral range: no client's connection takes it while its server is restarted."""
     while True:
         port = random.randrange(12_000, 30_000)
         with socket.socket() as listener, contextlib.suppress(OSError):
@@ -97,7 +97,7 @@ def free_port() -> int:
 
 
 class Server:
-    """One PostgreSQL server. Its port stays the same as long as it lives."""
+    """One PostgreSQL server. Its port never changes."""
 
     def __init__(self, folder: Path, name: str, **settings: str) -> None:
         self.name = name
@@ -110,16 +110,16 @@ class Server:
     # --- made
 
     def make(self) -> None:
-        """An empty server: a copy, because initdb takes longer. One copy may follow another: all are of one system."""
+        """An empty server: a copy, because initdb takes longer. All copies share a system id, so they can replicate."""
         subprocess.run(["cp", "-a", "--reflink=auto", str(_template()), str(self.data)], check=True)
 
     def back_up(self, primary: Server) -> None:
-        """A copy of a running primary."""
+        """Make it a copy of a running primary."""
         shutil.rmtree(self.data, ignore_errors=True)
         run("pg_basebackup", "-D", str(self.data), "-d", primary.url(), "-c", "fast", "--no-sync", "-X", "stream")
 
     def be_standby(self, primary: Server) -> None:
-        """Follow this primary from the next start on, under its own name."""
+        """Follow this primary from the next start on, under this server's name."""
         self._settings["primary_conninfo"] = self._follows(primary)
         (self.data / "standby.signal").touch()
         self._own("standby.signal")
@@ -134,14 +134,14 @@ class Server:
     # --- running
 
     def start(self) -> Server:
-        """Start it and wait until it takes connections."""
+        """Start it and wait until it accepts connections."""
         self.start_only()
         wait_until(lambda: self.accepts or self._process.poll() is not None, START_S)  # type: ignore[union-attr]
         assert self.accepts, f"{self.name} did not start: {self.log[-2000:]}"
         return self
 
     def start_only(self) -> None:
-        """Start it; it may not take connections at all."""
+        """Start it without waiting; it may never accept connections."""
         self._configure()
         command = [str(program_path("postgres")), "-D", str(self.data), "-p", str(self.port)]
         with self._log.open("ab") as log:
@@ -151,7 +151,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """All that it has written to standard error, in every run."""
+        """Everything that it has written to standard error, in all its runs."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     @property
@@ -160,13 +160,13 @@ class Server:
 
     @property
     def accepts(self) -> bool:
-        """Whether it takes connections."""
+        """Whether it accepts connections."""
         with contextlib.suppress(psycopg.OperationalError), self.connect():
             return True
         return False
 
     def stop(self) -> None:
-        """End it well: what it has is written."""
+        """End it cleanly: everything it has is written to disk."""
         self._end(signal.SIGINT)
 
     def restart(self) -> None:
@@ -174,20 +174,20 @@ class Server:
         self.start()
 
     def kill(self) -> None:
-        """SIGKILL for it and all its children, as when the machine is gone: no connection is told, no file written."""
+        """SIGKILL for it and all its children, as when the machine dies: no connection is told, no file is written."""
         assert self._process
         killed = kill_all(self._process.pid)
         self._process.wait(DEADLINE_S)
         wait_until(lambda: not any(map(lives, killed)))
 
     def quit(self) -> None:
-        """Tell it to end at once, whatever the test has left it in."""
+        """Tell it to end at once, whatever state the test has left it in."""
         if self._process and self.running:
             self.thaw()
             self._process.send_signal(signal.SIGQUIT)
 
     def end(self) -> None:
-        """The same, and wait until it has."""
+        """Tell it to end at once, and wait until it has ended."""
         self.quit()
         if self._process:
             self._process.wait(60)
@@ -199,16 +199,16 @@ class Server:
 
     @property
     def children(self) -> list[int]:
-        """Its processes but the first."""
+        """The pids of its processes except the first."""
         assert self._process
         return children(self._process.pid)
 
     def freeze(self, what: str = "") -> None:
-        """SIGSTOP for all its processes, or for those whose title has this word, as ``walreceiver``."""
+        """SIGSTOP for all its processes, or for those whose title contains this word, such as ``walreceiver``."""
         self._signal(signal.SIGSTOP, what)
 
     def thaw(self, what: str = "") -> None:
-        """Let them go on."""
+        """Let these processes continue."""
         self._signal(signal.SIGCONT, what)
 
     def _signal(self, number: signal.Signals, what: str) -> None:
@@ -222,26 +222,26 @@ class Server:
     # --- settings and questions
 
     def url(self, database: str = "postgres", **parameters: str) -> str:
-        """Where one of its databases is."""
+        """The URL of one of its databases."""
         return url([self], database, **parameters)
 
     def connect(self, database: str = "postgres", **parameters: Any) -> psycopg.Connection[Any]:
-        """A bare client: autocommit, and never in synchronous replication's way unless it writes."""
+        """A bare client with autocommit. Synchronous replication does not affect it unless it writes."""
         return psycopg.connect(self.url(database), autocommit=True, connect_timeout=5, **parameters)
 
     def ask(self, statement: str, database: str = "postgres") -> Any:
-        """The first value of the first row of what is asked; None if there is none."""
+        """The first value of the first row of the result; None if there is no row."""
         rows = self.rows(statement, database)
         return rows[0][0] if rows else None
 
     def rows(self, statement: str, database: str = "postgres") -> list[Any]:
-        """All rows."""
+        """All rows of the result."""
         with self.connect(database) as connection:
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
     def set(self, **settings: str) -> None:
-        """Change settings while it runs, and wait until they hold."""
+        """Change settings of the running server, and wait until they are in force."""
         self._settings.update(settings)
         self._configure()
         self.ask("SELECT pg_reload_conf()")
@@ -255,7 +255,7 @@ class Server:
     # --- replication
 
     def follow(self, primary: Server) -> None:
-        """Be a standby of another primary than until now."""
+        """Be a standby of another primary from now on."""
         self.set(primary_conninfo=self._follows(primary))
 
     def promote(self) -> None:
@@ -268,27 +268,27 @@ class Server:
         return int(self.ask("SELECT pg_last_wal_receive_lsn() - '0/0'::pg_lsn"))
 
     def wait_until_received(self, position: int) -> None:
-        """Until a standby has so many bytes of WAL on disk."""
+        """Wait until a standby has this many bytes of WAL on disk."""
         wait_until(lambda: self.received >= position, START_S)
 
     def wait_for_standbys(self, count: int) -> None:
-        """Until so many are streaming."""
+        """Wait until this many standbys are streaming."""
         streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
         wait_until(lambda: self.ask(streaming) >= count, START_S)
 
     def waiting(self, what: str = "") -> list[int]:
-        """The pids of the sessions whose commit waits for a standby, and whose statement has this word."""
+        """The pids of the sessions whose commit waits for a standby, and whose statement contains this word."""
         waits = f"SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE '%{what}%'"
         return [pid for (pid,) in self.rows(waits)]
 
     def wait_for_waiting(self, what: str = "", but: int = 0) -> int:
-        """Until there is such a session, another one than ``but``; return its pid."""
+        """Wait until there is such a session other than ``but``; return its pid."""
         wait_until(lambda: set(self.waiting(what)) - {but})
         return (set(self.waiting(what)) - {but}).pop()
 
 
 class Cluster:
-    """A primary and its standbys. All have one configuration, so whoever is promoted waits for the others."""
+    """A primary and its standbys. All have the same configuration, so a promoted standby waits for the others."""
 
     def __init__(self, standbys: int = 0, synchronous: str | None = None, **settings: str) -> None:
         self.folder = new_folder()
@@ -298,7 +298,7 @@ class Cluster:
         self.primary = self.servers[0]
 
     def start(self) -> Cluster:
-        """Make and start all of them."""
+        """Make and start all servers."""
         for server in self.servers:
             server.make()
             if server is not self.primary:
@@ -316,17 +316,17 @@ class Cluster:
         return [server for server in self.servers if server is not self.primary]
 
     def url(self, database: str = "postgres", **parameters: str) -> str:
-        """All of them, as a client that survives a failover needs it."""
+        """A URL with all servers, which a client needs to survive a failover."""
         return url(self.servers, database, **parameters)
 
     def new_database(self) -> str:
-        """The name of a database that is made now."""
+        """Create a database; return its name."""
         name = f"logs{os.getpid()}_{next(_databases)}"
         self.primary.ask(f"CREATE DATABASE {name}")
         return name
 
     def fail_over(self) -> Server:
-        """Promote the standby that has most, let the others follow it, and return the old primary, which is down."""
+        """Promote the standby with the most WAL, let the others follow it; return the old primary, which is down."""
         old = self.primary
         alive = [standby for standby in self.standbys if standby.running]
         self.primary = max(alive, key=lambda standby: standby.received)
@@ -337,7 +337,7 @@ class Cluster:
         return old
 
     def rejoin(self, server: Server) -> None:
-        """Make a server that is down a standby of the primary, from a new copy."""
+        """Make a server that is down a standby of the primary, from a new base backup."""
         server.back_up(self.primary)
         server.be_standby(self.primary)
         server.start()
@@ -363,7 +363,7 @@ class Cluster:
 
 
 def url(servers: Sequence[Server], database: str, **parameters: str) -> str:
-    """A database that one of several servers has."""
+    """The URL of a database on any of several servers."""
     hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
     query = "&".join(f"{name}={value}" for name, value in parameters.items())
     return f"postgresql://postgres@{hosts}/{database}{'?' if query else ''}{query}"
@@ -371,7 +371,7 @@ def url(servers: Sequence[Server], database: str, **parameters: str) -> str:
 
 @functools.cache
 def _programs() -> Path | None:
-    """The newest version that is installed."""
+    """The folder of the programs of the newest installed version; None if there is none from 15 on."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     new = [path for path in found if float(path.parent.name) >= 15]
     return max(new, key=lambda path: float(path.parent.name), default=None)
@@ -379,7 +379,7 @@ def _programs() -> Path | None:
 
 @functools.cache
 def _template() -> Path:
-    """The data of an empty server, made once by each process of the tests."""
+    """The data folder of an empty server, made once in each test process."""
     folder = new_folder()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     data = folder / "template"
@@ -388,7 +388,7 @@ def _template() -> Path:
 
 
 def environment() -> dict[str, str]:
-    """The environment for programs of PostgreSQL: ours, without what would send PostgreSQL's programs elsewhere."""
+    """The environment for PostgreSQL's programs: ours, without the variables that would send them elsewhere."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
 
 
@@ -404,13 +404,13 @@ def _parents() -> dict[int, int]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that this one has started, and that are alive."""
+    """The live child processes of this process."""
     return [child for child, parent in _parents().items() if parent == pid]
 
 
 def kill_all(pid: int) -> list[int]:
-    """SIGKILL for a process and its children; return these."""
-    os.kill(pid, signal.SIGSTOP)  # so that it has no other child
+    """SIGKILL for a process and its children; return the pids of the children."""
+    os.kill(pid, signal.SIGSTOP)  # so that it starts no other child
     found = children(pid)
     for one in (*found, pid):
         with contextlib.suppress(ProcessLookupError):
@@ -419,7 +419,7 @@ def kill_all(pid: int) -> list[int]:
 
 
 def lives(pid: int) -> bool:
-    """Whether it is a process, and no zombie."""
+    """Whether the process exists and is not a zombie."""
     return pid in _parents()
 
 

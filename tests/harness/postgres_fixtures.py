@@ -1,4 +1,4 @@
-"""PostgreSQL for tests, as a pytest plugin: clusters that never outlive their test, and one that all tests share."""
+"""PostgreSQL for tests, as a pytest plugin: clusters that end with their test, and one cluster that all tests share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.harness.postgres import Cluster, StartCluster
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test that runs PostgreSQL is marked so, by the fixtures that it uses."""
+    """Mark each test that runs PostgreSQL, which its fixtures show."""
     if not {"start_cluster", "shared_cluster", "shared_pair"}.isdisjoint(getattr(item, "fixturenames", ())):
         item.add_marker(pytest.mark.postgres)
 
@@ -25,7 +25,7 @@ def postgres_installed() -> None:
 
 @pytest.fixture
 def start_cluster(postgres_installed: None) -> Iterator[StartCluster]:
-    """Start a primary with so many standbys, and other settings of PostgreSQL."""
+    """Start a primary with this many standbys, and with these settings of PostgreSQL."""
     clusters: list[Cluster] = []
 
     def start(standbys: int = 0, **settings: str) -> Cluster:
@@ -39,14 +39,14 @@ def start_cluster(postgres_installed: None) -> Iterator[StartCluster]:
 
 @pytest.fixture(scope="session")
 def shared_cluster(postgres_installed: None) -> Iterator[Cluster]:
-    """A primary alone, for all tests of a process that do it no harm. Each takes a database of its own."""
+    """A primary alone, for all tests of a process that do it no harm. Each test uses its own database."""
     with Cluster() as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def shared_pair(postgres_installed: None) -> Iterator[Cluster]:
-    """The same with a standby that the primary waits for."""
+    """The same, with a standby that the primary waits for."""
     with Cluster(1) as cluster:
         yield cluster
 

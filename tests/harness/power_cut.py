@@ -1,4 +1,4 @@
-"""The plug of a disk is pulled while a loaded server writes to it."""
+"""Cut the power of a disk while a loaded server writes to it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.harness.server_process import ServerProcess
 
 
 def wait_until_it_stands_still(server: ServerProcess) -> None:
-    """Wait until every thread stands still. A sync that has begun ends first: a copy must not see half of it."""
+    """Wait until every thread has stopped. A sync that has begun ends first: a copy must not see half of a sync."""
     wait_until(lambda: all(_state(task) == "T" for task in Path(f"/proc/{server.pid}/task").iterdir()))
 
 
 def cut_power(server: ServerProcess, disk: Ext4Image, name: str) -> Ext4Image:
     """End a server together with its disk; return what is left on the disk. The power is cut at the moment of the copy.
 
-    The server stands still during the copy, and every ack that it sent before that has been received.
+    The server is stopped during the copy, and every ack that it sent before has been received.
     """
     server.signal(signal.SIGSTOP)
     wait_until_it_stands_still(server)

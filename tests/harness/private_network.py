@@ -1,6 +1,6 @@
-"""A network of its own for one program: its loopback, its hosts file, and a name server that never answers.
+"""A private network for one program: its own loopback, its own hosts file, and a name server that never answers.
 
-Nothing outside is touched, and all of it is gone with the program.
+Nothing outside is touched, and all of it disappears with the program.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ needs_root = pytest.mark.skipif(
 
 
 def private_network(folder: Path, ipv6: bool = True) -> tuple[str, ...]:
-    """What to put before a command so that it runs there."""
+    """The words to put before a command so that it runs there."""
     (folder / "hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
     (folder / "resolv.conf").write_text("nameserver 192.0.2.53\noptions timeout:30 attempts:3\n")
     return ("unshare", "--net", "--mount", "sh", "-c", _SCRIPT, "sh", "with" if ipv6 else "without", str(folder))

@@ -1,4 +1,4 @@
-"""A subscriber, and the check of what it was sent: nothing lost, doubled, out of order, or never sent by anybody."""
+"""A subscriber, and a check of its lines: nothing lost, doubled, out of order, or never sent by a client."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def all_topics(topic: str) -> bool:
 
 @dataclass(frozen=True)
 class ReadVerdict:
-    """How what was delivered differs from what was acked: event ids, by what is wrong with them."""
+    """How the delivered events differ from the acked ones: a list of event ids for each kind of error."""
 
     delivered: int
     lost: list[str]  # acked, in a range that was said to be complete, and not delivered
     doubled: list[str]  # delivered twice
-    disordered: list[str]  # not behind what came before it
-    phantom: list[str]  # never sent, or not so, or acked under another seq
+    disordered: list[str]  # not after the position that was told before
+    phantom: list[str]  # never sent, sent in another form, or acked under another seq
 
     @property
     def figures(self) -> dict[str, int]:
@@ -42,9 +42,9 @@ class ReadVerdict:
 
 
 class Reading:
-    """One SUBSCRIBE on a connection of its own, and a thread that notes its lines until the connection ends.
+    """One SUBSCRIBE on its own connection, and a thread that notes its lines until the connection ends.
 
-    ``position`` is the last one that it was told: of an event, or of another line.
+    ``position`` is the last position it was told, by an event or by another line.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Reading:
         self.peer = Peer(port, host=host, receive_buffer=receive_buffer)
         self.reply = self.peer.ask(f"SUBSCRIBE {arguments}\n".encode())
         after = self.reply.get("after", 0)
-        self.after: int = after if isinstance(after, int) else 0  # of several lanes: readers of one topic begin at 0
+        self.after: int = after if isinstance(after, int) else 0  # with several lanes: readers of one topic begin at 0
         self.position = self.after
         self._work = Background(self._read)
 
@@ -87,13 +87,13 @@ class Reading:
                     time.sleep(len(line) / self._bytes_per_s)
                 self._may_read.wait()
         except OSError:
-            pass  # a reset: the server was killed, or the test closes it
+            pass  # a reset: the server was killed, or the test closed the connection
         finally:
             self.ended = True
 
     def _take(self, line: bytes) -> None:
         if not line.endswith(b"\n"):
-            return  # the server was killed in the middle of it
+            return  # the server was killed in the middle of the line
         found = json.loads(line)
         if not line.startswith(EVENT_START):
             self._take_control(found)
@@ -121,7 +121,7 @@ class Reading:
             self.position = seq
 
     def pause(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._may_read.clear()
 
     def go_on(self) -> None:
@@ -144,19 +144,19 @@ class Reading:
         self.peer.close()
 
     def wait_for(self, seq: int, timeout_s: float = 60.0) -> None:
-        """Wait until it was told that all up to there was delivered."""
+        """Wait until it was told that everything up to this seq was delivered."""
         wait_until(lambda: self.position >= seq or self.ended, timeout_s)
         assert self.position >= seq, f"{self.arguments}: it ended at {self.position} with {self.control[-1:]}"
 
     def wait_for_line(self, status: str) -> Json:
-        """Wait for a line that is no event."""
+        """Wait for a line with this status that is not an event."""
         wait_until(lambda: status in self.said or self.ended, 60)
         assert status in self.said, f"{self.arguments}: it ended with {self.control[-1:]}"
         return next(line for line in self.control if line["status"] == status)
 
     @property
     def said(self) -> list[str]:
-        """The statuses of the lines that are no events."""
+        """The statuses of the lines that are not events."""
         return [line["status"] for line in list(self.control)]
 
 
@@ -166,9 +166,9 @@ def judge(
     wants: Callable[[str], bool] = all_topics,
     may_double: bool = False,
 ) -> ReadVerdict:
-    """Compare what one reader was sent, on one connection after the other, with what was acked.
+    """Compare the events that one reader was sent, on its successive connections, with those that were acked.
 
-    ``wants`` says which topics it reads. Each connection goes on where an earlier one has come to.
+    ``wants`` says which topics it reads. Each connection resumes where an earlier one ended.
     """
     first, last = readings[0], max(reading.position for reading in readings)
     ids = [name for reading in readings for name in reading.ids]
@@ -194,7 +194,7 @@ def verify(
     wants: Callable[[str], bool] = all_topics,
     may_double: bool = False,
 ) -> ReadVerdict:
-    """The same: LOST = DOUBLED = DISORDERED = PHANTOM = 0."""
+    """Compare as ``judge`` does, and assert that LOST = DOUBLED = DISORDERED = PHANTOM = 0."""
     readings = [readings] if isinstance(readings, Reading) else readings
     verdict = judge(readings, accounts, wants, may_double)
     verdict.assert_flawless()
@@ -202,7 +202,7 @@ def verify(
 
 
 def total(verdicts: Iterable[ReadVerdict]) -> dict[str, int]:
-    """The figures of several readers together."""
+    """The summed figures of several readers."""
     figures: Counter[str] = Counter()
     for verdict in verdicts:
         figures.update(verdict.figures)

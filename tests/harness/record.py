@@ -1,7 +1,7 @@
-"""What the fault tests found, in one result file: a pytest plugin for ``AGGREGATOR_FAULTS_RESULT=FILE``.
+"""The findings of the fault tests, in one result file: a pytest plugin for ``AGGREGATOR_FAULTS_RESULT=FILE``.
 
-The figures of a test, and the faults that its docstring names, travel with its reports. So they also reach the process
-that writes the file from workers of xdist.
+The figures of a test, and the faults that its docstring names, are attached to its reports. With xdist they thereby
+reach the process that writes the file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RecordFigures(Protocol):
 
 @pytest.fixture
 def record_figures(record_property: RecordProperty) -> RecordFigures:
-    """Keep what a test has measured: printed, and written to the result file."""
+    """Record the figures that a test has measured: they are printed, and written to the result file."""
 
     def record(name: str, *, rounds: float = 1, **figures: float | str) -> None:
         measured = {"name": name, "rounds": rounds} | {
@@ -48,7 +48,7 @@ def record_figures(record_property: RecordProperty) -> RecordFigures:
 
 @pytest.fixture
 def moments(record_property: RecordProperty) -> random.Random:
-    """Random moments for faults. The seed is printed, so a failing test shows it, and it stands in the result."""
+    """Random moments for faults. The seed is printed, so that a failing test shows it, and is part of the result."""
     seed = int(os.environ.get("AGGREGATOR_FAULTS_SEED") or random.SystemRandom().getrandbits(32))
     print(f"AGGREGATOR_FAULTS_SEED={seed}")
     record_property("seed", seed)
@@ -56,7 +56,7 @@ def moments(record_property: RecordProperty) -> random.Random:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test whose docstring names a fault of the table is a test of that fault, wherever the test is."""
+    """Mark each test whose docstring names a fault of the table as a test of that fault, whichever file it is in."""
     text = getattr(item.obj, "__doc__", None) if isinstance(item, pytest.Function) else None
     if faults := list(dict.fromkeys(re.findall(r"\b[RT]\d+\b", text or ""))):
         item.add_marker(pytest.mark.fault)
@@ -65,7 +65,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     path = os.environ.get("AGGREGATOR_FAULTS_RESULT")
-    if path and not hasattr(config, "workerinput"):  # of xdist: the process that started the workers writes the file
+    if path and not hasattr(config, "workerinput"):  # with xdist, the process that started the workers writes the file
         config.pluginmanager.register(ResultFile(Path(path).absolute()))
 
 
@@ -75,7 +75,7 @@ class ResultFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         settings = {name.lower(): value for name, value in vars(sizes).items() if name.isupper()}
-        self._result = result.describe("faults", settings, {})  # now, because the commit may be another one at the end
+        self._result = result.describe("faults", settings, {})  # now, because the commit may have changed by the end
         self._tests: dict[str, dict[str, Any]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -112,7 +112,7 @@ def _reason(report: pytest.TestReport) -> str:
 
 
 def _summary(tests: list[dict[str, Any]]) -> dict[str, Any]:
-    """All tests of one fault together: how many ended how, their counts added up, the longest recovery."""
+    """All tests of one fault together: how many had each outcome, their counts added up, the longest recovery."""
     summary: dict[str, Any] = dict(Counter(test["outcome"] for test in tests))
     measured = [test["measured"] for test in tests if "measured" in test]
     for keys, combine in ((_ADDED_UP, sum), (_WORST, max)):

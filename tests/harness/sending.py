@@ -20,7 +20,7 @@ def command(port: int, *arguments: str | Path) -> list[str]:
 
 
 class Outcome:
-    """What a run came to: exit code, the lines on standard error, the counts of the summary."""
+    """The outcome of a run: exit code, the lines on standard error, the counts of the summary."""
 
     def __init__(self, code: int, errors: bytes) -> None:
         self.code = code
@@ -33,7 +33,7 @@ class Outcome:
         assert "Traceback" not in errors.decode()
 
     def has(self, **counts: int) -> bool:
-        """Whether these are the counts that are not 0."""
+        """Whether these are all the counts that are not 0."""
         return {name: count for name, count in self.counts.items() if count} == counts
 
 
@@ -46,7 +46,7 @@ def run(port: int, *arguments: str | Path, stdin: bytes | None = b"", **options:
 
 
 class Running:
-    """A run that goes on until it is told to stop."""
+    """A run that continues until it is told to stop."""
 
     def __init__(self, port: int, *arguments: str | Path, stderr: Path) -> None:
         self._stderr = stderr
@@ -69,11 +69,11 @@ class Running:
 
 
 Start = Callable[..., Running]
-"""What the fixture ``start`` is: starts a run with these arguments, after the port; it never outlives its test."""
+"""The type of the fixture ``start``: it starts a run with the port and these arguments, and ends it with its test."""
 
 
 def messages(server: ServerProcess, topic: str = "t") -> list[str]:
-    """The texts stored under a topic, in the order in which they were stored."""
+    """The message texts stored under a topic, in the order in which they were stored."""
     return [event["payload"]["message"] for event in server.listed(topic)]
 
 

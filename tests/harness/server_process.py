@@ -1,4 +1,4 @@
-"""A real server in a process of its own, for tests that look at it from the outside."""
+"""A real server in its own process, for tests that look at it from the outside."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from tests.harness.polling import wait_until
 
 
 class ServerProcess:
-    """``aggregator serve`` on free ports. Options are given as on the command line, without port and db.
+    """``aggregator serve`` on free ports. Options are given as on the command line, without the ports and the database.
 
-    Its events are in a file of its folder, or in the database that has this ``url``.
+    Its events are in a file in its folder, or in the database at ``url``.
     ``prefix`` are words before the command, such as a tracer; ``changes`` are made to the product before it starts.
     Listening sockets may be ``passed_in``, by the names of their ports.
     """
@@ -55,13 +55,13 @@ class ServerProcess:
         self.tls_silent_port = 0
 
     def start(self, port: int = 0, silent_port: int = 0) -> ServerProcess:
-        """Start it and wait until it is ready."""
+        """Start it and wait until it is ready. Raises AssertionError if it ends instead."""
         seen = len(self.log)
         assert self.try_to_start(port, silent_port), f"it ended with {self.process.returncode}: {self.log[seen:]}"
         return self
 
     def try_to_start(self, port: int = 0, silent_port: int = 0) -> bool:
-        """Start it and wait until it is ready, or has ended; return whether it is ready."""
+        """Start it and wait until it is ready or has ended; return whether it is ready."""
         seen = len(self.log)
         numbers = {
             "--wrap-port": self.wrap_port, "--tls-port": self.tls_port, "--tls-silent-port": self.tls_silent_port,
@@ -90,7 +90,7 @@ class ServerProcess:
         return fork_server.start(words, [change.__name__ for change in self._changes], log, _environment())
 
     def _execute(self, words: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        """Run it by a program that executes it, such as a tracer."""
+        """Run it through a program that executes it, such as a tracer."""
         arguments = product_changes.arguments(self._changes)
         return subprocess.Popen(
             [*self.prefix, sys.executable, *arguments, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -99,11 +99,11 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """All that it has written to standard error, in every run."""
+        """Everything that it has written to standard error, in all its runs."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def port_of(self, name: str) -> int:
-        """The number of a port that is off by default, as the log named it last; 0: it is off."""
+        """The number of a port that is off by default, as the log last named it; 0 if the port is off."""
         found = re.findall(rf"ready: .*, {name} port [^ ]*:(\d+)", self.log)
         return int(found[-1]) if found else 0
 
@@ -119,7 +119,7 @@ class ServerProcess:
         return self.process.wait(timeout_s)
 
     def stop(self) -> int:
-        """SIGTERM; return the exit code."""
+        """Send SIGTERM; return the exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
@@ -132,17 +132,17 @@ class ServerProcess:
         self.start(self.port, self.silent_port)
 
     def end(self) -> None:
-        """Kill it if the test has left it running: nothing may survive a test."""
+        """Kill it if the test has left it running: no server may outlive its test."""
         if hasattr(self, "process") and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
     def ask(self, command: str) -> wire.Json:
-        """The answer to one admin command, on a connection of its own."""
+        """The answer to one admin command, on its own connection."""
         return wire.exchange(self.port, command.encode() + b"\n")[0]
 
     def has_checkpointed_since(self, moment: float) -> bool:
-        """Whether a checkpoint has ended after this moment of ``time.monotonic()``, well or not."""
+        """Whether a checkpoint has ended after this moment of ``time.monotonic()``, whether it succeeded or not."""
         asked = time.monotonic()
         return bool(asked - self.ask("HEALTH")["checks"]["checkpoint_age_s"] > moment)
 
@@ -174,7 +174,7 @@ class ServerProcess:
 
     @property
     def cpu_s(self) -> float:
-        """Processor time that it has used so far."""
+        """The processor time that it has used so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -184,5 +184,5 @@ StartServer = Callable[..., ServerProcess]
 
 
 def _environment() -> dict[str, str]:
-    """Ours without the variables of the fault tests: a server warns of each that it does not know."""
+    """Our environment without the variables of the fault tests: a server warns of each that it does not know."""
     return {name: value for name, value in os.environ.items() if not name.startswith("AGGREGATOR_FAULTS")}

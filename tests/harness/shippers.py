@@ -23,14 +23,14 @@ PACKAGES: Final = {"gtls": "rsyslog-gnutls", "ossl": "rsyslog-openssl"}
 
 
 class Shippers:
-    """Shippers that were started, and keep their state in one folder. They have to be ended."""
+    """Shippers that were started, and keep their state in one folder. The test has to ``end`` them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, configuration: str, replacements: Mapping[str, str], package: str = "") -> None:
-        """Start the shipper that a configuration is for, with other paths and ports than those it shows."""
+        """Start the shipper of this configuration, with these paths and ports in place of those that it shows."""
         is_rsyslog = configuration.startswith("rsyslog")
         here = {**replacements, **({"/var/spool/rsyslog": f"{self._folder}"} if is_rsyslog else {})}
         text = (CONFIGURATIONS / configuration).read_text()
@@ -53,7 +53,7 @@ class Shippers:
 
 
 def rsyslog(configuration: Path, state: Path, package: str = "") -> tuple[list[str], str]:
-    """Its command line, and where its libraries are."""
+    """Its command line, and the folder of its libraries."""
     folder = _unpacked(package or "rsyslog")
     libraries = next(folder.glob("usr/lib/*-linux-*"))
     command = [f"{folder}/usr/sbin/rsyslogd", "-n", "-iNONE", "-M", f"{libraries}/rsyslog", "-f", f"{configuration}"]

@@ -1,4 +1,4 @@
-"""A server whose standard error is a pipe or a terminal that a test reads, or does not read."""
+"""A server whose standard error is a pipe or a terminal, which the test may or may not read."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ READY: Final = re.compile(r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """A port that no process listens on at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         return int(unused.getsockname()[1])
 
 
 class Channel:
-    """Two descriptors: what is written to ``its`` is read here, when the test wants it."""
+    """Two descriptors. What is written to ``its`` can be read from ``ours`` when the test wants it."""
 
     def __init__(self, ours: int, its: int) -> None:
         self.ours = ours
@@ -52,7 +52,7 @@ class Channel:
         return cls(ours, its)
 
     def fill(self) -> None:
-        """Write to it until it takes no more, so that the next one who writes has to wait."""
+        """Write until it accepts no more, so that the next writer has to wait."""
         fd = os.open(f"/proc/self/fd/{self.its}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
         try:
             size = 4096
@@ -60,34 +60,34 @@ class Channel:
                 try:
                     os.write(fd, b"-" * (size - 1) + b"\n")
                 except BlockingIOError:
-                    # A terminal passes on what it has, and takes more in a moment.
+                    # A terminal passes on what it has, and accepts more in a moment.
                     if not select.select([], [fd], [], 0.2)[1]:
                         size //= 64
         finally:
             os.close(fd)
 
     def halt(self) -> None:
-        """Ctrl-S."""
+        """Pause the terminal's output, as Ctrl-S does."""
         termios.tcflow(self.its, termios.TCOOFF)
 
     def go_on(self) -> None:
-        """Ctrl-Q."""
+        """Resume the terminal's output, as Ctrl-Q does."""
         termios.tcflow(self.its, termios.TCOON)
 
     def narrow(self) -> None:
-        """Make a pipe so small that a few lines fill it, and such that writing to it never waits."""
+        """Make a pipe so small that a few lines fill it, and let writes to it fail instead of waiting."""
         fcntl.fcntl(self.its, fcntl.F_SETPIPE_SZ, 4096)
         os.set_blocking(self.its, False)
 
     def read_until(self, pattern: str | re.Pattern[str]) -> re.Match[str]:
-        """Read until this has come; return it, with all that was read as its ``string``."""
+        """Read until this pattern has come; return the match, whose ``string`` is all that was read."""
         deadline = time.monotonic() + DEADLINE_S
         while not (match := re.search(pattern, self.text)):
             assert self._read(deadline - time.monotonic()), f"no {pattern!r} in {self.text[-2000:]!r}"
         return match
 
     def read_all(self) -> str:
-        """Read what is there and what still comes until all who may write have closed it."""
+        """Read what is there and what still comes, until every writer has closed it."""
         with contextlib.suppress(OSError):
             os.close(self.its)
         while self._read(DEADLINE_S):
@@ -105,7 +105,7 @@ class Channel:
 
     @property
     def text(self) -> str:
-        """All that was read so far."""
+        """Everything that was read so far."""
         return self._seen.decode()
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class Channel:
 
 
 class ServerAt:
-    """``aggregator serve`` that writes its log to a channel, or to any descriptor."""
+    """``aggregator serve`` that writes its log to a channel, or to any other descriptor."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class ServerAt:
         changes: Sequence[Change] = (),
         control: bool = False,
     ) -> None:
-        """With ``control``, ``stderr`` is a terminal, and the server its session's leader, as a login shell is."""
+        """With ``control``, ``stderr`` is a terminal, and the server is its session leader, as a login shell is."""
         self.db = folder / "data" / "events.db"
         self.port = port
         self.silent_port = 0
@@ -140,13 +140,13 @@ class ServerAt:
         )  # fmt: skip
 
     def ready(self, channel: Channel) -> ServerAt:
-        """Wait until it says so."""
+        """Wait until it reports that it is ready."""
         match = channel.read_until(READY)
         self.port, self.silent_port = int(match[1]), int(match[2] or 0)
         return self
 
     def answering(self) -> ServerAt:
-        """Wait until it answers on the port it was given, whatever becomes of its log."""
+        """Wait until it answers on the port it was given, whatever happens to its log."""
         wait_until(self._answers)
         return self
 
@@ -157,7 +157,7 @@ class ServerAt:
         return False
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it; return the exit code."""
+        """Send a signal; return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_S)
 

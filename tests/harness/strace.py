@@ -1,4 +1,4 @@
-"""strace: it breaks system calls, and it witnesses their order."""
+"""strace: it makes system calls fail, and it records their order."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def traced(server: ServerProcess, *options: str) -> Iterator[None]:
         tracer.terminate()
         try:
             tracer.wait(2)
-        except subprocess.TimeoutExpired:  # it does not see the end of a process while it holds up one of its calls
+        except subprocess.TimeoutExpired:  # it misses the end of a process while it delays one of the process's calls
             tracer.kill()
             tracer.wait(10)
 
 
 def inject(server: ServerProcess, fault: str, *paths: Path) -> contextlib.AbstractContextManager[None]:
-    """Let system calls of a running server fail; with paths, only those on these files.
+    """Let system calls of a running server fail; if paths are given, only calls on these files.
 
-    ``when=`` counts the calls of each thread for itself.
+    ``when=`` counts the calls of each thread separately.
     """
     on_paths = [word for path in paths for word in ("-P", str(path))]
     return traced(server, *on_paths, "-o", "/dev/null", "-e", f"inject={fault}")

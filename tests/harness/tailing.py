@@ -1,4 +1,4 @@
-"""What readers read, and ``aggregator tail`` and ``aggregator export`` as their users run them."""
+"""What readers read, with ``aggregator tail`` and ``aggregator export`` as their users run them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(port: int, lines: Sequence[bytes]) -> list[int]:
 
 
 def remove_oldest(db: Path, blocks: int = 1) -> int:
-    """What retention will do, to a store that nobody has open; return the last seq that is gone."""
+    """Do what retention will do, to a store that no process has open; return the last seq that is gone."""
     with closing(sqlite3.connect(db)) as connection, connection:
         firsts = [first for (first,) in connection.execute("SELECT first_seq FROM blocks ORDER BY first_seq")]
         connection.execute("DELETE FROM blocks WHERE first_seq < ?", (firsts[blocks],))
@@ -45,7 +45,7 @@ def command(word: str, port: int, *arguments: str | Path | int) -> list[str]:
 
 
 class Outcome:
-    """What a run came to."""
+    """The outcome of a run."""
 
     def __init__(self, code: int, output: bytes, errors: bytes) -> None:
         self.code = code
@@ -72,7 +72,7 @@ def run(word: str, port: int, *arguments: str | Path | int, **options: Any) -> O
 
 
 class Running:
-    """A run that goes on until it is told to stop; its output goes into a file."""
+    """A run that continues until it is told to stop; its output goes into a file."""
 
     def __init__(self, folder: Path, word: str, port: int, *arguments: str | Path | int) -> None:
         folder.mkdir(exist_ok=True)
@@ -92,15 +92,15 @@ class Running:
 
     @property
     def seqs(self) -> list[int]:
-        """Of the events that are shown as JSON, in whole lines."""
+        """The seqs of the events that are shown as JSON, in complete lines."""
         return seqs(self.output.rpartition(b"\n")[0].splitlines())
 
     def wait_for(self, count: int) -> None:
-        """Wait until so many lines are there."""
+        """Wait until the output has this many lines."""
         wait_until(lambda: self.output.count(b"\n") >= count)
 
     def wait_for_seq(self, seq: int) -> None:
-        """Wait until this event is shown."""
+        """Wait until this event is the last one shown."""
         wait_until(lambda: self.seqs[-1:] == [seq])
 
     def end(self, number: signal.Signals = signal.SIGINT) -> Outcome:
@@ -123,7 +123,7 @@ def seqs(lines: Iterable[bytes]) -> list[int]:
 def on_terminal(
     word: str, port: int, *arguments: str | Path | int, variables: Mapping[str, str] = MappingProxyType({})
 ) -> bytes:
-    """What a run shows on a terminal, where standard output and error are the same; it must end well."""
+    """What a run shows on a terminal, where standard output and error are the same; it must exit with 0."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     environment = {**os.environ, "TERM": "xterm", **variables}
@@ -138,7 +138,7 @@ def on_terminal(
 
 
 def read_terminal(terminal: int) -> bytes:
-    """All that is shown until nobody has the terminal open any more."""
+    """Everything that is shown until no process has the terminal open any more."""
     shown = b""
     with contextlib.suppress(OSError):  # EIO: the end of a terminal
         while piece := os.read(terminal, 4096):

@@ -13,7 +13,7 @@ from typing import Final
 
 CHUNK: Final = 1 << 16
 LOOK_S: Final = 0.01
-"""How often a direction looks whether its connection was cut: a socket that is being read cannot be reset."""
+"""How often each direction checks whether its connection was cut: a socket that is being read cannot be reset."""
 
 
 class How(Enum):
@@ -22,12 +22,12 @@ class How(Enum):
     CLOSE = "close"
     RESET = "reset"
     SILENCE = "silence"
-    """Nothing: no byte comes through any more, and nobody is told, as when a cable is cut."""
+    """Nothing: no more bytes come through, and neither side is told, as when a cable is cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Let so many bytes through to the server, or to the client, counted from the write that has the marker."""
+    """Let this many bytes through to the server or to the client, counted from the write that contains the marker."""
 
     to_server: int | None = None
     to_client: int | None = None
@@ -36,7 +36,7 @@ class Cut:
 
 @dataclass(slots=True)
 class _Link:
-    """One client's connection, and ours to the server."""
+    """One client's connection, and the proxy's connection to the server."""
 
     client: socket.socket
     server: socket.socket
@@ -52,7 +52,7 @@ class _Link:
 
 
 class TcpProxy:
-    """In front of one port. Connections pass untouched until ``arm`` has been called; then one of them is cut, once."""
+    """A proxy for one port. Connections pass untouched until ``arm`` has been called; then one is cut, once."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
@@ -63,13 +63,13 @@ class TcpProxy:
         self.happened = threading.Event()
         """Set when the connection is cut."""
         self.passed = {"to_server": 0, "to_client": 0}
-        """Bytes since the marker on the connection that had it last."""
+        """Bytes since the marker, on the connection that last had the marker."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def arm(self, marker: bytes, cut: Cut = Cut()) -> None:
-        """Watch for a write of a client that has this marker; then cut its connection where ``cut`` says."""
+        """Watch for a client's write that contains this marker; then cut that connection where ``cut`` says."""
         with self._lock:
             self._marker, self._cut = marker, cut
             self.happened.clear()
@@ -78,7 +78,7 @@ class TcpProxy:
                 link.marked = False
 
     def connections(self) -> int:
-        """How many are open."""
+        """How many connections are open."""
         return len(self._links)
 
     def break_all(self, how: How = How.RESET) -> None:
@@ -135,7 +135,7 @@ class TcpProxy:
             self._close(link)
 
     def _watch(self, link: _Link, direction: str, data: bytes) -> tuple[bytes, bool]:
-        """What of it goes through, and whether the connection is cut behind that."""
+        """The bytes that pass, and whether the connection is cut after them."""
         with self._lock:
             if link.is_cut:
                 return b"", False

@@ -1,4 +1,4 @@
-"""A client of a TLS port that decides about every step: when it reads, and how it ends."""
+"""A client of a TLS port that decides each of its steps: when it reads, and how it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.harness.wire import TIMEOUT_S, Json
 
 
 class TlsPeer:
-    """One connection over TLS, on an SSLObject, because Python's SSLSocket cannot close its half alone."""
+    """One TLS connection, on an SSLObject, because Python's SSLSocket cannot close only its own half."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class TlsPeer:
         self.tls = context.wrap_bio(self._in, self._out, server_hostname=name, session=session)
         self._read = b""
         self.closed_notify = False
-        """Whether the server has said a close_notify."""
+        """Whether the server has sent a close_notify."""
         self.ended = False
         """Whether the server has closed its half."""
         try:
@@ -38,7 +38,7 @@ class TlsPeer:
             self._handshake()
         except BaseException:
             with contextlib.suppress(OSError):
-                self._flush()  # why, to the server
+                self._flush()  # tells the server why
             self.socket.close()
             raise
 
@@ -78,7 +78,7 @@ class TlsPeer:
                 if self.ended:
                     return False
                 self._fill()
-            except ssl.SSLZeroReturnError:  # its close_notify, after ours
+            except ssl.SSLZeroReturnError:  # the server's close_notify, after ours
                 self.closed_notify = True
                 return False
             else:
@@ -87,7 +87,7 @@ class TlsPeer:
                 return bool(data)
 
     def line(self) -> bytes:
-        """The next reply line as it came."""
+        """The next reply line, byte for byte."""
         while b"\n" not in self._read:
             assert self._more(), f"the connection ended with {self._read!r}"
         line, _, self._read = self._read.partition(b"\n")
@@ -101,7 +101,7 @@ class TlsPeer:
         return self.reply()
 
     def raw_rest(self) -> bytes:
-        """All that comes until the server closes."""
+        """Everything that comes until the server closes."""
         while self._more():
             pass
         rest, self._read = self._read, b""
@@ -111,7 +111,7 @@ class TlsPeer:
         return [json.loads(line) for line in self.raw_rest().splitlines()]
 
     def close_notify(self) -> None:
-        """End our half as TLS wants it, without a FIN."""
+        """End our half as TLS requires, without a FIN."""
         with contextlib.suppress(ssl.SSLError):
             self.tls.unwrap()
         self._flush()
@@ -138,7 +138,7 @@ class TlsPeer:
 
 
 def exchange(port: int, context: ssl.SSLContext, data: bytes) -> list[Json]:
-    """Send everything, end our half in order, return every reply."""
+    """Send everything, end our half properly, return every reply."""
     with TlsPeer(port, context) as peer:
         peer.send(data)
         peer.close_notify()

@@ -11,11 +11,11 @@ from typing import Any
 Json = Any
 
 TIMEOUT_S = 60.0
-"""Longer than anything here takes on a busy machine; a server that hangs fails the test with a clear traceback."""
+"""Longer than anything takes on a busy machine: a server that hangs fails the test with a clear traceback."""
 
 
 def event(event_id: str, topic: str = "t", payload: str = "{}", **fields: str) -> bytes:
-    """One event line. ``payload`` and further fields are JSON text, so that a test decides every byte."""
+    """One event line. ``payload`` and the further fields are JSON text, so that a test decides every byte."""
     more = "".join(f',"{name}":{value}' for name, value in fields.items())
     return (
         f'{{"topic":{json.dumps(topic)},"event_id":{json.dumps(event_id)},"timestamp":"2026-11-22T10:00:00Z",'
@@ -29,7 +29,7 @@ def events(prefix: str, count: int, topic: str = "t") -> list[bytes]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
+    """A port that no process listens on at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -57,13 +57,13 @@ class Peer:
         self.socket.sendall(data)
 
     def line(self) -> bytes:
-        """The next reply line as it came."""
+        """The next reply line, byte for byte."""
         line = self._replies.readline()
         assert line.endswith(b"\n"), f"the connection ended with {line!r}"
         return line
 
     def raw_line(self) -> bytes:
-        """The next line as it came, also if the connection ends in it; nothing at its end."""
+        """The next line, byte for byte, even if the connection ends within it; empty at the end."""
         return self._replies.readline()
 
     def reply(self) -> Json:
@@ -87,7 +87,7 @@ class Peer:
         return self._replies.read()
 
     def stop_reading(self) -> None:
-        """Let a thread that is reading see an end; the server is told nothing."""
+        """Let a thread that is reading see an end of the stream, without telling the server."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RD)
 

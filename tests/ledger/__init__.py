@@ -1,4 +1,4 @@
-"""The key ledger: an event that is sent again, at any moment and after any fault, is known under its first seq.
+"""The key ledger: an event that is sent again, at any time and after any fault, is found under its first seq.
 
 All constants of the ledger are tiny here, so that a few dozen keys pass through flushes, merges and levels.
 """

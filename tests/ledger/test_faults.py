@@ -1,4 +1,4 @@
-"""The ledger when SQLite fails: a full disk, a failing look-up, an error at any step, a foreign writer."""
+"""The ledger when SQLite fails: a full disk, a failing lookup, an error at any step, a foreign writer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_nothing_is_stored_when_the_look_up_fails(tiny: Store, monkeypatch
     await append(tiny, old)
     await storage.flush(tiny)
     await storage.limit_size(tiny, 1)
-    with pytest.raises(StorageFull):  # its look-up succeeded
+    with pytest.raises(StorageFull):  # the lookup before it succeeded
         await append(tiny, old + keys_of("more", 9), padding=5000)
     await storage.limit_size(tiny, storage.NO_LIMIT)
     before = await tiny.database.write("SELECT * FROM totals")

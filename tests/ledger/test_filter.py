@@ -44,7 +44,7 @@ async def test_no_key_is_called_new_that_is_not_while_the_filter_is_filled_again
         seqs |= {key: seq for key, seq in zip(keys, commit.seqs, strict=True) if key not in seqs}
         if known_below == ALL:
             break
-        await storage.work(store, quiet=False)  # flushes and merges too, between two slices of the filter
+        await storage.work(store, quiet=False)  # flushes and merges as well, between two slices of the filter
     await store.close()
     check_database(store.database.path)
 
@@ -68,7 +68,7 @@ async def test_a_filter_that_has_forgotten_a_key_of_the_memtable_fails_the_appen
 
 
 async def test_a_filter_that_has_forgotten_a_key_of_a_run_is_found_out_by_the_merge(tiny: Store) -> None:
-    """That is too late, because the event is stored twice by then: this is why no bit is ever cleared."""
+    """By then it is too late, because the event is stored twice: this is why no bit is ever cleared."""
     keys = keys_of("k", 4)
     for _ in range(2):
         storage.forget_keys(tiny)

@@ -1,4 +1,4 @@
-"""The filter against a set: it never calls a key new that it knows or cannot know yet, and mostly does so of others."""
+"""The filter against a set: it never calls a known key new, nor one it cannot know yet; it calls most others new."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def test_of_a_key_with_a_byte_of_its_own_it_is_certain() -> None:
 
 
 def test_a_key_whose_two_bits_others_have_is_looked_up_in_vain() -> None:
-    """Of a byte's 28 pairs of bits, in order: the first is bits 0 and 1, the second 0 and 2, the eighth 1 and 2."""
+    """A byte has 28 pairs of bits, in order: the first is bits 0 and 1, the second 0 and 2, the eighth 1 and 2."""
     assert split(KeyFilter(), [0, 28, 1]) == ([0, 2], [1]), "the same pair"
     assert split(KeyFilter(), [0, 1, 7]) == ([0, 1], [2]), "one bit of each"
     assert split(KeyFilter(), [0, 1, 7 + 64]) == ([0, 1, 2], []), "another byte"
 
 
-@pytest.mark.timeout(300)  # a busy machine takes two minutes for so many keys
+@pytest.mark.timeout(300)  # a busy machine takes two minutes for this many keys
 @pytest.mark.parametrize(("keys_a_byte", "least", "most"), [(0.37, 0.01, 0.03), (1.49, 0.09, 0.15)])
 def test_few_new_keys_are_looked_up_in_vain(keys_a_byte: float, least: float, most: float) -> None:
-    """The filter is as full as 64 MiB are with 25 and with 100 million keys."""
+    """The filter is as full as one of 64 MiB is with 25 and with 100 million keys."""
     seeded = random.Random(1)
     with pytest.MonkeyPatch.context() as patch:
         storage.shrink_filter(patch.setattr, 16)

@@ -1,4 +1,4 @@
-"""Where a key is looked for, and what that costs, in steps of SQLite's virtual machine."""
+"""Where a key is looked up, and what that costs, in instructions of SQLite's virtual machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.harness.storage import OpenStore
 
 
 async def test_more_runs_than_sqlite_takes_arguments(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merges may fall behind when the disk is nearly full. Look-ups are slow then, but work."""
+    """Merges may fall behind when the disk is nearly full. Lookups are slow then, but work."""
     storage.shrink_ledger(monkeypatch.setattr, keys=1, fanout=1000)
     store = await open_store()
     keys = keys_of("k", 240)
@@ -40,7 +40,7 @@ async def test_more_runs_than_sqlite_takes_arguments(open_store: OpenStore, monk
 async def test_what_keys_cost_does_not_grow_with_their_number(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New keys touch nothing of the past. Old keys cost a look into each run, whatever its size."""
+    """New keys touch nothing of the past. Old keys cost a lookup in each run, whatever its size."""
     storage.shrink_ledger(monkeypatch.setattr, keys=100, fanout=4, least=100, most=1000)
     store = await open_store()
 

@@ -1,4 +1,4 @@
-"""Flushes and merges: when they come, and what they write."""
+"""Flushes and merges: when they happen, and what they write."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_after_a_long_history_few_tables_are_looked_into_and_little_was_me
 
 
 async def test_what_is_sent_again_makes_no_runs(open_store: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A memtable becomes a run at so many bytes that a start would read again, and those are of new events only."""
+    """A memtable becomes a run at a number of bytes that a start would read again; only new events count."""
     storage.shrink_ledger(monkeypatch.setattr, keys=1000)
     storage.set_memtable(monkeypatch.setattr, event_bytes=50_000)
     store = await open_store()
@@ -74,7 +74,7 @@ async def test_what_is_sent_again_makes_no_runs(open_store: OpenStore, monkeypat
 async def test_a_run_that_was_merged_is_dropped_without_being_written(
     open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some builds of SQLite write zeros over freed pages, through the WAL: as much as the merge has written."""
+    """Some builds of SQLite write zeros over freed pages, through the WAL: as much as the merge wrote."""
     storage.shrink_ledger(monkeypatch.setattr, keys=20_000, fanout=2, least=20_000, most=20_000)
     store = await open_store()
     for number in range(2):

@@ -30,7 +30,7 @@ HEADS: Final = {
     "all the last": (b"\xff\xff\xff\xff",),
     "few, next to each other and at both ends": (b"\0\0\0\0", b"\0\0\0\1", b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff"),
 }
-"""What the digests of keys may begin with. The filter, and the slices of a merge, depend on these 32 bits."""
+"""The first bytes that the digests of keys may have. The filter, and the slices of a merge, depend on these 32 bits."""
 
 TOPICS: Final = ("a", "b", "rare")
 some_keys = st.tuples(
@@ -40,7 +40,7 @@ some_batches = st.lists(some_keys, min_size=1, max_size=10)
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """What may happen to a store, and what it must answer: what the model says."""
+    """Whatever may happen to a store; it must answer as the model does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.runner.run(storage.open_store(self.folder / "events.db"))
 
     def filled(self, keys: list[Key], padding: int = 0) -> tuple[Batch, list[Event]]:
-        """A batch, filled in two parts."""
+        """A batch, filled in two parts, and its events."""
         events = []
         for key in keys:
             self.number += 1
@@ -174,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def lose_power(self) -> None:
-        """Go on with copies of the files as they are now, with the WAL."""
+        """Continue with copies of the files as they are now, including the WAL."""
         old = self.store.database.path.parent
         new = Path(tempfile.mkdtemp(dir=self.folder))
         for name in ("events.db", "events.db-wal"):
@@ -185,7 +185,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(keys=some_batches, quiet=st.booleans(), padding=st.sampled_from([0, 2000]))
     def a_full_disk(self, keys: list[Key], quiet: bool, padding: int) -> None:
-        self.limit_size(1)  # SQLite takes the present size as the least
+        self.limit_size(1)  # SQLite does not go below the present size
         attempts = [self.filled(keys, padding) for _ in range(2)]
         for batch, events in attempts:
             try:

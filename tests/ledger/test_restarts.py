@@ -1,4 +1,4 @@
-"""A server ends in the middle of flushes and merges, and the next start goes on."""
+"""A server ends in the middle of flushes and merges, and the next start continues them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def test_a_run_that_was_unfinished_when_the_server_ended_is_made_again(
     check_database(store.database.path)
 
 
-@pytest.mark.timeout(300)  # a busy machine takes a while for so many events
+@pytest.mark.timeout(300)  # a busy machine takes a while for this many events
 @pytest.mark.parametrize("at_work", [False, True], ids=["at any moment", "at work"])
 def test_kill_9_during_flushes_and_merges_loses_and_doubles_nothing(
     start_server: StartServer, at_work: bool, monkeypatch: pytest.MonkeyPatch
@@ -78,7 +78,7 @@ def test_kill_9_during_flushes_and_merges_loses_and_doubles_nothing(
         for reply in exchange(server.port, b"".join(lines[start : start + 1000])):
             assert (reply["status"], reply["seq"]) == ("duplicate", stored[reply["event_id"]])
     with contextlib.closing(sqlite3.connect(f"{server.db.as_uri()}?mode=ro", uri=True)) as database:
-        wait_until(lambda: database.execute("SELECT max(level) > 1 FROM runs").fetchone() == (1,))  # one was merged
+        wait_until(lambda: database.execute("SELECT max(level) > 1 FROM runs").fetchone() == (1,))  # there was a merge
     assert server.stop() == 0
     assert "Traceback" not in server.log
     check_database(server.db)

@@ -1,4 +1,4 @@
-"""Tests of the second engine. Those that break something keep what they measured, and are fault tests."""
+"""Tests of the second engine. Those that break something record their figures, and are fault tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays in PostgreSQL's binary format: what is made here, the server reads, and what it makes is read here."""
+"""Arrays in PostgreSQL's binary format: the server reads the arrays made here, and its own are read here."""
 
 from __future__ import annotations
 

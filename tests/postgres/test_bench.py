@@ -1,4 +1,4 @@
-"""``python -m bench engine`` in small: everything is measured, exact, drawn, and made into a table."""
+"""``python -m bench engine`` on a small scale: every bar is measured, exact, drawn and put into a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.harness.postgres import new_folder
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where PostgreSQL may write."""
+    """A folder that PostgreSQL may write to."""
     made = new_folder()
     yield made
     shutil.rmtree(made)

@@ -1,4 +1,4 @@
-"""docker-compose.postgres.yml: its programs are run here as they stand there, without containers."""
+"""docker-compose.postgres.yml: the programs in it are run here exactly as it writes them, but without containers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READ: Final = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin
 
 @pytest.fixture
 def services() -> Any:
-    """What the file says, by Debian's own Python, which has a reader of YAML beside docker-compose."""
+    """The contents of the file, parsed by Debian's own Python, which has a YAML parser beside docker-compose."""
     done = subprocess.run(["/usr/bin/python3", "-c", READ], input=FILE.read_text(), capture_output=True, text=True)
     if done.returncode:
         pytest.skip("no python3-yaml")
@@ -47,7 +47,7 @@ def test_the_file_is_valid_and_publishes_to_this_machine_only() -> None:
 
 @contextmanager
 def service(one: Any, folder: Path, name: str, port: int, **hosts: str) -> Iterator[None]:
-    """Run a PostgreSQL of the file on a port of its own; host names become addresses."""
+    """Run one PostgreSQL of the file on a port of its own, with addresses in place of host names."""
     words = [word.replace("$$", "$") for word in (*one["entrypoint"], *one["command"])]
     for host, address in hosts.items():
         words = [word.replace(f"host={host}", address) for word in words]
@@ -66,7 +66,7 @@ def service(one: Any, folder: Path, name: str, port: int, **hosts: str) -> Itera
     try:
         yield
     finally:
-        process.send_signal(signal.SIGINT)  # as the image says that it is to be stopped
+        process.send_signal(signal.SIGINT)  # the stop signal of the image
         process.wait(60)
 
 
@@ -75,7 +75,7 @@ def service(one: Any, folder: Path, name: str, port: int, **hosts: str) -> Itera
 def test_two_servers_over_what_the_file_starts(
     services: Any, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From empty volumes, and again from those that this has filled."""
+    """From empty volumes, and once more from the volumes that the first round has filled."""
     if reason := postgres.missing():
         pytest.skip(reason)
     folder = new_folder()

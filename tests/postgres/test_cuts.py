@@ -1,4 +1,4 @@
-"""The connection to PostgreSQL ends at any byte of a batch or of its answer: all stays exact, and is told right."""
+"""The connection to PostgreSQL ends at any byte of a batch or of its answer: counts and replies stay exact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.harness.tcp_proxy import Cut, How, TcpProxy
 from tests.harness.wire import Peer, event, exchange
 
 MARKER = b".append("
-"""In the statement that stores a batch."""
+"""Occurs in the statement that stores a batch."""
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def proxied(cluster: Cluster, proxy: TcpProxy) -> str:
 
 
 def sizes_of_a_batch(server: ServerProcess, proxy: TcpProxy, account: Account) -> dict[str, int]:
-    """How many bytes a batch of two events sends, and how many its answer has."""
+    """How many bytes a batch of two events takes on its way to PostgreSQL, and how many its answer has."""
     exchange(server.port, account.line("old"))
     proxy.arm(MARKER)
     send_two(server, account, "e-sizes")
@@ -37,7 +37,7 @@ def sizes_of_a_batch(server: ServerProcess, proxy: TcpProxy, account: Account) -
 
 
 def send_two(server: ServerProcess, account: Account, name: str) -> None:
-    """A new event and an old one, in one batch; what each is must be told right."""
+    """Send a new event and an old one in one batch; each must get the right status."""
     with Peer(server.port) as peer:
         peer.send(account.line(name) + account.line("old"))
         for event_id, status in ((name, "stored"), ("old", "duplicate")):
@@ -71,7 +71,7 @@ def test_the_connection_is_cut_at_any_byte(
 def test_a_connection_that_goes_silent_is_given_up(
     cluster: Cluster, start_server: StartServer, record_figures: RecordFigures, cut: Cut
 ) -> None:
-    """No byte comes and nobody is told, as when a cable is cut: the server takes another connection."""
+    """No byte arrives and neither end is told, as when a cable is cut: the server takes another connection."""
     with TcpProxy(cluster.primary.port) as proxy:
         server = start_server("--lanes", "1", "--standbys", "0", url=proxied(cluster, proxy))
         account = Account()
@@ -79,14 +79,14 @@ def test_a_connection_that_goes_silent_is_given_up(
         proxy.arm(MARKER, Cut(cut.to_server, cut.to_client, How.SILENCE))
         send_two(server, account, "one")
         verdict = account.verify(server)
-        server.kill()  # its old connection may wait for a peer that never answers
+        server.kill()  # its old connection may still be waiting for a peer that never answers
     record_figures("cut in silence", **verdict.figures)
 
 
 def test_every_connection_is_reset_again_and_again(
     cluster: Cluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """Those that read, and that which is told of new events, come back too: a reader misses nothing."""
+    """The connections that read, and the one that hears of new events, come back too: a reader misses nothing."""
     with TcpProxy(cluster.primary.port) as proxy:
         server = start_server("--lanes", "1", "--standbys", "0", url=proxied(cluster, proxy))
         account = Account()

@@ -1,4 +1,4 @@
-"""The primary dies under load, a standby takes over, and the server goes on: nothing acked is lost or stored twice."""
+"""The primary dies under load, a standby takes over, and the server goes on: no acked event is lost or stored twice."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tests.harness.sizes import FAILOVERS, SLACK
 from tests.harness.wire import Peer, event, exchange
 
 FIRST_ACK_S = 2.0
-"""From the end of the old primary to the first ack of the new one, on a quiet machine."""
+"""From the end of the old primary to the first ack after it, on a quiet machine, without the time of the promotion."""
 
 
 def first_ack_s(load: Load, since: float) -> float:
-    """Wait for a new ack of each client; return the seconds since that moment."""
+    """Wait until each client has a new ack; return the seconds since ``since``."""
     load.wait_for_acks()
     return time.monotonic() - since
 
@@ -34,9 +34,9 @@ def test_a_failover_loses_and_doubles_nothing(
     record_figures: RecordFigures,
     lanes: int,
 ) -> None:
-    """kill -9 of the primary and all its children at a random moment; the standby that has most is promoted.
+    """kill -9 of the primary and all its children at a random moment; the standby that has received most is promoted.
 
-    Clients send a quarter of their events again, and are told nothing of the failover: their acks come later.
+    Clients send a quarter of their events again, and are not told of the failover: their acks only come later.
     """
     cluster = start_cluster(2)
     url = cluster.url(cluster.new_database())
@@ -46,7 +46,7 @@ def test_a_failover_loses_and_doubles_nothing(
     for number in range(FAILOVERS):
         load = Load(account, server.port, 3, f"r{number}c", in_flight=400, again=3)
         load.wait_for_acks(100)
-        time.sleep(moments.uniform(0, 1))  # the moment of the fault, not a wait for anything
+        time.sleep(moments.uniform(0, 1))  # chooses the moment of the fault; it waits for nothing
         cluster.primary.kill()
         died = time.monotonic()
         old = cluster.fail_over()
@@ -70,7 +70,7 @@ def test_a_failover_loses_and_doubles_nothing(
 def test_a_failover_without_synchronous_standbys_loses(
     start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """The control: the standby receives nothing for a moment, nobody waits for it, and acked events are gone."""
+    """The control: the standby receives nothing for a while, no commit waits for it, and acked events are lost."""
     cluster = start_cluster(1, synchronous="")
     server = start_server("--standbys", "0", url=cluster.url(cluster.new_database()))
     account = Account()
@@ -81,7 +81,7 @@ def test_a_failover_without_synchronous_standbys_loses(
     account.send(server.port, "lost", 1_000)
     assert not account.errors
     cluster.primary.kill()
-    standby.kill()  # with what the kernel held for it
+    standby.kill()  # and with it the data that the kernel still held for it
     standby.start()
     cluster.fail_over()
     exchange(server.port, account.lines(["after"]))
@@ -97,7 +97,7 @@ def test_a_failover_without_synchronous_standbys_loses(
 def test_topics_that_a_failover_has_lost(
     start_cluster: StartCluster, start_server: StartServer, record_figures: RecordFigures, unknown: bool
 ) -> None:
-    """A batch has ids of topics that no standby has received: it gets new ones, unless it may be stored as it is."""
+    """A batch has ids of topics that no standby has received: it gets new ones, unless it may be stored already."""
     cluster = start_cluster(1, synchronous="")
     server = start_server("--lanes", "1", "--standbys", "0", url=cluster.url(cluster.new_database()))
     account = Account()
@@ -107,7 +107,7 @@ def test_topics_that_a_failover_has_lost(
     standby.freeze()
     assert exchange(server.port, event("lost", "new"))[0]["status"] == "stored"
     cluster.primary.kill()
-    standby.kill()  # with what the kernel held for it
+    standby.kill()  # and with it the data that the kernel still held for it
     with Peer(server.port) as first, Peer(server.port) as second:
         first.send(event("first", "new" if unknown else "t"))
         wait_until(lambda: server.ask("STATS")["unknown_appends"])
@@ -130,7 +130,7 @@ def test_topics_that_a_failover_has_lost(
 
 
 def catch_up(cluster: Cluster) -> None:
-    """Wait until the standbys have received all."""
+    """Wait until the standbys have received all that the primary has written."""
     written = cluster.primary.ask("SELECT pg_current_wal_flush_lsn() - '0/0'::pg_lsn")
     for standby in cluster.standbys:
         standby.wait_until_received(int(written))
@@ -140,7 +140,7 @@ def catch_up(cluster: Cluster) -> None:
 def test_a_failover_to_the_only_server_that_is_left(
     start_cluster: StartCluster, start_server: StartServer, standbys: int
 ) -> None:
-    """No standby is there for the new primary: nothing is acked until one is."""
+    """The new primary has no standby: nothing is acked until it has one."""
     cluster = start_cluster(standbys)
     server = start_server("--standbys", "1", url=cluster.url(cluster.new_database()))
     account = Account()
@@ -152,7 +152,7 @@ def test_a_failover_to_the_only_server_that_is_left(
     load.wait_for_acks()
     cluster.primary.kill()
     old = cluster.fail_over()
-    load.stop()  # the first ack that comes now came from the new primary and its standby
+    load.stop()  # the first ack from here on comes from the new primary and its standby
     acked = load.clients[0].acks
     cluster.rejoin(old)
     load.finish()

@@ -43,7 +43,7 @@ def small_disk(cluster: Cluster) -> Iterator[SmallDisk]:
 def test_a_table_that_cannot_grow_is_a_full_storage(
     cluster: Cluster, small_disk: SmallDisk, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """The tables are on a disk of their own, and WAL is not: PostgreSQL says so, and so do we. Acks resume."""
+    """The tables are on a disk of their own, without WAL: PostgreSQL reports it full, and so do we. Acks resume."""
     space = small_disk.folder / "space"
     space.mkdir()
     shutil.chown(space, ROOT_USER, ROOT_USER)
@@ -73,7 +73,7 @@ def test_a_table_that_cannot_grow_is_a_full_storage(
 def test_no_room_for_wal_stops_the_primary_and_loses_nothing(
     cluster: Cluster, small_disk: SmallDisk, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """PostgreSQL panics. The server keeps what it cannot store, and goes on when the primary is back with room."""
+    """PostgreSQL panics. The server keeps what it cannot store, and goes on once the primary is back and has room."""
     primary = cluster.primary
     small_disk.remount("size=80m")
     name = cluster.new_database()
@@ -106,7 +106,7 @@ def test_no_room_for_wal_stops_the_primary_and_loses_nothing(
 
 
 def move_wal(data: Path, disk: Path) -> None:
-    """Let WAL be on another disk."""
+    """Move WAL to another disk."""
     wal = disk / "pg_wal"
     shutil.move(str(data / "pg_wal"), str(wal))
     for path in (wal, *wal.rglob("*")):

@@ -1,4 +1,4 @@
-"""A primary that is cut off from its standbys answers what is read: nobody may go on reading there."""
+"""A primary that is cut off from its standbys still answers reads: no server may go on reading from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.harness.polling import DEADLINE_S
 from tests.harness.postgres import Cluster, StartCluster, url
 
 SHORT_S = 3.0
-"""How long a statement may take here, instead of 10 s."""
+"""The deadline of a statement in these tests, instead of 10 s."""
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def engine(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
 
 async def elsewhere(cluster: Cluster, engine: AnyEngine) -> AnyEngine:
-    """Cut the primary off, which goes on answering, and open an engine on the others."""
+    """Cut off the primary, which goes on answering, and open an engine on the other two servers."""
     _, first, second = cluster.servers
     first.promote()
     second.follow(first)
@@ -52,7 +52,7 @@ async def append(engine: AnyEngine, event_id: str, topic: str) -> None:
 
 
 async def read(engine: AnyEngine, pattern: str) -> set[bytes]:
-    """All that a pattern has, as whoever follows the store reads it."""
+    """All events that match a pattern, read as a follower of the store reads them."""
     await engine.look()
     found = await engine.read(interest_in((pattern,)), 0, engine.head, background=True, slices=8)
     assert found.position == engine.head
@@ -61,7 +61,7 @@ async def read(engine: AnyEngine, pattern: str) -> set[bytes]:
 
 @pytest.mark.parametrize("pattern", ["topic 1", "topic [1-9]"])
 async def test_who_writes_to_the_new_primary_reads_there_too(cluster: Cluster, engine: AnyEngine, pattern: str) -> None:
-    """A topic that another server has made there is found by its name and by a glob, and so is one of our own."""
+    """A topic that another server has created there is found by name and by glob, and so is one of our own."""
     other = await elsewhere(cluster, engine)
     await append(other, "theirs", "topic 1")
     assert await read(engine, pattern) == set(), "nothing has told it of the new primary"
@@ -74,7 +74,7 @@ async def test_who_writes_to_the_new_primary_reads_there_too(cluster: Cluster, e
 
 
 async def test_a_topic_is_made_on_the_new_primary(cluster: Cluster, engine: AnyEngine) -> None:
-    """The statement that makes it is the first that does not end on the old one."""
+    """The statement that creates the topic is the first one that does not run on the old primary."""
     other = await elsewhere(cluster, engine)
     await append(engine, "new", "topic 3")
     assert await read(other, "topic 3") == {b'{"event_id":"new"}'}
@@ -83,7 +83,7 @@ async def test_a_topic_is_made_on_the_new_primary(cluster: Cluster, engine: AnyE
 
 
 async def test_who_only_reads_finds_the_new_primary(cluster: Cluster, engine: AnyEngine) -> None:
-    """It counts now and then, which does not end on the old one."""
+    """The engine counts its events now and then, and that statement does not run on the old primary."""
     other = await elsewhere(cluster, engine)
     await append(other, "theirs", "topic 0")
     engine._census._counted_at = 0  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Lanes: more of them while servers run, no plan that depends on statistics, no cost of a snapshot that is held."""
+"""Lanes: added while servers run, with no plan that depends on statistics and no cost of a snapshot that is held."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WHERE schemaname LIKE 'lane%' AND relname = 'keys' ORDER BY 1
 
 
 def lanes_used(cluster: Cluster, name: str) -> set[int]:
-    """The lanes that topics live in."""
+    """The lanes that the topics are in."""
     return {lane for (lane,) in cluster.primary.rows("SELECT DISTINCT lane FROM aggregator.topics", name)}
 
 
 def test_lanes_are_added_while_servers_run(
     shared_cluster: Cluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """A server that is started with more lanes makes them. Topics stay where they are; new ones spread over all."""
+    """A server that is started with more lanes creates them. Topics keep their lanes; new topics use all lanes."""
     cluster = shared_cluster
     name = cluster.new_database()
     url = cluster.url(name)
@@ -41,7 +41,7 @@ def test_lanes_are_added_while_servers_run(
     new = start_server("--lanes", "6", "--standbys", "0", url=url)
     for account in accounts:
         account.send(new.port, "new", 50)
-    for account in accounts:  # the old server learns of lanes and topics that it has not made
+    for account in accounts:  # the old server learns of lanes and topics that it has not created
         account.send(old.port, "last", 50)
         account.send(old.port, "new", 50)
     load.stop()
@@ -55,18 +55,18 @@ def test_lanes_are_added_while_servers_run(
 
 
 def test_no_plan_depends_on_statistics(start_cluster: StartCluster, start_server: StartServer) -> None:
-    """From the empty table on, keys are never looked up by reading all of them; nor when nothing was ever analysed."""
+    """Even with an empty table, or one never analysed, a key is never looked up by a scan of all the keys."""
     cluster = start_cluster(autovacuum="off")
     name = cluster.new_database()
     server = start_server("--lanes", "1", "--standbys", "0", url=cluster.url(name))
-    ((_, made, _),) = cluster.primary.rows(SCANS, name)  # to make an index its table is read
+    ((_, made, _),) = cluster.primary.rows(SCANS, name)  # creating an index scans the table
     account = Account()
     for number in range(20):
         account.send(server.port, f"r{number}", 300)
         account.send(server.port, f"r{number // 2}", 300)
     account.verify(server)
     assert server.stop() == 0
-    wait_until(lambda: cluster.primary.rows(SCANS, name)[0][2] >= 6_000)  # statistics come a little later
+    wait_until(lambda: cluster.primary.rows(SCANS, name)[0][2] >= 6_000)  # statistics arrive with a delay
     scans = cluster.primary.rows(SCANS, name)
     assert [(table, scanned) for table, scanned, _ in scans] == [("lane_0.keys", made)]
 
@@ -74,7 +74,7 @@ def test_no_plan_depends_on_statistics(start_cluster: StartCluster, start_server
 def test_a_snapshot_that_is_held_costs_nothing(
     shared_cluster: Cluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """A forgotten session holds a snapshot. Commits stay as fast, because no row is changed by each; the control is."""
+    """A forgotten session holds a snapshot. Our commits stay as fast, because none changes a row; the control's do."""
     cluster = shared_cluster
     primary = cluster.primary
     name = cluster.new_database()

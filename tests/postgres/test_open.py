@@ -1,4 +1,4 @@
-"""Opening a database: many servers at once, what is missing or wrong, and a password that stays where it is."""
+"""Opening a database: many servers at once, missing or wrong requirements, and a password that is never disclosed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.harness.wire import event, exchange
 
 
 async def opened(url: str, lanes: int | None = None, standbys: int = 0) -> tuple[str, int]:
-    """Open and close it; the name of the store, and its lanes."""
+    """Open the store and close it again; return its name and its number of lanes."""
     store = await Store.open(url, lanes, standbys)
     numbers = {metric.name: metric.value for metric in store.gauges()}
     await store.close()
@@ -90,7 +90,7 @@ def test_without_libpq_it_is_said_what_to_install(tmp_path: Path) -> None:
 
 
 def test_a_server_that_waits_for_its_database_ends_when_it_is_told_to(new_server: StartServer) -> None:
-    """Whoever listens there says nothing."""
+    """The listener at the database's address accepts and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         server = new_server(url=f"postgresql://ada@127.0.0.1:{port}/logs?connect_timeout=600")
@@ -104,7 +104,7 @@ def test_a_server_that_waits_for_its_database_ends_when_it_is_told_to(new_server
 def test_a_server_ends_well_although_its_database_does_not_answer(
     start_cluster: StartCluster, start_server: StartServer
 ) -> None:
-    """Nothing is queued, so nothing is lost; what else it would ask is left."""
+    """Nothing is queued, so nothing is lost; the server gives up all other queries to the database."""
     cluster = start_cluster()
     server = start_server("--standbys", "0", "--drain-timeout", "1", url=cluster.url(cluster.new_database()))
     exchange(server.port, event("a"))
@@ -141,7 +141,7 @@ async def test_tables_that_are_gone_end_the_server(database: str) -> None:
 async def test_a_connection_that_found_no_descriptor_is_not_used(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its checks come with the next one."""
+    """The checks of a new connection are made on the next one."""
     store = await Store.open(database, None, 0)
     await store._query.renew(background=False)
     calls = 0

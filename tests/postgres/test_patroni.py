@@ -1,4 +1,4 @@
-"""A real switchover and a dead leader under load, with Patroni and etcd: once each."""
+"""A real switchover and a leader that dies under load, with Patroni and etcd: once each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.timeout(400)]
 
 @pytest.fixture
 def cluster() -> Iterator[PatroniCluster]:
-    """Three nodes; skipped where Patroni or etcd are not installed."""
+    """Three nodes; skipped if Patroni or etcd is not installed."""
     if reason := patroni.missing():
         pytest.skip(reason)
     made = PatroniCluster()
@@ -32,7 +32,7 @@ def cluster() -> Iterator[PatroniCluster]:
 def test_a_switchover_and_a_dead_leader_lose_and_double_nothing(
     cluster: PatroniCluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """First the administrator moves the leader, as before an upgrade. Then the leader's machine is gone."""
+    """First the administrator moves the leader, as before an upgrade. Then the leader is killed with its machine."""
     server = start_server("--lanes", "4", "--standbys", "1", url=cluster.url())
     account = Account()
     load = Load(account, server.port, 2, "c", in_flight=100, again=3)

@@ -1,4 +1,4 @@
-"""Through pgbouncer in transaction mode: no session is ours, so nothing may depend on one."""
+"""Through pgbouncer in transaction mode: no session belongs to a server, so nothing may depend on a session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_pgbouncer = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not i
 def test_writing_and_reading_through_pgbouncer(
     shared_pair: Cluster, start_server: StartServer, record_figures: RecordFigures, lanes: int, standbys: int
 ) -> None:
-    """Two servers, writers at each, readers at each: everything is exact. A hint that is lost only costs time."""
+    """Two servers, each with writers and readers: everything is exact. A lost hint only costs time."""
     with PgBouncer(shared_pair.primary) as bouncer:
         url = bouncer.url(shared_pair.new_database())
         servers = [start_server("--lanes", str(lanes), "--standbys", str(standbys), url=url) for _ in range(2)]

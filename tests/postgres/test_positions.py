@@ -1,4 +1,4 @@
-"""Positions of a store in lanes: what is shown comes back, and every event moves its own lane."""
+"""Positions in a store with lanes: a position that is shown parses back, and an event moves only its own lane."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_of_two_positions_each_may_be_ahead_of_the_other(numbers: list[int], whi
 
 @given(st.integers(2, 5), st.data())
 def test_what_both_have_and_what_either_has(lanes: int, data: st.DataObject) -> None:
-    """Nothing is left of what both have, and nothing is missing from what either has."""
+    """``earlier`` contains nothing that one of the two lacks, and ``later`` lacks nothing that one of them has."""
     positions = Positions(STRIDE, lanes)
     numbers = st.lists(st.integers(0, 9), min_size=lanes, max_size=lanes)
     one, other = positions.shown(data.draw(numbers)), positions.shown(data.draw(numbers))
@@ -77,7 +77,7 @@ def test_what_both_have_and_what_either_has(lanes: int, data: st.DataObject) -> 
 
 
 def test_a_position_that_is_chosen_stays_as_it_is_written() -> None:
-    """Positions are compared as texts, and an older one knows fewer lanes."""
+    """Positions are compared as texts, and an older one has fewer lanes."""
     positions = Positions(STRIDE, 3)
 
     assert positions.earlier("1.2", "1.2.0") == "1.2"

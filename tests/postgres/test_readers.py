@@ -1,4 +1,4 @@
-"""Readers of a database with several lanes: each event once, whatever they go on from."""
+"""Readers of a database with several lanes: they get each event once, from whatever position they continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, exchange
 
 TOPICS = 12
-"""With so many every lane has some."""
+"""So many that each lane has some."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def read_all(peer: Peer, arguments: str) -> list[Json]:
 
 @pytest.mark.parametrize("filled", [0, 30])
 def test_zeros_of_lanes_that_are_not_there_say_nothing(server: ServerProcess, filled: int) -> None:
-    """Such a position is no other than the one without them: the server goes on serving everybody."""
+    """Such a position equals the one without the zeros: the server goes on serving everybody."""
     names = fill(server, filled)
     for after in ("0", "0.0", "0.0.0.0.0.0"):
         with Peer(server.port) as peer:
@@ -96,7 +96,7 @@ def test_an_ack_of_a_seq_moves_its_lane_alone(server: ServerProcess) -> None:
             assert peer.ask(b"ACK %d\n" % one["seq"])["status"] == "ok"
     with Peer(server.port) as peer:
         assert sorted(ids(read_all(peer, "* AS name"))) == sorted(ids(found[30:]))
-        for one in found:  # the first of them are behind the cursor
+        for one in found:  # the first of them are before the cursor
             acked = peer.ask(b"ACK %d\n" % one["seq"])["acked"]
         assert acked == server.ask("EVENTS * 1")["seq"]
     (cursor,) = server.ask("CURSORS")["cursors"]
@@ -118,7 +118,7 @@ def test_what_was_not_sent_cannot_be_acked_in_any_lane(server: ServerProcess) ->
 
 
 async def take(events: Subscriber, count: int) -> list[str]:
-    """The ids of the next events, which are all done, and said to be with the last."""
+    """Take the next events, report the last of them as done, and with it the others; return their ids."""
     found = []
     async with asyncio.timeout(DEADLINE_S):
         for _ in range(count):
@@ -140,7 +140,7 @@ async def test_a_name_goes_on_after_what_was_done_in_all_lanes(server: ServerPro
 
 
 async def test_after_an_outage_nothing_comes_again(server: ServerProcess) -> None:
-    """In each lane it goes on behind the last event that has arrived. A position that was kept does the same."""
+    """In each lane it continues after the last event that arrived. So it does after each further outage."""
     names = await asyncio.to_thread(fill, server, 100)
     async with Subscriber("127.0.0.1", server.port, after=0, on_trouble=lambda _: None) as events:
         found = await take(events, 100)

@@ -1,4 +1,4 @@
-"""README's way to PostgreSQL works as it is written: from nothing on one Debian machine, and from SQLite."""
+"""README's two ways to PostgreSQL work exactly as written: from nothing on one Debian machine, and from SQLite."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SECTION: Final = (ROOT / "README.md").read_text().partition("\n## PostgreSQL\n")
 SETUP, SERVE, MOVE = re.findall(r"^```bash\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 
 FOLDERS: Final = ("/etc/postgresql", "/var/lib/postgresql", "/var/log/postgresql", "/run/postgresql")
-"""Where Debian keeps clusters. The test has folders of its own in these places, which nobody else sees."""
+"""Where Debian keeps clusters. The test mounts its own folders there, in a namespace that no other process sees."""
 
 
 PART: Final = 200
-"""Events that are sent at a time."""
+"""How many events are sent at a time."""
 
 
 class Shell:
-    """root's, with mounts of its own."""
+    """A shell of root with a mount namespace of its own."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -41,7 +41,7 @@ class Shell:
         )  # fmt: skip
 
     def run(self, script: str) -> str:
-        """Run a script; it must succeed in each of its commands."""
+        """Run a script, each command of which must succeed; return its output."""
         assert self._process.stdin
         assert self._process.stdout
         self._process.stdin.write(f'( set -e\n{script}\n) < /dev/null\necho "ended with $?"\n')
@@ -64,7 +64,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    """A machine on which Debian's PostgreSQL is installed, and no cluster is made."""
+    """A machine with Debian's PostgreSQL installed and no cluster created."""
     if not (shutil.which("pg_createcluster") and Path("/usr/lib/postgresql/15").exists()):
         pytest.skip("Debian's PostgreSQL 15 is not installed")
     if Path("/run/systemd/system").exists():
@@ -90,7 +90,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 def test_from_nothing_on_one_debian_machine(
     shell: Shell, start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two servers, one database, a primary that waits for its standby."""
+    """Two servers, one database, and a primary that waits for its standby."""
     install, *rest = SETUP.splitlines()
     assert install == "apt-get install -y postgresql"
     shell.run("\n".join(rest))
@@ -117,7 +117,7 @@ def test_from_nothing_on_one_debian_machine(
 def test_from_sqlite_to_postgresql(
     shared_cluster: Cluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """README's line moves all of it; run again, it stores nothing twice, and takes what came in the meantime."""
+    """README's command moves all events. A second run stores none of them twice, and moves those that came since."""
     old = start_server()
     url = shared_cluster.url(shared_cluster.new_database())
     new = start_server("--lanes", "4", "--standbys", "0", url=url)
@@ -143,12 +143,12 @@ def test_from_sqlite_to_postgresql(
 
 
 def bytes_of(found: dict[str, object]) -> dict[str, object]:
-    """An event as it was sent."""
+    """An event without what the server has added, as it was sent."""
     return {name: value for name, value in found.items() if name not in ("seq", "received_at")}
 
 
 def move(old: ServerProcess, new: ServerProcess) -> None:
-    """Run README's line between these servers."""
+    """Run README's command between these two servers."""
     line = MOVE.replace("127.0.0.1:8080", f"127.0.0.1:{old.port}").replace("127.0.0.1:9080", f"127.0.0.1:{new.port}")
     line = line.replace("aggregator ", f"{sys.executable} -m aggregator ")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Settings of PostgreSQL that would weaken an ack: the server refuses to start, and says which one."""
+"""Settings of PostgreSQL that would weaken an ack: the server refuses to start, and names the setting."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.harness.server_process import StartServer
 
 
 def refusal(new_server: StartServer, url: str, *options: str) -> str:
-    """What a server says that does not start."""
+    """The log of a server that must not start."""
     server = new_server("--lanes", "1", *options, url=url)
     assert not server.try_to_start()
     assert server.wait() == 1
@@ -27,7 +27,7 @@ def test_a_primary_that_does_not_sync_is_refused(
 
 @pytest.mark.parametrize("value", ["off", "local", "remote_write"])
 def test_a_commit_that_does_not_wait_is_refused(shared_pair: Cluster, new_server: StartServer, value: str) -> None:
-    """Set for a database, where nobody looks."""
+    """The setting is made for one database, where it is easily overlooked."""
     name = shared_pair.new_database()
     shared_pair.primary.ask(f"ALTER DATABASE {name} SET synchronous_commit = {value}")
     assert "synchronous_commit" in refusal(new_server, shared_pair.url(name), "--standbys", "1")
@@ -54,7 +54,7 @@ def test_another_encoding_is_refused(shared_cluster: Cluster, new_server: StartS
 
 
 def test_another_isolation_by_default_harms_nothing(shared_cluster: Cluster, new_server: StartServer) -> None:
-    """A batch needs READ COMMITTED, because it looks again after it has locked the lane."""
+    """A batch needs READ COMMITTED, because its statement looks again after it has locked the lane."""
     name = shared_cluster.new_database()
     shared_cluster.primary.ask(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
     server = new_server("--lanes", "1", "--standbys", "0", url=shared_cluster.url(name))

@@ -1,4 +1,4 @@
-"""Several servers on one database: each hears of what the others store, and their readers share names."""
+"""Several servers on one database: each hears of events that the others store, and their readers share names."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_counts_are_the_same_before_and_after_they_are_rolled_up(engines: 
     for number in range(6):
         await store(one, f"a{number}", f"b{number}", topic=f"topic {number % 3}")
     before = await other.topics(10, "")
-    for engine in engines:  # whoever is the first counts, the other finds nothing to do
+    for engine in engines:  # the first one counts, and the other finds nothing left to count
         engine._census._counted_at = 0  # type: ignore[attr-defined]
         await engine.verify()
     await store(other, "c", topic="topic 1")
@@ -108,7 +108,7 @@ async def test_only_the_last_claim_moves_a_cursor(engines: Two) -> None:
 async def test_what_may_have_been_done_to_a_cursor_is_done_once_more(
     engines: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer is lost after the statement was carried out. A name that is new by then is left as it is."""
+    """The statement was carried out, but its answer is lost. A name that is new by the retry is left as it is."""
     one, other = engines
     query = one._query  # type: ignore[attr-defined]
     write = query.write
@@ -136,21 +136,21 @@ async def test_what_may_have_been_done_to_a_cursor_is_done_once_more(
 
 
 def hear(reader: Peer, event_id: str) -> Json:
-    """Read on to an event."""
+    """Read up to an event; return it."""
     while (line := reader.reply())["status"] != "event" or line["event"]["event_id"] != event_id:
         assert line["status"] in ("event", "caught_up", "heartbeat"), line
     return line
 
 
 def told(reader: Peer) -> Json:
-    """The next line that is neither an event nor says how far the reader has come."""
+    """The next line that is neither an event, nor ``caught_up``, nor a heartbeat."""
     while (line := reader.reply())["status"] in ("event", "caught_up", "heartbeat"):
         pass
     return line
 
 
 def test_readers_of_each_hear_of_both(servers: Servers) -> None:
-    """Each topic has one order, in which it is heard on each server; what comes at once is heard as it is stored."""
+    """Each topic has one order, the same on each server; live events are heard in the order of their storage."""
     accounts = [Account(f"t{number}") for number in range(5)]
     readers = [(Reading(server.port, f"{one.topic} AFTER 0", [one]), one) for server in servers for one in accounts]
     loads = [Load(account, servers[number % 2].port, 1, f"s{number}") for number, account in enumerate(accounts)]
@@ -220,7 +220,7 @@ def test_the_newest_reader_of_a_name_wins_on_whichever_server(servers: Servers) 
 
 
 def test_a_late_ack_of_who_has_lost_the_name_moves_nothing(servers: Servers) -> None:
-    """It comes before the loser's server knows of the loss."""
+    """The ack arrives before the server of the old reader knows that another one has the name."""
     one, other = servers
     exchange(one.port, b"".join(event(f"e{number}") for number in range(4)))
     with Peer(one.port) as first, Peer(other.port) as second:

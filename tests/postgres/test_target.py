@@ -1,4 +1,4 @@
-"""The URL of a database: its hosts in turn, and a password that is never shown."""
+"""The URL of a database: its hosts are tried in turn, and its password is never shown."""
 
 from __future__ import annotations
 

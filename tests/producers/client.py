@@ -1,4 +1,4 @@
-"""``python client.py LIBRARY PORT COUNT DELAY_S``: logs "hello" with n, as the library's documentation sets it up."""
+"""``python client.py LIBRARY PORT COUNT DELAY_S`` logs "hello" with n, set up as the library's documentation says."""
 
 from __future__ import annotations
 

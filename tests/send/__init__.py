@@ -1,1 +1,1 @@
-"""``aggregator send``: every line of every file arrives, once, whatever happens to the file, the server or send."""
+"""``aggregator send``: every line of every file arrives once, whatever happens to the file, the server or send."""

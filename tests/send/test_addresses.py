@@ -26,14 +26,14 @@ pytestmark = pytest.mark.timeout(180)
 
 @contextlib.contextmanager
 def listening(address: str, port: int) -> Iterator[socket.socket]:
-    """A listener that accepts nobody; its backlog takes one connection."""
+    """A listener that accepts no connection; its backlog takes one."""
     with socket.create_server((address, port), backlog=0) as listener:
         yield listener
 
 
 @contextlib.contextmanager
 def full(address: str, port: int) -> Iterator[None]:
-    """The same with its backlog full: it swallows every attempt to connect."""
+    """The same listener with a full backlog: it swallows every attempt to connect."""
     with listening(address, port), contextlib.ExitStack() as stack:
         for _ in range(10):
             one = stack.enter_context(socket.socket())
@@ -59,7 +59,7 @@ def name(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 async def send_one(name: str, port: int) -> list[str]:
-    """Send one event; the troubles on the way."""
+    """Send one event; return the troubles on the way."""
     troubles: list[str] = []
     sender = Sender(name, port, lambda *_: None, on_trouble=troubles.append)
     await sender.send(wire.event("1").strip())

@@ -1,4 +1,4 @@
-"""Compressed files are read as text; what has no lines is refused, with what to do about it."""
+"""Compressed files are read as text; a file without lines is refused, and the message says what to do."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_damaged_compressed_data_is_told(server: ServerProcess, tmp_path: Path, 
     assert line.startswith(f"aggregator: {file}: ")
     assert f"{kind} data" in line
     assert messages(server)[-1] == "good"
-    if kind != "bzip2" or damage != "changed":  # its blocks are as large as the file
+    if kind != "bzip2" or damage != "changed":  # a bzip2 block is as large as the file
         assert outcome.counts["stored"] > 1
 
 

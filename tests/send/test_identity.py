@@ -1,4 +1,4 @@
-"""Which lines are the same lines: those of the same file, whatever its name, up to where they were sent before."""
+"""Which lines count as the same: those of the same file, whatever its name, up to where it was sent before."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _open_as_stdin(file: Path) -> None:
 def test_a_file_that_takes_over_the_inode_of_one_that_is_gone_is_another(server: ServerProcess, tmp_path: Path) -> None:
     file = tmp_path / "app.log"
     stored = 0
-    for _ in range(5):  # ext4 gives the number to the very next file
+    for _ in range(5):  # ext4 reuses the inode for the very next file
         file.write_bytes(EQUAL * 3)
         with file.open() as opened:
             if not identity.file_id(opened.fileno()).born:
@@ -146,7 +146,7 @@ def test_a_file_emptied_and_filled_with_the_same_lines_has_new_ids(count: int) -
     ids = new_ids()
     seen: set[str] = set()
     for generation in range(5):
-        seen.update(ids_of(ids, *[b"1"] * count))  # which is also the number of a generation
+        seen.update(ids_of(ids, *[b"1"] * count))  # the line is also the number of a generation
         assert len(seen) == (generation + 1) * count
         ids.begin_again()
 
@@ -171,7 +171,7 @@ def test_ids_go_on_in_another_process(at: int, generations: int) -> None:
         ids.begin_again()
     first = ids_of(ids, *lines[:at])
     chain = ids.chain
-    rest = ids_of(ids, *lines[at:])  # read, but not acked when the position was written down
+    rest = ids_of(ids, *lines[at:])  # read, but not acked when the position was saved
     resumed.resume(ids.to_json(chain, at))
     assert ids_of(resumed, *lines[at:]) == rest
     assert len({*first, *rest}) == len(lines)

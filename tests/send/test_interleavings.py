@@ -1,4 +1,4 @@
-"""Whatever is done to a followed file, to send and to the server, in any order: no line is lost, none stored twice."""
+"""Whatever happens to a followed file, to send and to the server, in any order: no line is lost or stored twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS = 40
 
 
 class Log:
-    """A log as its writer and its rotation see it, and every line that was written."""
+    """A log as its writer and its rotation see it, with every line that was written."""
 
     def __init__(self, file: Path, chance: random.Random) -> None:
         self.file = file
@@ -36,7 +36,7 @@ class Log:
         file.touch()
 
     def append(self, *, first: str | None = None) -> None:
-        """Some lines, most of them equal to lines before."""
+        """Append some lines, most of them equal to earlier lines."""
         count = self._chance.randrange(1, 9)
         lines = [self._chance.choice(["ok", "ok", "heading", str(len(self.written))]) for _ in range(count)]
         if first:
@@ -46,12 +46,12 @@ class Log:
         self.written += lines
 
     def rename(self) -> None:
-        """Rotation by renaming; the writer makes the new file with its next lines."""
+        """Rotate by renaming; the writer creates the new file with its next lines."""
         self.file.rename(self._next_name())
         self.append()
 
     def copy_and_truncate(self, saw_it: Callable[[], bool] | None) -> None:
-        """The other rotation. Unless it is seen that the file is empty, its new lines must not be the old ones."""
+        """Rotate by copying. If the follower does not see the empty file, the new lines must not equal the old ones."""
         copy = self._next_name()
         shutil.copyfile(self.file, copy)
         os.truncate(self.file, 0)
@@ -79,7 +79,7 @@ class Follower:
 
     def stop(self) -> None:
         if self._run:
-            assert self._run.interrupt(signal.SIGTERM).code in (0, -signal.SIGTERM)  # the latter: it had hardly begun
+            assert self._run.interrupt(signal.SIGTERM).code in (0, -signal.SIGTERM)  # the latter: it had barely started
             self._run = None
 
     def kill(self) -> None:
@@ -97,16 +97,16 @@ class Follower:
 
     @property
     def generations(self) -> int:
-        """How often it has seen that a file was emptied."""
+        """How often the follower has seen that a file was emptied."""
         return sum(int(one["ids"]["generation"]) for one in self._files())
 
     def next_generation(self) -> Callable[[], bool]:
-        """What tells whether it has seen once more that a file was emptied."""
+        """A check whether the follower has since seen a file emptied once more."""
         before = self.generations
         return lambda: self.generations > before
 
     def knows_all_of(self, file: Path) -> bool:
-        """Whether it has written down that all of this file is acked."""
+        """Whether the follower has saved that all of this file is acked."""
         status = file.stat()
         return any((one["inode"], one["offset"]) == (status.st_ino, status.st_size) for one in self._files())
 
@@ -134,7 +134,7 @@ def test_no_line_is_lost_and_none_doubled(server: ServerProcess, tmp_path: Path,
                 log.rename()
                 has_caught_up = False
             case "copy":
-                if not has_caught_up:  # of a file that nobody has seen nobody knows that it was emptied
+                if not has_caught_up:  # a follower cannot know that a file was emptied if it has never seen the file
                     catch_up()
                 sees = follower.runs and chance.random() < 0.5
                 log.copy_and_truncate(follower.next_generation() if sees else None)

@@ -1,4 +1,4 @@
-"""An ack counts only for the topic and the event_id that were sent, whatever stands between client and server."""
+"""An ack counts only for the topic and the event_id that were sent, whatever is between client and server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(180)
 
 @contextlib.contextmanager
 def forwarding(port: int, header: bytes, connections: int) -> Iterator[int]:
-    """A forwarder that puts a header before the stream of its first connections; on which port."""
+    """A forwarder that puts a header before the stream of its first connections; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -45,7 +45,7 @@ def forwarding(port: int, header: bytes, connections: int) -> Iterator[int]:
 
 
 def join(client: socket.socket, port: int, header: bytes) -> None:
-    """Pass on what each says to the other, until one of them ends."""
+    """Pass on what each end sends to the other until one of them closes."""
     with client, socket.create_connection(("127.0.0.1", port)) as server:
         server.sendall(header)
         others = {client: server, server: client}

@@ -1,4 +1,4 @@
-"""The progress bar is honest: it counts what was acked, and says what is waited for."""
+"""The progress bar is honest: it counts what was acked, and says what send is waiting for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class Terminal:
-    """A run on a terminal, and all that it has shown."""
+    """A run on a terminal, with all that it has shown."""
 
     def __init__(self, arguments: list[str]) -> None:
         ours, theirs = pty.openpty()
@@ -73,7 +73,7 @@ def test_nothing_is_done_while_there_is_no_server(
     file.write_bytes(b"a line of text\n" * 200_000)
     terminals.append(terminal := Terminal(command(free_port, "--topic", "t", file)))
     waiting = rf"waiting for 127\.0\.0\.1:{free_port}, next try in "
-    for seconds in (3, 2, 1):  # it ticks
+    for seconds in (3, 2, 1):  # it counts down
         wait_until(lambda seconds=seconds: terminal.has_shown(rf"{waiting}{seconds} s"))  # type: ignore[misc]
     assert set(percentages(terminal.shown)) == {0}
     assert "MB/s" not in terminal.shown
@@ -96,7 +96,7 @@ def test_it_stands_still_and_says_why_while_the_server_is_away(
     server.kill()
     wait_until(lambda: terminal.has_shown(r"waiting for .*, next try in 2 s"))
     away = terminal.shown[terminal.shown.index("waiting for") :]
-    assert len(set(percentages(away))) <= 2  # what was acked in the last moment is drawn once
+    assert len(set(percentages(away))) <= 2  # the acks of the last moment are drawn once more
     assert max(percentages(away)) < 100
     server.restart()
     assert terminal.process.wait(100) == 0

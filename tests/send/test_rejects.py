@@ -1,4 +1,4 @@
-"""Rejected lines are said as it happens, a few at a time, and all of them are kept where --rejects says."""
+"""Rejected lines are reported as they occur, a few at a time, and --rejects keeps all of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_bad_lines_of_a_followed_file_are_said_as_they_come(
     wait_until(lambda: server.ask("STATS")["stored_total"] == 1)
     with file.open("ab") as out:
         out.write(BAD * 15)
-    wait_until(lambda: "and 10 more" in following.errors)  # while it goes on
+    wait_until(lambda: "and 10 more" in following.errors)  # while send is still running
     with file.open("ab") as out:
         out.write(BAD)
     wait_until(lambda: f"{file}:17: " in following.errors)

@@ -107,7 +107,7 @@ def test_equal_lines_are_kept_over_a_truncation_that_is_seen(
     following = start(server.port, "--topic", "t", "--follow", *arguments, file)
     wait_until(has_stored(server, 30))
     stored = 30
-    for count in (20, 19, 2, 1):  # fewer each time: otherwise nothing shows that these are not the lines of before
+    for count in (20, 19, 2, 1):  # fewer each time: otherwise nothing shows that these are new lines
         file.write_bytes(b"ok\n" * count)
         stored += count
         wait_until(has_stored(server, stored))
@@ -120,7 +120,7 @@ def test_lines_written_just_before_a_copytruncate_are_found_in_the_copy(
     server: ServerProcess, tmp_path: Path, start: Start
 ) -> None:
     file = tmp_path / "app.log"
-    (tmp_path / "app.log.old").write_bytes(b"0\n" * 1000)  # looks alike, and is older
+    (tmp_path / "app.log.old").write_bytes(b"0\n" * 1000)  # looks like the copy, and is older
     file.write_bytes(b"0\n")
     following = start(server.port, "--topic", "t", "--follow", file)
     wait_until(has_stored(server, 1))
@@ -141,7 +141,7 @@ def test_files_that_came_and_went_during_an_outage_are_sent_in_order(
     free_port: int, tmp_path: Path, start: Start, start_server: StartServer
 ) -> None:
     file = tmp_path / "app.log"
-    file.write_bytes(b"0\n" * 6000)  # more than what is sent ahead
+    file.write_bytes(b"0\n" * 6000)  # more than send reads ahead of the acks
     following = start(free_port, "--topic", "t", "--follow", file)
     wait_until(lambda: "cannot connect" in following.errors)
     (tmp_path / "app.log.offset").write_bytes(b"of another program\n")
@@ -206,7 +206,7 @@ def test_a_file_may_be_followed_under_its_old_and_its_new_name(
 
 
 def test_a_file_that_is_rewritten_all_the_time_ends_a_run(server: ServerProcess, tmp_path: Path) -> None:
-    assert run(server.port, "--topic", "t", "/proc/self/status", "/proc/interrupts").code == 0  # never the same twice
+    assert run(server.port, "--topic", "t", "/proc/self/status", "/proc/interrupts").code == 0  # different at each read
     assert "VmHWM" in " ".join(messages(server))
 
 
@@ -219,7 +219,7 @@ def new_track(file: Path) -> Track:
 
 
 def read_all(track: Track, fd: int) -> list[bytes | None] | None:
-    """The lines that are new; None if the file is another now."""
+    """The new lines; None if the file is a different one now."""
     found: list[bytes | None] = []
     while data := track.read(fd, is_whole=True):
         found += [place.content for places in track.take(data) for place in places]

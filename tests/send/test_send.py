@@ -115,7 +115,7 @@ def test_memory_is_bounded_by_a_line_and_a_window(server: ServerProcess, tmp_pat
         for _ in range(128):
             out.write(b"x" * (1 << 20))
         out.write(b"\n" + wire.event("3"))
-    # Its own peak, as it says at its end: what wait4() tells counts the process it was forked from too.
+    # Its own peak, which it prints at its end: wait4() would also count the process that it was forked from.
     program = "import sys; from aggregator import cli; cli.main(); print(open('/proc/self/status').read())"
     arguments = [sys.executable, "-c", program, *command(server.port, file)[3:]]
     done = subprocess.run(arguments, capture_output=True, cwd=ROOT, timeout=100, check=True)
@@ -309,7 +309,7 @@ def test_several_files_and_a_pipe_are_followed_at_once(server: ServerProcess, tm
 
 @pytest.fixture
 def stopped_follower(free_port: int, tmp_path: Path, start: Start) -> Running:
-    """A follower of two lines that was told to stop while the server was away."""
+    """A follower of two lines that was told to stop while the server was down."""
     file = tmp_path / "app.log"
     file.write_bytes(b"1\n2\n")
     following = start(free_port, "--topic", "t", "--follow", file)
@@ -320,7 +320,7 @@ def stopped_follower(free_port: int, tmp_path: Path, start: Start) -> Running:
 
 def test_a_second_signal_ends_a_follower_that_waits_for_acks(stopped_follower: Running) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
-        stopped_follower.process.wait(0.5)  # it waits for the acks
+        stopped_follower.process.wait(0.5)  # it is waiting for the acks
     assert stopped_follower.interrupt().code == 130
 
 
@@ -383,7 +383,7 @@ def test_a_server_that_is_not_up_yet_is_waited_for(free_port: int, start: Start,
 def test_it_gives_up_when_told_to(free_port: int, start: Start, quiet: list[str]) -> None:
     sending = start(free_port, "--topic", "t", "--give-up-after", "0.5", *quiet)
     sending.stdin.write(b"1\n2\n")
-    sending.stdin.flush()  # and more may come: it must not wait for that
+    sending.stdin.flush()  # standard input stays open: send must not wait for more of it
     outcome = sending.wait()
     assert outcome.code == 1
     assert outcome.lines == [

@@ -1,4 +1,4 @@
-"""--state: how far each file is acked, for the next run."""
+"""--state: how far each file has been acked, for the next run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def position(state: Path) -> int:
-    """How far the one file is acked, as the state says."""
+    """How far the only file is acked, according to the state."""
     files = json.loads(state.read_bytes())["files"] if state.exists() else []
     return int(files[0]["offset"]) if files else -1
 
@@ -134,7 +134,7 @@ def test_a_file_copied_and_emptied_while_nobody_looked_is_read_to_its_end_first(
     with file.open("ab") as out:
         out.write(b"3\n4\n")
     shutil.copyfile(file, tmp_path / "app.log.1")
-    file.write_bytes(b"1\n2\n5\n6\n7\n8\n")  # longer than it was, and beginning like it
+    file.write_bytes(b"1\n2\n5\n6\n7\n8\n")  # longer than before, with the same beginning
     with file.open("r+b") as out:
         out.write(b"9")
     assert run(server.port, *arguments).has(sent=8, stored=8)
@@ -269,7 +269,7 @@ def test_a_full_disk_later_is_told_and_costs_only_the_position(
     file.write_bytes(b"1\n")
     following = start(server.port, "--topic", "t", "--follow", "--state", state, file)
     wait_until(lambda: position(state) == 2)
-    (tmp_path / "state.new").mkdir()  # in the way of the next one
+    (tmp_path / "state.new").mkdir()  # blocks the next save
     with file.open("ab") as out:
         out.write(b"2\n")
     wait_until(lambda: "trying again" in following.errors)

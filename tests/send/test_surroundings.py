@@ -1,4 +1,4 @@
-"""What stands around a run: signals, descriptors, and the three standard streams in every state."""
+"""The surroundings of a run: signals, descriptors, and the three standard streams in every state."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_a_screen_that_stands_still_holds_up_nothing(server: ServerProcess, tmp_
     os.set_blocking(writer, True)
     with subprocess.Popen(command(server.port, file), stderr=writer, cwd=ROOT) as process:
         os.close(writer)
-        assert process.wait(60) == 1  # because of the bad lines; and it ends
+        assert process.wait(60) == 1  # the code for bad lines; what counts is that it ends
     os.close(reader)
     assert len(server.stored("t")) == 200
 

@@ -1,1 +1,1 @@
-"""TLS: real clients, certificates good and bad, strangers."""
+"""TLS: real clients, good and bad certificates, strangers."""

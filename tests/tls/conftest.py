@@ -10,7 +10,7 @@ from tests.harness.server_process import ServerProcess, StartServer
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """The CA of the server, and of its true clients."""
+    """The CA of the server and of its true clients."""
     return Authority(tmp_path_factory.mktemp("tls"))
 
 
@@ -22,7 +22,7 @@ def pair(authority: Authority) -> Pair:
 
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A CA that nobody trusts; it has the same name."""
+    """A CA that no test server trusts; it has the same name."""
     return Authority(tmp_path_factory.mktemp("foreign"))
 
 

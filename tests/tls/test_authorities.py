@@ -1,4 +1,4 @@
-"""Other CAs and revocation lists while the server runs: whoever has shown a certificate has to show it again."""
+"""CAs and revocation lists replaced while the server runs: a client with a certificate has to show it again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class World:
         )  # fmt: skip
 
     def renew_server(self) -> None:
-        """Install a new certificate of the server."""
+        """Install a new certificate for the server."""
         made = self.ca.server()
         self.pair.certificate.write_bytes(made.certificate.read_bytes())
         self.pair.key.write_bytes(made.key.read_bytes())
@@ -71,7 +71,7 @@ def test_a_revoked_certificate_is_of_no_use_from_the_reload_on(world: World, ver
         without.ask(b"PING\n")
         world.ca.revoked(world.bad)  # the same file
         world.reload()
-        # Nothing is answered but what was read before.
+        # Only what was read before the end is answered.
         with contextlib.suppress(OSError):
             bad.send(event("late"))
         assert [reply["code"] for reply in bad.rest()] in ([], ["shutting_down"])

@@ -1,4 +1,4 @@
-"""Certificates: of clients, revoked, foreign; broken files; and new ones while the server runs."""
+"""Certificates: of clients, revoked, foreign; broken files; and new certificates while the server runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.harness.wire import event, events
 
 
 def is_served(port: int, context: ssl.SSLContext) -> bool:
-    """Whether a client gets in. One of TLS 1.3 learns of it only when it reads."""
+    """Whether a client gets in. With TLS 1.3 a client learns that only when it reads."""
     try:
         return bool(exchange(port, context, b"PING\n"))
     except (ssl.SSLError, ConnectionError):
@@ -26,7 +26,7 @@ def is_served(port: int, context: ssl.SSLContext) -> bool:
 
 
 def is_stored(server: ServerProcess, context: ssl.SSLContext, event_id: str) -> bool:
-    """The same on the silent port, which says nothing to those who are in."""
+    """Whether a client gets in on the silent port, which writes nothing to it: its event is stored then."""
     try:
         exchange(server.tls_silent_port, context, event(event_id))
     except (ssl.SSLError, ConnectionError):
@@ -36,7 +36,7 @@ def is_stored(server: ServerProcess, context: ssl.SSLContext, event_id: str) -> 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Authority:
-    """A CA of this test alone, because it revokes."""
+    """A CA for this test alone, because the test revokes certificates."""
     return Authority(tmp_path, "own")
 
 
@@ -94,7 +94,7 @@ def test_revoked_certificates_and_lists_that_are_out_of_date_are_refused(
 
 
 def test_a_name_that_is_no_text_ends_one_client(start_tls: StartServer, own: Authority) -> None:
-    """Latin-1 in a DNS name, which Python takes for UTF-8."""
+    """A DNS name in Latin-1, which Python decodes as UTF-8."""
     odd = own.issue("odd", instead_of_names="DER:30:06:82:04:62:FC:72:6F")
     server = start_tls("--tls-client-ca", str(own.certificate), certificate=own.server())
     for _ in range(2):
@@ -129,7 +129,7 @@ def test_no_session_is_resumed_where_certificates_are_checked(
 
 
 def broken(folder: Path, pair: Pair, authority: Authority) -> list[tuple[tuple[str, ...], str]]:
-    """Options of a server with a TLS port, and what is wrong with them."""
+    """Options for a server with a TLS port, and what is wrong with each."""
     empty = folder / "empty.pem"
     empty.touch()
     encrypted = folder / "encrypted.key"

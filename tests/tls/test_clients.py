@@ -1,4 +1,4 @@
-"""Real clients over TLS, on the port that the README names for each."""
+"""Real clients over TLS, each on the port that README.md names for it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ WRITERS = {
 
 
 def run(command: list[str], port: int, authority: Authority, version: str, data: bytes, folder: Path) -> bytes:
-    """Run a client with these bytes as its standard input, from a file; return what it printed."""
+    """Run a client with these bytes in a file as its standard input; return what it printed."""
     if not shutil.which(command[0]):
         pytest.skip(f"{command[0]} is not installed")
     replacements = {"{port}": str(port), "{ca}": str(authority.certificate), "{version}": version,
@@ -109,7 +109,7 @@ def test_a_client_that_only_writes_loses_nothing(
 
 @pytest.mark.netcat
 def test_with_session_tickets_it_would_lose(start_tls: StartServer, authority: Authority, tmp_path: Path) -> None:
-    """The control: what makes the test before this one pass is that there are none."""
+    """The control: the test before this one passes because there are no session tickets."""
     count = 20_000
     server = start_tls(changes=[changes.slow_to_accept_tls, changes.with_session_tickets])
     data = b"".join(wire.events("e", count))

@@ -38,7 +38,7 @@ def test_every_ack_comes_however_the_client_ends(
 
 
 def test_a_silent_port_ends_by_a_fin_alone(tls_server: ServerProcess, authority: Authority) -> None:
-    """rsyslog looks for it at the socket, and an alert before it would hide it."""
+    """rsyslog looks for the end at the socket, where an alert before the FIN would hide it."""
     with TlsPeer(tls_server.tls_silent_port, authority.trusting()) as peer:
         peer.send(event("e"))
         wait_until(lambda: tls_server.ask("STATS")["stored_total"] == 1)
@@ -54,7 +54,7 @@ def test_a_silent_port_ends_by_a_fin_alone(tls_server: ServerProcess, authority:
 
 
 def test_nothing_is_written_to_a_silent_client(tls_server: ServerProcess, authority: Authority) -> None:
-    """Not even a session ticket: it would lie unread, and the client's close would be a reset."""
+    """Not even a session ticket, which would stay unread, so that the client's close would be a reset."""
     with TlsPeer(tls_server.tls_silent_port, authority.trusting(version=ssl.TLSVersion.TLSv1_3)) as peer:
         peer.send(b"".join(events("e", 100)) + b"garbage\nPING\n")
         wait_until(lambda: tls_server.ask("STATS")["received"] == 102)
@@ -116,7 +116,7 @@ def test_older_versions_are_refused(tls_server: ServerProcess, authority: Author
 def test_a_connection_is_counted_before_its_handshake(start_tls: StartServer, authority: Authority) -> None:
     server = start_tls("--max-connections", "3")
     with socket.create_connection(("127.0.0.1", server.tls_port)) as stranger:
-        wait_until(lambda: server.ask("STATS")["connections"] == 2)  # and the one that asks
+        wait_until(lambda: server.ask("STATS")["connections"] == 2)  # including the connection that asks
         stranger.sendall(b"\x16\x03\x01")
         with socket.create_connection(("127.0.0.1", server.tls_port)), Peer(server.port) as known:
             assert known.ask(b"PING\n")["pong"]
@@ -154,7 +154,7 @@ def test_strangers_do_not_hold_up_the_end(tls_server: ServerProcess, started: bo
 def test_what_was_read_before_the_stream_broke_is_stored(tls_server: ServerProcess, authority: Authority) -> None:
     with TlsPeer(tls_server.tls_port, authority.trusting()) as peer:
         peer.send(b"".join(events("e", 100)))
-        peer.socket.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)  # a record that nobody has encrypted
+        peer.socket.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)  # a record that was never encrypted
         with contextlib.suppress(ssl.SSLError, ConnectionError):
             peer.raw_rest()
     wait_until(lambda: tls_server.ask("STATS")["stored_total"] == 100)

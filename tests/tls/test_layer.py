@@ -1,4 +1,4 @@
-"""The layer alone: however its ciphertext is cut, the protocol above sees the same; and turns of handshakes."""
+"""The TLS layer alone: the protocol above reads the same however the ciphertext is cut; and turns of handshakes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Plain(asyncio.Transport):
 
 
 class Above(asyncio.Protocol):
-    """The protocol above; it may pause after each piece."""
+    """The protocol above the layer; it may pause reading after each piece."""
 
     def __init__(self) -> None:
         self.read = b""
@@ -86,7 +86,7 @@ class Above(asyncio.Protocol):
 
 
 class Owner:
-    """What becomes of a handshake."""
+    """Records the outcome of a handshake."""
 
     def __init__(self, above: Above) -> None:
         self.above = above
@@ -110,7 +110,7 @@ class Owner:
 
 
 class Session:
-    """A layer, and a client's TLS."""
+    """A TLS layer, and the TLS of a client."""
 
     def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext, silent: bool = False) -> None:
         self.plain, self.above = Plain(), Above()
@@ -122,11 +122,11 @@ class Session:
         self.tls = client.wrap_bio(self._in, self._out, server_hostname="localhost")
 
     def take(self) -> bytes:
-        """What the client has to send."""
+        """The bytes that the client has to send."""
         return self._out.read()
 
     def give(self) -> None:
-        """Hand what the server has written to the client."""
+        """Hand the client the bytes that the server has written."""
         self._in.write(bytes(self.plain.written))
         self.plain.written.clear()
 
@@ -141,7 +141,7 @@ class Session:
             self.give()
 
     async def send(self, data: bytes, size: int) -> None:
-        """In pieces of this size; reading is never paused for long."""
+        """Feed the layer in pieces of this size, and wait whenever it pauses reading."""
         for start in range(0, len(data), size):
             self.layer.data_received(data[start : start + size])
             await until(lambda: not self.plain.paused)
@@ -201,7 +201,7 @@ def test_however_it_is_cut_the_same_is_read(
 
     with pytest.MonkeyPatch.context() as changed:
         if slow:
-            changed.setattr(tls, "SLOW_S", -1.0)  # each slice has a turn of its own
+            changed.setattr(tls, "SLOW_S", -1.0)  # each slice gets a turn of its own
         asyncio.run(run())
 
 
@@ -234,7 +234,7 @@ async def test_our_end_is_a_close_notify_unless_the_port_is_silent(
         session.give()
         assert session.tls.read(1) == b""
     session.plain.written.clear()
-    session.layer._out.write(b"an answer of OpenSSL's own")  # to a KeyUpdate, say
+    session.layer._out.write(b"an answer of OpenSSL's own")  # for example to a KeyUpdate
     session.tls.write(b"x")
     session.layer.data_received(session.take())
     assert (session.above.read, bytes(session.plain.written)) == (b"x", b"")
@@ -270,7 +270,7 @@ async def test_answers_that_nobody_reads_stop_the_reading_and_then_the_connectio
         session.tls.write(b"x")
         session.layer.data_received(session.take())
         assert session.plain.paused
-        session.above.transport.resume_reading()  # it knows nothing of that
+        session.above.transport.resume_reading()  # the protocol above does not know of the layer's pause
         assert session.plain.paused
         if still_reads:
             session.plain.buffered = 0
@@ -345,7 +345,7 @@ async def test_a_defect_ends_one_client(
 
 @pytest.fixture
 async def key_updater(server_context: ssl.SSLContext) -> tuple[Session, KeyUpdater]:
-    """A layer, and a client of it that has shaken hands."""
+    """A TLS layer, and a client that has completed the handshake with it."""
     if not library():
         pytest.skip("needs OpenSSL's library")
     session = Session(server_context, ssl.create_default_context())
@@ -400,7 +400,7 @@ async def test_the_work_for_a_stranger_is_split_over_turns(key_updater: tuple[Se
 async def test_what_was_read_is_handed_on_before_the_end(
     key_updater: tuple[Session, KeyUpdater], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reset while a client that is known waits for another turn."""
+    """A known client waits for another turn when the reset comes."""
     monkeypatch.setattr(tls, "SLOW_S", -1.0)
     session, client = key_updater
     lost: list[bytes] = []
@@ -420,7 +420,7 @@ async def test_what_was_read_is_handed_on_before_the_end(
 
 
 class Loop:
-    """An event loop and its clock. Like uvloop it sleeps for whole milliseconds, and may wake a little early."""
+    """An event loop and its clock. Like uvloop, it sleeps for whole milliseconds and may wake a little early."""
 
     def __init__(self, early_s: float) -> None:
         self.now = 1000.0
@@ -479,7 +479,7 @@ def test_steps_leave_half_of_the_time_to_others(loop: Loop, step_s: float) -> No
 
 
 def test_short_turns_are_rested_from_too(loop: Loop) -> None:
-    """Steps that come one at a time: each is shorter than an event loop can sleep."""
+    """Steps that come one at a time, each shorter than the shortest sleep of an event loop."""
     turns, step_s, count = TlsTurns(), 0.0003, 200
     done: list[float] = []
 

@@ -1,4 +1,4 @@
-"""Which listener takes which proof: the table in README.md, cell by cell."""
+"""Which listener accepts which proof: the table in README.md, cell by cell."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = [
 
 @contextlib.contextmanager
 def as_user(uid: int) -> Iterator[None]:
-    """Whoever connects here is this user, as the server sees it."""
+    """To the server, a client that connects in this block belongs to this user."""
     os.seteuid(uid)
     try:
         yield
@@ -47,8 +47,8 @@ def as_user(uid: int) -> Iterator[None]:
 
 
 class World:
-    """Servers with six listeners each: one knows an address, two ask for certificates (the revocation list of one is
-    out of date), one does neither."""
+    """Four servers with six listeners each: one identifies clients by an address, two ask for certificates (one of
+    these has a revocation list that is out of date), and one does neither."""
 
     def __init__(self, folder: Path, authority: Authority, foreign: Authority, pair: Pair) -> None:
         self.folder = folder
@@ -88,7 +88,7 @@ class World:
         return self.servers[next((kind for kind in kinds if kind in proof), "plain")]
 
     def send(self, proof: str, listener: str, data: bytes) -> None:
-        """Send it all, and wait for the end."""
+        """Send all of the data, and wait for the end of the connection."""
         server = self.server(proof)
         silent = "silent" in listener
         if "socket" in listener:
@@ -109,10 +109,10 @@ class World:
                 _say(plain.socket, data)
 
     def has(self, proof: str, event_id: str) -> bool:
-        """Whether it is stored, as the server's own user sees it."""
+        """Whether an event is stored, as the server's own user sees it."""
         with socket.socket(socket.AF_UNIX) as peer:
             peer.connect(str(self.server(proof).folder / "socket"))
-            last = event(f"behind {event_id}")  # what came before is stored by the time that this one is
+            last = event(f"behind {event_id}")  # once this one is stored, all earlier ones are
             return b'"event":null' not in _say(peer, last + f"EVENT t '{event_id}'\n".encode())
 
 
@@ -129,9 +129,9 @@ def _say(peer: socket.socket, data: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def world(foreign: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    own = Authority(tmp_path_factory.mktemp("own"))  # it revokes
+    own = Authority(tmp_path_factory.mktemp("own"))  # because this module revokes certificates
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # for all users
+        Path(folder).chmod(0o755)  # accessible to all users
         made = World(Path(folder), own, foreign, own.server())
         try:
             for server in made.servers.values():
@@ -143,7 +143,7 @@ def world(foreign: Authority, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_the_table_has_every_proof_on_every_listener_that_may_take_it(world: World) -> None:
-    """A row that nobody knows would be tried as a client without proof."""
+    """A row that this module does not know would be tested as a client without proof."""
     anywhere = {"nothing", "an unknown token", "a known token"}
     tls = set(world.contexts) - {""}
     takes = {

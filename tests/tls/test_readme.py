@@ -1,4 +1,4 @@
-"""The page of README.md on TLS is true: from nothing to clients with certificates."""
+"""README.md's section on TLS is true: from nothing to clients with certificates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_from_nothing_to_client_certificates(tmp_path: Path) -> None:
         **os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{program.parent}:{os.environ['PATH']}", "AGGREGATOR_PORT": "0",
         "AGGREGATOR_SILENT_PORT": "off", "AGGREGATOR_TLS_HOST": "127.0.0.1",
     }  # fmt: skip
-    output = tmp_path / "output"  # a file: nobody waits for a server that is left over
+    output = tmp_path / "output"  # a file, so that nothing waits for a server that is left running
     with output.open("wb") as file:
         shell = subprocess.Popen(
             ["bash", "-ec", f"{here}\nkill %1; wait %1"], cwd=tmp_path, env=environment, stdout=file, stderr=file,

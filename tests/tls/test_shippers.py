@@ -1,4 +1,4 @@
-"""Real log shippers over TLS with certificates of their own, with the configuration files that the README shows."""
+"""Real log shippers over TLS with certificates of their own, and with the configuration files that README.md shows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHIPPERS = {
     "syslog-ng": ("syslog-ng-tls.conf", "", {}),
 }
 LOST_PER_RESTART = {"syslog-ng": 1}
-"""It looks neither for the end of the stream nor for one of TLS before it writes. Others lose nothing."""
+"""It looks for neither the end of the stream nor the end of TLS before it writes. Other shippers lose nothing."""
 
 
 @pytest.fixture
@@ -71,10 +71,10 @@ def test_restarts_and_reloads_lose_nothing(
     wait_until(lambda: stored() > 1000, SHIPPED_S)
     server.signal(signal.SIGHUP)
     _append(log, lines[8_000:10_000])
-    wait_until(lambda: stored() == 10_000, SHIPPED_S)  # a reload loses nothing of anybody
+    wait_until(lambda: stored() == 10_000, SHIPPED_S)  # a reload loses nothing of any client
 
     _append(log, lines[10_000:14_000])
-    assert server.stop() == 0  # with thousands of lines on their way
+    assert server.stop() == 0  # with thousands of lines on the way
     _append(log, lines[14_000:19_000])
     server.restart()
     wait_until(lambda: stored() >= 19_000 - may_lose, SHIPPED_S)

@@ -1,4 +1,4 @@
-"""Strangers at a TLS port: silent ones, slow ones, and those who make it work. None of them harms who is known."""
+"""Strangers at a TLS port: silent, slow, or busy making it work. None of them harms a known client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.harness.tls_peer import TlsPeer
 from tests.harness.wire import Peer, event
 
 PLACE_BYTES = 64 * 1024
-"""What one place may cost in memory."""
+"""The memory that one connection's place may cost."""
 
 FLOODER = """
 import socket, ssl, sys
@@ -112,8 +112,8 @@ def _half_a_hello(context: ssl.SSLContext) -> bytes:
 def test_as_many_strangers_as_there_are_places_cost_little_and_go_in_time(
     start_tls: StartServer, authority: Authority, record_figures: RecordFigures, tmp_path: Path
 ) -> None:
-    """Of each kind a quarter: half a ClientHello, a kibibyte without an end, and floods of PING and of AUTH whose
-    replies nobody reads. Some of the first go on with a byte now and then."""
+    """A quarter of each kind: half a ClientHello, a kibibyte without an end, and floods of PING and of AUTH whose
+    replies are never read. Some of the first strangers go on to send a byte now and then."""
     places = 960
     mine, stanza = identities.with_token("mine", publish=["*"], read=["*"], may=["monitor"])
     known = identities.write(tmp_path / "known", stanza)
@@ -133,7 +133,7 @@ def test_as_many_strangers_as_there_are_places_cost_little_and_go_in_time(
             stranger.connect(("127.0.0.1", server.tls_port if kind == 0 else server.port))
             stranger.setblocking(False)
             first.append(stranger)
-            with contextlib.suppress(OSError):  # its server has ended it already
+            with contextlib.suppress(OSError):  # the server has already ended it
                 stranger.send((hello, b"x" * 1024, b"PING\n" * 10_000, b"AUTH x\n" * 10_000)[kind])
         started = time.monotonic()
         with Peer(server.port) as peer:
@@ -160,7 +160,7 @@ def test_as_many_strangers_as_there_are_places_cost_little_and_go_in_time(
 
 
 def _asked(server: ServerProcess, count: int, prefix: str) -> list[float]:
-    """Events, one at a time; how long each took, in order of that."""
+    """Send events one at a time; return how long each took, sorted."""
     waits_s = []
     with Peer(server.port) as known:
         for number in range(count):

@@ -1,4 +1,4 @@
-"""Our own clients say who they are by a token: over TLS, unix sockets and loopback, and nowhere else."""
+"""Our own clients identify themselves by a token: over TLS, unix sockets and loopback, and nowhere else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def token_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(start_tls: StartServer, tmp_path: Path, token_file: Path) -> ServerProcess:
-    """It takes nobody without a token, and has a TLS port, a unix socket and a plain port."""
+    """A server that requires a token, with a TLS port, a unix socket and a plain port."""
     token, stanza = identities.with_token("web", **PERMISSIONS)
     token_file.write_text(f"{token}\n")
     known = identities.write(tmp_path / "known", stanza)
@@ -41,7 +41,7 @@ def server(start_tls: StartServer, tmp_path: Path, token_file: Path) -> ServerPr
 def to(
     request: pytest.FixtureRequest, server: ServerProcess, authority: Authority, tmp_path: Path
 ) -> tuple[Server, tuple[str, ...]]:
-    """The server as a program names it, and as a command line does."""
+    """The server as a program names it, and as a command line names it."""
     if request.param == "TLS":
         words = ("--to", f"tls:localhost:{server.tls_port}", "--ca", str(authority.certificate))
         return Server("localhost", server.tls_port, authority.trusting()), words

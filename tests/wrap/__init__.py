@@ -1,1 +1,1 @@
-"""The wrap port: whatever text arrives is stored, and its parts without input or output."""
+"""The wrap port, which stores any text that arrives, and its parts without input or output."""

@@ -1,4 +1,4 @@
-"""Bytes to texts on the wrap port: every framing, told by the first bytes, whatever the reads they come in."""
+"""From bytes to texts on the wrap port: every framing, detected from the first bytes, however the reads cut them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ BROKEN: list[tuple[bytes, list[bytes]]] = [
     (b'[{"a":1},{"b":2},3,{"c":4}]\n', [b'{"a":1}', b'{"b":2}', b'3,{"c":4}]']),
     (b"7 <13>onetwo\nthree\n", [b"<13>one", b"two", b"three"]),
 ]
-"""Streams that do not keep to how they begin: from there on they are lines."""
+"""Streams that break off the framing they begin with: from there on they are lines."""
 
 LOG_RECORD = {"name": "app", "msg": "hello", "levelno": 20}
 PICKLED = pickle.dumps(LOG_RECORD, 1)
@@ -211,7 +211,7 @@ def test_after_a_part_every_framing_finds_the_end(start: bytes, begun: bytes, re
 )  # fmt: skip
 @pytest.mark.timeout(60)
 def test_no_stream_is_looked_at_again_and_again(stream: bytes) -> None:
-    """Each takes milliseconds, or hours if the work grows with the square of the size."""
+    """Each stream takes milliseconds, or hours if the work grows with the square of its size."""
     framer = Framer(1 << 20)
     framer.feed(stream)
     framer.finish()

@@ -1,4 +1,4 @@
-"""Lines of syslog, as programs write them: RFC 3164 and RFC 5424, with and without a priority."""
+"""Lines of syslog as programs write them: RFC 3164 and RFC 5424, with and without a priority."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ LINES: list[tuple[str, dict[str, Any], str | None, str | None]] = [
 ]  # fmt: skip
 
 BROKEN = ['[a b="1"', '[a b="1"][a b="2"] hi', "[a b=1] hi", "[] hi", '[a b="1"]hi', "x hi", "hi"]
-"""Structured data that is none: the priority counts, and all behind it is the message."""
+"""Structured data that is not valid: the priority counts, and everything after it is the message."""
 
 
 @pytest.mark.parametrize(("line", "payload", "timestamp", "host"), LINES)

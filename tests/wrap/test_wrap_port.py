@@ -1,4 +1,4 @@
-"""The wrap port of a real server: what programs send by themselves, as bytes, is stored; the rest is named."""
+"""The wrap port of a real server: what programs send by default, as bytes, is stored; the rest is named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def server(start_server: StartServer) -> ServerProcess:
 
 
 def send(server: ServerProcess, data: bytes) -> bytes:
-    """Send and close our half; return what the server has written when it has closed, too, and has stored all."""
+    """Send, and close our half; return what the server wrote, once it has closed too and has stored everything."""
     with Peer(server.wrap_port) as peer:
         peer.send(data)
         peer.half_close()
@@ -100,7 +100,7 @@ DEFAULTS: dict[str, tuple[bytes, str, str]] = {
     "text": (b"hello\n", "line feeds", "message"),
     "text, CRLF": (b"hello\r\n", "line feeds", "message"),
 }
-"""What each writes for one record by default, as it was seen on the wire; the framing; the field that says hello."""
+"""One record as each program writes it by default, as seen on the wire; its framing; the field that has "hello"."""
 
 HAVE_NO_TIME = ("winston-logstash", "winston3-logstash-transport", "SysLogHandler", "log4j2", "text", "text, CRLF")
 
@@ -274,7 +274,7 @@ def test_many_texts_on_many_connections(server: ServerProcess) -> None:
 
 @pytest.mark.fault
 def test_mutated_lines_are_stored_or_named(start_server: StartServer) -> None:
-    """T63, and T28 there: what a server stores is what the parts without input or output make of the same bytes."""
+    """T63, and T28 on this port: a server stores what the parts without input or output make of the same bytes."""
     limit = 3000
     server = start_server("--wrap-port", "0", "--max-line-bytes", f"{limit}")
     random_ = random.Random(28)
@@ -305,7 +305,7 @@ def test_mutated_lines_are_stored_or_named(start_server: StartServer) -> None:
 
 
 def test_arrays_of_many_objects_hold_up_nobody(server: ServerProcess) -> None:
-    """T51 on the wrap port: as one piece, these took two seconds."""
+    """T51 on the wrap port: handled in one piece, these took two seconds."""
     arrays = (b"[" + b",".join([b"{}"] * 10_000) + b"]\n") * 9
     waits = []
     with Peer(server.wrap_port) as heavy, Peer(server.port) as other:
@@ -319,7 +319,7 @@ def test_arrays_of_many_objects_hold_up_nobody(server: ServerProcess) -> None:
 
 
 def test_json_without_an_end_holds_up_nobody(server: ServerProcess) -> None:
-    """T51 on the wrap port: each quote is a step of the scanner."""
+    """T51 on the wrap port: each quote is one step of the scanner."""
     waits = []
     with Peer(server.wrap_port) as heavy, Peer(server.port) as other:
         sending = in_background(lambda: heavy.send(b"{" + b'"' * (4 << 20)))
@@ -327,7 +327,7 @@ def test_json_without_an_end_holds_up_nobody(server: ServerProcess) -> None:
             started = time.monotonic()
             assert other.ask(b"PING\n")["pong"]
             waits.append(time.monotonic() - started)
-            time.sleep(0.02)  # the pace of who asks
+            time.sleep(0.02)  # the pace of the client that asks
         heavy.close()
         with contextlib.suppress(OSError):
             sending.finish()

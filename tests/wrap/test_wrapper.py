@@ -1,4 +1,4 @@
-"""Texts to events: what each becomes, and where its topic, time, source and id come from."""
+"""From texts to events: what each becomes, and where its topic, time, source and id come from."""
 
 from __future__ import annotations
 
