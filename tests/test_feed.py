@@ -1,4 +1,4 @@
-"""The feed against a list: whatever the order of commits, reads, pauses and resumes, each reader gets all, once."""
+"""The feed against a list: each reader gets every event once, in any order of commits, reads, pauses and resumes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOPICS = ["a", "ab", "b", "c"]
 
 @dataclass(eq=False)
 class ListReceiver:
-    """Takes lines while it has room: so many bytes until the test reads them."""
+    """Takes lines while it has room: ``room_bytes`` until the test reads them."""
 
     peer: str = "a test"
     lines: list[Any] = field(default_factory=list)
@@ -57,11 +57,11 @@ class ListReceiver:
 
 
 Reader = tuple[Subscription, ListReceiver, int]
-"""A subscription, what it has received, and where it began."""
+"""A subscription, its receiver, and the seq at which it began."""
 
 
 class Scene:
-    """A feed, its engine, its readers, and a test that decides about each step."""
+    """A feed, its engine and its readers. The test decides each step."""
 
     def __init__(self, shared: bool = False) -> None:
         self.engine = ListEngine(shared=shared)
@@ -105,13 +105,13 @@ class Scene:
         return subscription, receiver
 
     def read(self, reader: Reader) -> None:
-        """Let a client read what waits for it."""
+        """Let a client read the lines that wait for it."""
         subscription, receiver, _ = reader
         receiver.unread_bytes = 0
         self.feed.resume(subscription)
 
     async def settle(self) -> None:
-        """Let everything happen that is to happen."""
+        """Publish everything, give every reader room, and wait until nothing more happens."""
         while self.unpublished:
             self.publish()
         for subscription, receiver, _ in self.readers:
@@ -121,7 +121,7 @@ class Scene:
         await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Answer all reads, until there are none, and nothing is written any more."""
+        """Answer all reads, until there are none left and no more lines are written."""
         quiet, lines = 0, 0
         while quiet < 20:
             await turns(1)
@@ -129,7 +129,7 @@ class Scene:
             quiet = 0 if self.engine.answer() or lines != before else quiet + 1
 
     def wanted(self, subscription: Subscription, start: int) -> list[tuple[int, str]]:
-        """Seq and id of what it is to be sent, as far as that is stored by now."""
+        """Seq and id of each event that the subscription must get, of those stored by now."""
         until = self.engine.next_seq if subscription.until is None else int(subscription.until)
         return [
             (seq, event.event_id)
@@ -138,7 +138,7 @@ class Scene:
         ]
 
     def check(self) -> None:
-        """Each reader has had what it wanted, once and in order, and each line that is no event told the truth."""
+        """Each reader has got what it wanted, once and in order, and every line other than an event is true."""
         assert [receiver.wrong for receiver in self.receivers if receiver.wrong] == []
         for subscription, receiver, start in self.readers:
             wanted = self.wanted(subscription, start)
@@ -156,7 +156,7 @@ class Scene:
 
 
 def check_lines(lines: list[Any], wanted: list[tuple[int, str]], start: int) -> None:
-    """The lines are the beginning of what was wanted; the seq of each other line is a place to resume from."""
+    """The events are the beginning of what was wanted. The seq of every other line is a safe place to resume from."""
     expected = deque(wanted)
     position = start
     for line in lines:
@@ -207,7 +207,7 @@ def play(scenario: Callable[[Scene], Awaitable[None]], shared: bool = False) -> 
 
 
 class Choices:
-    """A sequence of choices out of bytes: drawing them one by one would take longer than playing them."""
+    """A sequence of choices made from bytes, because drawing them one by one would take longer than playing them."""
 
     def __init__(self, data: bytes) -> None:
         self._data = iter(data)
@@ -320,7 +320,7 @@ def test_any_order_of_events_gives_each_reader_all_of_them_once(data: bytes) -> 
 @given(data=st.binary(min_size=100, max_size=500))
 @settings(max_examples=FEED_EXAMPLES)
 def test_so_does_a_store_that_is_followed(data: bytes) -> None:
-    """The same where the commits are those of other servers: the feed reads them, and publishes what it has read."""
+    """The same with commits of other servers, which the follower reads and publishes."""
     play(lambda scene: take_steps(scene, Choices(data)), shared=True)
 
 
@@ -353,7 +353,7 @@ def seqs(receiver: ListReceiver) -> list[int]:
 
 
 def said(receiver: ListReceiver) -> list[Any]:
-    """The lines that are no events."""
+    """The lines other than events."""
     return [line for line in receiver.lines if line["status"] != "event"]
 
 
@@ -363,7 +363,7 @@ def commit_and_publish(scene: Scene, *topics: str) -> None:
 
 
 def test_a_reader_that_is_looked_at_once_more_is_not_live_before_that() -> None:
-    """R1: its buffer filled and emptied while a slice was read. Then a commit is published while it is read again."""
+    """R1: its buffer fills and empties while a slice is read. Then commits are published while it reads again."""
 
     async def scenario(scene: Scene) -> None:
         subscription, receiver = scene.subscribe()
@@ -385,7 +385,7 @@ def test_a_reader_that_is_looked_at_once_more_is_not_live_before_that() -> None:
 
 
 def test_what_is_committed_during_a_round_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R4: many readers get fewer writes with more in them, and none falls behind, although commits are faster."""
+    """R4: many readers get fewer writes with more in them, and none falls behind, although commits come faster."""
     monkeypatch.setattr(live, "ROUND_BYTES", 1 << 20)
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1 << 20)
 
@@ -395,7 +395,7 @@ def test_what_is_committed_during_a_round_is_written_at_once(monkeypatch: pytest
         for _ in range(10):
             commit_and_publish(scene, *"abc")
             await turns(1)
-        scene.subscribe()  # joins amid a round
+        scene.subscribe()  # joins in the middle of a round
         pushes = [receiver.pushes for _, receiver in readers]
         await scene.catch_up()
         scene.check()
@@ -407,10 +407,10 @@ def test_what_is_committed_during_a_round_is_written_at_once(monkeypatch: pytest
 
 
 def test_a_commit_is_encoded_for_one_interest_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """S4: a thousand readers who want different things, and a large commit, must not need a thousand times its memory.
+    """S4: a large commit for a thousand readers with different interests must not need a thousand times its memory.
 
-    In a turn no more is chosen and encoded than a turn may cost. Who is not reached before two more rounds are full
-    reads from the store.
+    A turn chooses and encodes no more than a turn may cost. Readers that are not reached before two more rounds are
+    full have to read from the store.
     """
     monkeypatch.setattr(live, "ROUND_BYTES", 0)
     encoded: list[tuple[str, ...]] = []
@@ -443,7 +443,7 @@ def test_a_commit_is_encoded_for_one_interest_at_a_time(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("broken", ["of_commit", "of_slice"])
 def test_a_defect_harms_no_other_reader(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    """R22. In a commit's delivery: the readers have it from the store. In a slice's: that reader is told."""
+    """R22. In the delivery of a commit: the readers get it from the store. In that of a slice: the reader is told."""
     sound = getattr(pieces, broken)
 
     def breaks(interest: Any, *rest: Any) -> Any:
@@ -478,7 +478,7 @@ def test_a_defect_harms_no_other_reader(monkeypatch: pytest.MonkeyPatch, broken:
 
 
 def test_what_cannot_be_read_ends_one_subscription() -> None:
-    """R9. The position in its line is a place to resume from."""
+    """R9. The position in its error line is a safe place to resume from."""
 
     async def scenario(scene: Scene) -> None:
         commit_and_publish(scene, "a", "a")
@@ -499,7 +499,7 @@ def test_what_cannot_be_read_ends_one_subscription() -> None:
 
 
 def test_what_is_gone_is_told() -> None:
-    """R20: behind a reader nothing is said; before and under one the range is named exactly."""
+    """R20: a reader past the gone events is told nothing; any other reader is told the exact range it misses."""
 
     async def scenario(scene: Scene) -> None:
         commit_and_publish(scene, *"abcabcabca")
@@ -518,7 +518,7 @@ def test_what_is_gone_is_told() -> None:
 
 
 def test_a_reader_that_is_ahead_waits_for_the_head() -> None:
-    """Another server has seen more. That is looked at once, because nothing else happens while it is looked at."""
+    """Another server has seen more. The feed reads for it only once: repeated reads would let nothing else happen."""
 
     async def scenario(scene: Scene) -> None:
         commit_and_publish(scene, "a", "b")
@@ -551,7 +551,7 @@ def test_a_reader_that_is_ahead_waits_for_the_head() -> None:
 
 
 async def test_who_comes_during_a_look_shares_the_next() -> None:
-    """And what it raises. Whoever goes away takes it from nobody."""
+    """Callers that come during a look share the next look and its error. A cancelled caller takes it from nobody."""
     engine = ListEngine(shared=True)
     follower = Follower(engine, Feed(engine, Intake(1000, 1 << 20)))  # type: ignore[arg-type]
     looks: list[asyncio.Future[None]] = []
@@ -579,7 +579,7 @@ async def test_who_comes_during_a_look_shares_the_next() -> None:
 
 
 def test_a_gap_line_that_fills_the_buffer_is_the_last_for_now() -> None:
-    """S4: nothing is written beyond it."""
+    """S4: nothing is written after it."""
 
     async def scenario(scene: Scene) -> None:
         commit_and_publish(scene, *"abcabcabca")
@@ -615,7 +615,7 @@ def test_who_is_ended_before_the_reply_has_left_is_told_behind_it() -> None:
 
 
 def test_readers_that_are_gone_are_forgotten() -> None:
-    """I6: those with a limit wait at the head for the next commit, which may never come."""
+    """I6: readers with a limit wait at the head for the next commit, which may never come."""
 
     async def scenario(scene: Scene) -> None:
         for _ in range(20):
@@ -630,7 +630,7 @@ def test_readers_that_are_gone_are_forgotten() -> None:
 
 
 def test_a_reader_is_told_that_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A beat's position is a place to resume from, also when nothing matched for long; 0: never."""
+    """A heartbeat's position is a safe place to resume from, even if nothing has matched for long. 0: no heartbeats."""
     monkeypatch.setattr(feed_module, "TICK_S", 0.001)
 
     async def scenario(scene: Scene) -> None:

@@ -1,12 +1,13 @@
-"""Deliveries: each subscriber gets what is stored, in order, then what is committed, without a gap or a double.
+"""Deliveries: each subscription gets the stored events in order, then each new commit, without a gap or a repeat.
 
-The store is the only buffer. A subscriber is *live* when its position is the feed's head: then each commit is written
-to it as it is published. All others are *behind* and read from the store, a slice each in turn. A subscriber that does
-not read leaves the live ones, keeps its position, and reads from the store when it has room again.
+The store is the only buffer. A subscription whose position is the feed's head is *live*: each commit is written to it
+as it is published. All other subscriptions are *behind* and read from the store, one slice each in turn. A subscription
+whose client does not read stops being live, keeps its position, and reads from the store once there is room again.
 
-The hand-over rule: the head moves in the step that publishes a commit, after the commit. A read never goes past the
-head that it saw. A subscriber whose read has brought it to the head joins the live ones in that same step, without an
-await. A commit is written only to those whose position is where the commit begins.
+The hand-over rule: the head moves in the step that publishes a commit, which comes after the commit itself. A read
+never goes past the head that it saw when it began. When a read has brought a subscription to the head, the subscription
+becomes live in that same step, without an await. A commit is written only to subscriptions whose position is where the
+commit begins.
 """
 
 from __future__ import annotations
@@ -33,28 +34,29 @@ from aggregator.wire.interest import Interest
 log = logging.getLogger("aggregator")
 
 BUSY_S: Final = 0.1
-"""After a commit in the last so many seconds senders are at work, and reading the backlog is paced."""
+"""For this long after a commit, senders count as being at work, and catching up is paced."""
 
 MAX_SLICES: Final = 8
-"""What is read at once for a subscriber that takes it whole: 2 MiB. The way to the engine and back takes longer than
-the reading, beside a busy event loop above all. A subscriber that is slow gets one slice, because the rest would be
-dropped and read again."""
+"""The most slices that are read at once, for a subscription that takes all of them: 2 MiB. The way to the engine and
+back takes longer than the reading, above all when the event loop is busy. A slow subscription gets one slice, because
+the rest would be dropped and read again."""
 
 PACE: Final = 16
-"""How many times as long as it made and wrote lines catching up pauses beside senders: their latency counts more."""
+"""While senders are at work, catching up pauses for this many times as long as it has spent making and writing lines:
+the senders' latency counts more."""
 
 PAUSE_S: Final = 0.001
-"""It pauses when it owes so much: uvloop's timers know no less."""
+"""The shortest pause: uvloop's timers are no finer. Shorter pauses are added up until they are this long."""
 
 QUEUE_EVENTS: Final = 256
-"""While more events wait in the intake it pauses only after each slice, and as long as that took: latency is a batch's
-then, and a reader must gain on the load."""
+"""While more events than this wait in the intake, catching up pauses only after each slice, and only for as long as the
+slice took. Latency is then that of a batch anyway, and a reader must gain on the load."""
 
 TICK_S: Final = 1.0
-"""How often heartbeats are looked at."""
+"""How often the feed checks which heartbeats are due."""
 
 RATE_WINDOW_S: Final = 10.0
-"""Deliveries a second are a mean over this time."""
+"""Deliveries per second are averaged over this time."""
 
 
 class Feed:
@@ -68,11 +70,11 @@ class Feed:
         self._all: dict[Subscription, None] = {}
         self._live = Live(self._deliver, self._fall_behind)
         self._behind: deque[Subscription] = deque()
-        self._parked: dict[Subscription, None] = {}  # there is nothing to read for them before the head moves
+        self._parked: dict[Subscription, None] = {}  # nothing to read for them until the head moves
         self._something_behind = asyncio.Event()
         self._waiting: dict[asyncio.Event, Interest] = {}
         self._published_at = 0.0
-        self._worked_s = 0.0  # so long it has made and written lines since its last pause
+        self._worked_s = 0.0  # spent making and writing lines since the last pause
         self._fell_behind = 0
         self._delivered_before = 0  # by subscriptions that are over
         self._rate: deque[tuple[float, int]] = deque(maxlen=int(RATE_WINDOW_S / TICK_S) + 1)
@@ -83,11 +85,11 @@ class Feed:
         return len(self._all)
 
     def start(self) -> None:
-        """Begin to deliver. Call it once, in the event loop."""
+        """Start delivering. Call it once, in the event loop."""
         self._tasks = [asyncio.create_task(self._catch_up()), asyncio.create_task(self._tick())]
 
     def stop(self, failure: Failure) -> None:
-        """End every subscription, and take no other; ``failure`` says why."""
+        """End every subscription, and accept no new ones; ``failure`` says why."""
         self.stopped = True
         for subscription in list(self._all):
             self.fail(subscription, failure)
@@ -98,11 +100,11 @@ class Feed:
     # --- subscriptions
 
     def admit(self, subscription: Subscription) -> None:
-        """Count it from now on."""
+        """Count the subscription from now on."""
         self._all[subscription] = None
 
     def begin(self, subscription: Subscription) -> None:
-        """Deliver from its position on: the reply to its command has left."""
+        """Start delivering from its position: the reply to its command has been written."""
         subscription.begun = True
         subscription.quiet_since = time.monotonic()
         if not subscription.over:
@@ -111,7 +113,7 @@ class Feed:
             self._say_last(subscription, subscription.last_line)
 
     def end(self, subscription: Subscription, last_line: bytes | None = None) -> None:
-        """Deliver no more, after this line."""
+        """End the subscription. Nothing is delivered after ``last_line``."""
         if subscription.over:
             return
         subscription.over = True
@@ -125,18 +127,18 @@ class Feed:
             self._say_last(subscription, last_line)
 
     def fail(self, subscription: Subscription, failure: Failure) -> None:
-        """End it with an error line."""
+        """End the subscription with an error line."""
         self.end(subscription, replies.subscription_over(failure, subscription.position))
 
     def pause(self, subscription: Subscription) -> None:
-        """Its receiver takes no more for now."""
+        """Stop delivering for now: the receiver has no room."""
         subscription.room = False
         subscription.stalled_since = subscription.stalled_since or time.monotonic()
         if self._live.leave(subscription):
             self._fell_behind += 1
 
     def resume(self, subscription: Subscription) -> None:
-        """Its receiver takes more again."""
+        """Deliver again: the receiver has room."""
         if not subscription.room:
             subscription.room = True
             subscription.stalled_since = None
@@ -145,7 +147,7 @@ class Feed:
 
     @property
     def subscriptions(self) -> Sequence[Subscription]:
-        """Those that are not over, the oldest first."""
+        """The subscriptions that are not over, oldest first."""
         return list(self._all)
 
     def state(self, subscription: Subscription) -> str:
@@ -182,7 +184,7 @@ class Feed:
     def _deliver(self, subscription: Subscription, piece: Piece) -> None:
         knows_all = subscription.sent == subscription.position
         subscription.position = self._engine.advance(subscription.position, piece.seqs)
-        # A reader is not told of what did not match in other lanes.
+        # The reader does not know how far events that did not match have moved its position in other lanes.
         subscription.sent = subscription.position if knows_all else self._engine.advance(subscription.sent, piece.seqs)
         subscription.delivered += len(piece.seqs)
         self._push(subscription, piece.data)
@@ -191,11 +193,11 @@ class Feed:
 
     @property
     def needs_events(self) -> bool:
-        """Whether somebody at the head is to be told what the next commit holds."""
+        """Whether a live subscription, or a caller of ``wait``, needs the events of the next commit."""
         return bool(len(self._live) or self._waiting)
 
     def publish(self, parts: Sequence[Events], commit: Commit, after: Position) -> None:
-        """Deliver a commit: its events, in the parts in which they came. The head moves to ``after``."""
+        """Deliver a commit. ``parts`` holds its events, divided as they came. The head moves to ``after``."""
         before, self.head = self.head, after
         self._published_at = time.monotonic()
         if not self._all and not self._waiting:
@@ -211,7 +213,7 @@ class Feed:
             self._live.leave_all()
 
     def all_fall_behind(self) -> None:
-        """Send everybody at the head to the store, because the next commits cannot be published."""
+        """Make all live subscriptions read from the store, because the next commits cannot be published."""
         self._live.leave_all()
         self._wake_all()
 
@@ -228,13 +230,13 @@ class Feed:
                 await self._read_for(subscription)
             except StorageUnreadable as error:
                 self.fail(subscription, replies.cannot_read(str(error)))
-            except Exception as error:  # a defect of ours ends this subscription, and harms nobody else
+            except Exception as error:  # a defect of ours ends this subscription, and no other
                 log.exception("%s: a delivery failed", subscription.receiver.peer)
                 self.fail(subscription, replies.cannot_read(f"a defect: {type(error).__name__}"))
             await self._rest()
 
     async def _read_for(self, subscription: Subscription) -> None:
-        """Deliver one slice."""
+        """Read the next slices for a subscription, and deliver them."""
         if subscription.over or not subscription.room:
             return
         until = self.head if subscription.until is None else subscription.until
@@ -247,7 +249,7 @@ class Feed:
         except StorageUnreadable:
             if slices == 1:
                 raise
-            self._put_behind(subscription)  # what stands before the damage is read in smaller slices
+            self._put_behind(subscription)  # read again in single slices, which reach the events before the damage
             return
         if subscription.over or not subscription.room:
             return
@@ -276,7 +278,7 @@ class Feed:
             self._look_at_end(subscription, start, until)
 
     async def _rest(self) -> None:
-        """Pause beside senders, when enough was done."""
+        """Pause, if senders are at work and enough has been done since the last pause."""
         if time.monotonic() - self._published_at >= BUSY_S:
             self._worked_s = 0.0
             return
@@ -286,14 +288,14 @@ class Feed:
             await asyncio.sleep(pause_s)
 
     def _look_at_end(self, subscription: Subscription, start: Position, until: Position) -> None:
-        """In one step: whether it has ended, is live now, waits, or has to read on."""
+        """Decide, without an await, whether the subscription ends, becomes live, waits, or reads on."""
         if subscription.position not in (start, until):
             self._put_behind(subscription)
         elif subscription.until is not None:
             self.end(subscription, replies.end(subscription.position))
-        elif until != self.head:  # something was published while it read
+        elif until != self.head:  # the head moved during the read
             self._put_behind(subscription)
-        elif subscription.position != until:  # it is ahead of the head in a lane: another server has seen more
+        elif subscription.position != until:  # it is ahead of the head in some lane: another server has seen more
             self._parked[subscription] = None
         else:
             if not subscription.caught_up:
@@ -301,13 +303,13 @@ class Feed:
                 self._say(subscription, replies.caught_up(subscription.position))
             if subscription.bounded:
                 self._parked[subscription] = None
-            elif subscription.room and not subscription.queued:  # if it is queued, it will be looked at once more
+            elif subscription.room and not subscription.queued:  # if it is queued, its next read decides
                 self._live.join(subscription)
 
     # --- waiting for the next commit
 
     async def wait(self, interest: Interest, timeout_s: float) -> None:
-        """Return when something that may be wanted was published, when the time is over, or when the feed stops."""
+        """Return when something wanted may have been published, after ``timeout_s``, or when the feed stops."""
         woken = asyncio.Event()
         self._waiting[woken] = interest
         try:
@@ -344,7 +346,7 @@ class Feed:
         return self._delivered_before + sum(subscription.delivered for subscription in self._all)
 
     def metrics(self) -> Iterator[Metric]:
-        """The numbers of the subscriptions."""
+        """The numbers of all subscriptions."""
         rate = 0.0
         if len(self._rate) > 1:
             (first_at, first), (last_at, last) = self._rate[0], self._rate[-1]

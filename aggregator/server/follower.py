@@ -1,7 +1,7 @@
 """What brings commits to the feed.
 
-The commits of an engine that belongs to one server are published as they are made. An engine that servers share is
-followed instead: the follower looks what all of them have stored, reads it, and publishes that.
+If the engine belongs to one server, its commits are published as they are made. An engine that servers share is
+followed instead: the follower finds out what all servers have stored, reads it, and publishes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aggregator.wire.interest import interest_in
 log = logging.getLogger("aggregator")
 
 RETRY_S: Final = 1.0
-"""How long following pauses after a defect of ours."""
+"""How long the follower pauses after a defect of ours."""
 
 EVERYTHING: Final = interest_in(("*",))
 NOTHING: Final = Commit((), {}, 0)
@@ -32,34 +32,34 @@ class Follower:
         self._engine = engine
         self._feed = feed
         self._turn = asyncio.Lock()  # one look at a time
-        self._looking: asyncio.Task[None] | None = None  # kept, because the loop itself keeps no task alive
-        self._next_look: asyncio.Task[None] | None = None  # has not begun
+        self._looking: asyncio.Task[None] | None = None  # a reference: the event loop itself keeps no task alive
+        self._next_look: asyncio.Task[None] | None = None  # a look that has not begun
         self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to follow an engine that servers share. Call it once, in the event loop."""
+        """Start following the engine, if servers share it. Call it once, in the event loop."""
         if self._engine.shared:
             self._following = asyncio.create_task(self._follow())
 
     def stop(self) -> None:
-        """Follow no longer."""
+        """Stop following."""
         if self._following:
             self._following.cancel()
 
     def committed(self, parts: Sequence[Events], commit: Commit, after: Position) -> None:
-        """This server has committed ``commit``: the events of ``parts``, up to the position ``after``."""
+        """Note that this server has committed ``commit``: the events of ``parts``, up to the position ``after``."""
         if not self._engine.shared:
             self._feed.publish(parts, commit, after)
 
     async def refresh(self) -> None:
         """Move the feed's head past everything that any server has stored by now. Raises StorageUnreadable.
 
-        A look that has begun may have missed later commits. So all callers during a look share the next one, and its
-        error: while the database is away, each look takes its time to find that out.
+        A look that has begun may miss later commits. So all callers that come during a look share the next look, and
+        its error: while the database is unreachable, each look takes some time to find that out.
         """
         if self._engine.shared:
             self._next_look = self._next_look or asyncio.create_task(self._look())
-            await asyncio.shield(self._next_look)  # a caller that is cancelled must not cancel it for the others
+            await asyncio.shield(self._next_look)  # a cancelled caller must not cancel it for the others
 
     async def _look(self) -> None:
         async with self._turn:
@@ -79,7 +79,7 @@ class Follower:
                 await asyncio.sleep(RETRY_S)
 
     async def _publish_stored(self, until: Position) -> None:
-        """Publish what is stored up to ``until``. Nothing is read if nobody is at the head."""
+        """Publish what is stored up to ``until``. Nothing is read if nobody needs the events."""
         feed = self._feed
         while feed.head != until and feed.needs_events:
             try:
@@ -87,7 +87,7 @@ class Follower:
             except StorageUnreadable:
                 found = None
             if found is None or found.gap is not None:
-                feed.all_fall_behind()  # each reader finds out what that means to it
+                feed.all_fall_behind()  # each subscription finds out by its own reads what this means to it
                 break
             for stretch in found.stretches:
                 events = Events(list(stretch.topics), json=list(stretch.json), size_bytes=sum(map(len, stretch.json)))

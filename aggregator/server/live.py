@@ -1,9 +1,10 @@
-"""The subscribers at the head, and the commits on their way to them.
+"""The live subscriptions, and the commits on their way to them.
 
-Commits are written in rounds, some work in a turn of the loop, so that an ack never waits for a thousand writes. What
-is committed during a round is the next round: a write costs the same whatever it holds, so where readers are many each
-gets fewer writes with more in them. A subscriber is written to only if it stands where a commit of the round begins.
-Whoever is too late, or stands elsewhere, falls behind: the store has it all, so nobody misses anything.
+Commits are written in rounds. A turn of the event loop does a limited part of a round, so an ack never waits for a
+thousand writes. Commits that happen during a round form the next round. A write costs the same whatever it holds, so
+many subscriptions get fewer writes with more in each. A round is written to a subscription only if the subscription's
+position is where one of the round's commits begins. A subscription that is too late, or has another position, falls
+behind. It misses nothing, because the store has all events.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ from aggregator.wire.interest import Interest
 log = logging.getLogger("aggregator")
 
 WRITES_PER_TURN: Final = 128
-"""Writes of one turn of the loop: about 1 ms."""
+"""Writes in one turn of the event loop: about 1 ms."""
 
 EVENTS_PER_WRITE: Final = 16
-"""Choosing and encoding so many events takes as long as a write."""
+"""Choosing and encoding this many events takes as long as one write."""
 
 PENDING_ROUNDS: Final = 2
-"""Rounds that may be unfinished. The subscribers whose turn has not come in an older one fall behind."""
+"""How many rounds may be unfinished. Subscriptions that an older round has not reached yet fall behind."""
 
 ROUND_BYTES: Final = 256 * 1024
-"""A round takes no more commits when its events have so much: a subscriber's buffer is full then."""
+"""A round takes no further commit that would bring its events past this size, which fills a subscription's buffer."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """A commit, where it begins, and its events as columns."""
+    """A commit, the position where it begins, and its events as columns."""
 
     before: Position
     commit: Commit
@@ -50,25 +51,25 @@ class _Published:
 
 @dataclass(slots=True)
 class _Round:
-    """Commits that are written to the live ones together: to those with one interest after those with another."""
+    """Commits that are written together to the live subscriptions, interest by interest."""
 
     commits: list[_Published]
     after: Position
     size_bytes: int
     groups: deque[tuple[Interest, deque[Subscription]]] | None = None
-    """Those whose turn has not come, once it has begun."""
+    """By interest, the subscriptions that it has not reached yet; None until the round has begun."""
     pieces: list[list[Piece]] | None = None
-    """Of each commit, for the first group. Only there, because each interest needs lines of its own."""
+    """The pieces of each commit, for the first group only, because each interest needs lines of its own."""
     whole: list[Piece] = field(default_factory=list)
-    """The same, of all commits together."""
+    """The pieces of all commits together, for the same group."""
 
     @property
     def before(self) -> Position:
-        """Where the first of them begins."""
+        """The position where the first commit begins."""
         return self.commits[0].before
 
     def add(self, other: _Round) -> bool:
-        """Take the commits that follow, if there is room for them; return whether there was."""
+        """Take the commits of the next round, if this round has not begun and has room; return whether it did."""
         if self.groups is not None or self.size_bytes + other.size_bytes > ROUND_BYTES:
             return False
         self.commits += other.commits
@@ -77,12 +78,12 @@ class _Round:
         return True
 
     def begins_at(self, position: Position) -> int | None:
-        """The commit that follows this position."""
+        """The index of the commit that begins at this position, if there is one."""
         return next((number for number, one in enumerate(self.commits) if one.before == position), None)
 
 
 class Live:
-    """Those at the head. ``deliver`` writes a piece to one; ``fall_behind`` takes one that has to leave."""
+    """The live subscriptions. ``deliver`` writes a piece to one; ``fall_behind`` takes one that has to leave."""
 
     def __init__(
         self, deliver: Callable[[Subscription, Piece], None], fall_behind: Callable[[Subscription], None]
@@ -97,12 +98,12 @@ class Live:
         return sum(map(len, self._groups.values()))
 
     def join(self, subscription: Subscription) -> None:
-        """It stands at the head."""
+        """Add a subscription whose position is the head."""
         subscription.live = True
         self._groups.setdefault(subscription.interest, {})[subscription] = None
 
     def leave(self, subscription: Subscription) -> bool:
-        """Write nothing more to it; return whether it was live."""
+        """Remove a subscription; return whether it was live."""
         if not subscription.live:
             return False
         subscription.live = False
@@ -113,14 +114,14 @@ class Live:
         return True
 
     def leave_all(self) -> None:
-        """All fall behind."""
+        """Make all subscriptions fall behind."""
         self._rounds.clear()
         for group in list(self._groups.values()):
             for subscription in list(group):
                 self._fall_behind(subscription)
 
     def publish(self, before: Position, after: Position, commit: Commit, parts: Sequence[Events]) -> None:
-        """Write a commit to them."""
+        """Write a commit to the subscriptions, as part of a round."""
         if not self._groups:
             return
         topics = [topic for part in parts for topic in part.topics]
@@ -152,7 +153,7 @@ class Live:
             asyncio.get_running_loop().call_soon(self._write)
 
     def _step(self, current: _Round) -> int:
-        """Take one step of a round; return how many writes it was worth."""
+        """Do one step of a round; return its cost, counted in writes."""
         if current.groups is None:
             current.groups = deque((interest, deque(group)) for interest, group in self._groups.items())
         if not current.groups:

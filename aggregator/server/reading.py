@@ -1,4 +1,4 @@
-"""The commands of the read side: EVENTS, SUBSCRIBE and what belongs to a subscription."""
+"""The commands of the read side: EVENTS, SUBSCRIBE, and the commands that belong to a subscription."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from aggregator.wire.rules import MAX_NAME_CHARS
 
 EVENTS_DEFAULT: Final = 10
 EVENTS_MAX: Final = 1000
-"""Events in one answer to EVENTS; the rest is a page further."""
+"""The most events in one answer to EVENTS; the rest is on further pages."""
 
 ANSWER_S: Final = 0.25
-"""How long an answer is worked on before it is cut short: a thousand blocks, mostly."""
+"""How long the server works on an answer before it cuts the answer short: enough for a thousand blocks, mostly."""
 
 MAX_WAIT_S: Final = 60
 DEFAULT_BEAT_S: Final = 15
 MAX_BEAT_S: Final = 3600
 
 SUBSCRIBERS_DIVISOR: Final = 4
-"""One of so many places for connections is kept from subscribers: they stay, and must not starve senders."""
+"""One in this many connections is not open to subscribers: they stay connected, and must not starve senders."""
 
 EVENTS_USAGE: Final = (
     "EVENTS <pattern>… [limit] [AFTER seq | BEFORE seq | SINCE time] [UNTIL time] [SOURCE name] [CONTAINS text]"
@@ -54,7 +54,7 @@ Answer = dict[str, Any]
 
 
 class Refused(Exception):
-    """A command that is right, and cannot be carried out now."""
+    """A valid command that cannot be carried out now."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.detail)
@@ -62,19 +62,19 @@ class Refused(Exception):
 
 
 class Asker(Receiver, Protocol):
-    """The client that gave a command, as far as the command may touch it."""
+    """The client that sent a command, as far as the command may use it."""
 
     caller: Caller
     subscription: Subscription | None
     last_subscription: Subscription | None
-    """The same, or the one that is over: what it was sent may still be acked."""
+    """The latest subscription, even if it is over: the events that it delivered may still be acked."""
 
     @property
     def identity(self) -> Identity:
-        """Who it is."""
+        """The client's identity."""
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Deliver when the reply to this command has left."""
+        """Begin to deliver once the reply to this command has been written."""
 
 
 # --- EVENTS
@@ -101,7 +101,7 @@ async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
         for limit in (until, query.before(state)):
             start = start if limit is None else state.engine.earlier(start, limit)
         older = await _newest(page, state, start)
-        if isinstance(seq, str):  # else it is the seq of the last event
+        if isinstance(seq, str):  # otherwise the next page is BEFORE the seq of the last event
             further = {"before": older}
     else:
         seq = await _oldest(page, state, after, until)
@@ -110,7 +110,7 @@ async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 break
-            if not state.engine.distance(seq, state.feed.head):  # else there is more since it was looked
+            if not state.engine.distance(seq, state.feed.head):  # otherwise more has been published since
                 await state.feed.wait(interest, left_s)
             seq = await _oldest(page, state, seq, None)
     names = (
@@ -121,7 +121,7 @@ async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
 
 
 class _Page:
-    """The events of one answer: so many, of so many bytes, in so much time."""
+    """The events of one answer, which is limited in number, bytes and time."""
 
     def __init__(self, interest: Interest, limit: int, max_bytes: int) -> None:
         self.interest = interest
@@ -135,7 +135,7 @@ class _Page:
         return len(self.events) >= self._limit or self.cut
 
     def take(self, stretch: Stretch, backwards: bool = False) -> int | None:
-        """Add events until it is full; return the seq of the last one that was added, or looked at."""
+        """Add events until the page is full; return the seq of the last event that was added or passed over."""
         each = list(zip(stretch.seqs, stretch.json, strict=True))
         last: int | None = None
         for seq, json in reversed(each) if backwards else each:
@@ -152,7 +152,7 @@ class _Page:
 
 
 async def _oldest(page: _Page, state: State, after: Position, until: Position | None) -> Position:
-    """Fill the page past ``after``; return how far was looked."""
+    """Fill the page with events past ``after``; return the position that the search has reached."""
     head = state.feed.head if until is None else until
     position = after
     deadline = time.monotonic() + ANSWER_S
@@ -170,7 +170,7 @@ async def _oldest(page: _Page, state: State, after: Position, until: Position | 
 
 
 async def _newest(page: _Page, state: State, before: Position) -> Position:
-    """Fill the page from ``before`` backwards; return how far was looked."""
+    """Fill the page from ``before`` backwards; return the position that the search has reached."""
     position = before
     deadline = time.monotonic() + ANSWER_S
     while position != 0 and not page.full:
@@ -221,14 +221,14 @@ async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
     claim = None
     if name is not None:
         start, claim = await _start_of(name, interest, start, state, asker)
-    # From here on without an await: others may have come, and the server may be stopping by now.
+    # No await from here on. Before, other clients may have subscribed, and the server may have begun to stop.
     _refuse_too_many(state)
     if until is not None:
         until = state.engine.later(until, start)
     subscription = Subscription(asker, interest, start, until, left, beat_s, name, claim)
     state.feed.admit(subscription)
     if name is not None:
-        if not state.cursors.is_held(name, claim):  # somebody came later, and was quicker
+        if not state.cursors.is_held(name, claim):  # a later client was quicker
             state.feed.fail(subscription, replies.taken_over(state.cursors.holder(name), name))
         else:
             if previous := state.cursors.reader(name):
@@ -255,7 +255,7 @@ def _refuse_too_many(state: State) -> None:
 async def _start_of(
     name: str, interest: Interest, start: Position, state: State, asker: Asker
 ) -> tuple[Position, str | None]:
-    """Where the reader of a name goes on, and its claim; a new name is stored with its start."""
+    """The position at which the reader of a name resumes, and its claim. A new name is stored with its start."""
     cursors, reader = state.cursors, asker.identity
     claim: str | None = None
     while True:
@@ -274,7 +274,7 @@ async def _start_of(
                 await cursors.on_disk(name)
             break
         if claim := await cursors.claim(name, interest, start, reader, asker.peer):
-            await state.follower.refresh()  # the reader before may have come further than this server knew
+            await state.follower.refresh()  # the previous reader may have got further than this server knew
             break
     if (cursor := cursors.get(name)) is None:
         raise _forgotten(name)
@@ -316,12 +316,12 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
         raise _forgotten(name)
     if not state.cursors.is_held(name, subscription.claim):
         raise _taken(name)
-    # Of each lane what was acked last: in it, events are delivered in order.
+    # The later position in each lane: within a lane, events are delivered in order.
     position = state.engine.later(cursor.acked, position)
     if position != cursor.acked:
         state.cursors.move(name, subscription.interest, position, asker.identity, subscription.claim)
     await state.cursors.on_disk(name)
-    if not state.cursors.is_held(name, subscription.claim):  # then it may not have been stored
+    if not state.cursors.is_held(name, subscription.claim):  # then the position may not have been stored
         raise _taken(name)
     return {"name": name, "acked": position}
 

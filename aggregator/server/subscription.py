@@ -11,7 +11,7 @@ from aggregator.wire.interest import Interest
 
 
 class Receiver(Protocol):
-    """Where lines go: a connection."""
+    """What takes the lines of a subscription: a connection."""
 
     @property
     def peer(self) -> str:
@@ -21,38 +21,38 @@ class Receiver(Protocol):
         """Write whole lines; return whether there is room for more."""
 
     def subscription_over(self) -> None:
-        """Nothing follows."""
+        """Note that no more lines follow."""
 
 
 @dataclass(eq=False, slots=True)
 class Subscription:
-    """One reader. It counts once it is admitted; lines follow only once it has begun, and none when it is over."""
+    """One reader. It is counted once admitted. It gets lines only after it has begun, and none when it is over."""
 
     receiver: Receiver
     interest: Interest
     position: Position
-    """Every event up to it that is wanted was delivered: at any time a safe place to resume from."""
+    """Every wanted event up to here has been delivered, so the reader can safely resume from here at any time."""
     until: Position | None = None
     left: int | None = None
-    """Events until its end, if there is a limit."""
+    """How many events are left until its end, if there is a limit."""
     beat_s: float = 15.0
     name: str | None = None
-    """Its cursor's."""
+    """The name of its cursor, if it has one."""
     claim: str | None = None
-    """With which it has claimed that on a shared store."""
+    """Its claim to that name, on a shared store."""
     sent: Position = field(init=False)
-    """The last position that the reader was told: of another line, and behind the events since."""
+    """The last position that the reader knows: that of the last line without an event, moved past the events since."""
     begun: bool = False
-    """Whether the reply to its command has left."""
+    """Whether the reply to its command has been written."""
     over: bool = False
     last_line: bytes | None = None
-    """What it is told when it begins, if it is over by then."""
+    """The line that it gets when it begins, if it is over by then."""
     room: bool = True
-    """Whether the receiver takes more."""
+    """Whether the receiver has room for more."""
     queued: bool = False
     """Whether it waits for a slice."""
     slices: int = 1
-    """How much is read for it at once."""
+    """How many slices are read for it at once."""
     live: bool = False
     """Whether commits are written to it as they are published."""
     caught_up: bool = False
@@ -65,5 +65,5 @@ class Subscription:
 
     @property
     def bounded(self) -> bool:
-        """Whether it ends by itself: then it always reads from the store, where it can be cut exactly."""
+        """Whether it has an end. It then always reads from the store, where it can be cut exactly."""
         return self.until is not None or self.left is not None

@@ -1,17 +1,19 @@
-"""TLS as a layer between a plain transport and a client's protocol. OpenSSL does the TLS, the plain transport the rest.
+"""TLS as a layer between a plain transport and a client's protocol.
 
-(``asyncio.start_server(ssl=…)`` shows a connection to nobody before its handshake is over, so any number of strangers
-can hold descriptors; and it closes at the peer's half-close, while commits are under way.)
+OpenSSL does the TLS; the plain transport does everything else. (``asyncio.start_server(ssl=…)`` reports a connection
+only after its handshake, so any number of unauthenticated clients could hold descriptors unseen. It also closes the
+connection at the peer's half-close, while commits are under way.)
 
 Rules that hold here:
 
-- The peer's close_notify is the end of its stream. So is its FIN without one, but then the last line may be cut.
-- Ours is a close_notify and a FIN. On a silent port it is a FIN alone, because senders that never read look for that at
-  the socket (rsyslog), and an alert before it would hide it.
-- What is read is decrypted whether or not the protocol has paused reading, and the plain transport is paused until all
-  of it is. So no more than one read waits in the layer.
-- What strangers ask OpenSSL to do is done in turns (``tls_turns``). Of others the loop does a little at once, because
-  27 bytes can cost 38 µs (a KeyUpdate).
+- The peer's stream ends with its close_notify. A FIN without a close_notify ends it too, but then the last line may be
+  cut.
+- We end our stream with a close_notify and a FIN. On a silent port we send a FIN alone, because senders that never read
+  (rsyslog) check the socket for the FIN, and an alert before it would hide it.
+- Input is decrypted even if the protocol has paused reading. The plain transport is paused until all of it is
+  decrypted, so no more than one read waits in the layer.
+- OpenSSL works in turns (``tls_turns``) for strangers, which are unauthenticated clients. For other clients the event
+  loop does a little at once, because 27 bytes can cost 38 µs (a KeyUpdate).
 """
 
 from __future__ import annotations
@@ -33,30 +35,31 @@ from aggregator.server.tls_turns import TlsTurns
 from aggregator.wire import replies
 
 LINGER_S: Final = 1.0
-"""How long a client whose handshake has failed is read after our last words: closing with unread data is a reset, which
-destroys them."""
+"""How long the layer reads on after the last reply to a client whose handshake has failed. Closing with unread data
+would send a reset, which destroys that reply."""
 
 READ_BYTES: Final = 1 << 18
-"""As much as one read of the plain transport brings."""
+"""As much as one read of the plain transport returns."""
 
 SLICE_BYTES: Final = 1 << 14
-"""So much is decrypted at a time: the longest record (RFC 8446, section 5.1). At worst that is 23 ms of KeyUpdates."""
+"""How much is decrypted at a time: the longest record (RFC 8446, section 5.1). At worst, if all of it is KeyUpdates,
+that takes 23 ms."""
 
 STRANGER_BYTES: Final = 1 << 12
-"""The same for those who are not known yet: at worst 6 ms. Their first line is shorter."""
+"""The same for clients that are not identified yet: at worst 6 ms. Their first line is shorter."""
 
 SLOW_S: Final = 0.005
-"""After so long the rest of what one client has sent gets a turn of its own. All of a read takes 0.2 ms to 2 ms, in
-records of 16 KiB to 230 bytes."""
+"""After this long, the rest of one client's input gets a turn of its own. A whole read takes from 0.2 ms, in records of
+16 KiB, to 2 ms, in records of 230 bytes."""
 
 IDLE_BYTES: Final = 1 << 16
-"""How much may come without a byte of the stream in it: a true client sends a KeyUpdate once in hours."""
+"""How much input may hold no byte of the stream: a real client sends a KeyUpdate once in hours."""
 
 OWN_BYTES: Final = 1 << 16
-"""How much the layer's own answers may take that wait for a peer to read them. One is 30 bytes, to a KeyUpdate."""
+"""How many bytes of the layer's own answers may wait for the peer to read them. A KeyUpdate is answered in 30 bytes."""
 
 OWN_BYTES_S: Final = 5.0
-"""How long such a peer may leave them unread."""
+"""How long the peer may leave them unread."""
 
 _HANDSHAKE_RECORD: Final = 22  # RFC 8446, section 5.1: the content type of a ClientHello's record
 
@@ -67,11 +70,11 @@ class Stage(Enum):
     NEW = auto()  # it has not sent a byte
     HANDSHAKE = auto()
     OPEN = auto()
-    FAILED = auto()  # its last words are out, and what it still sends is dropped
+    FAILED = auto()  # its last reply is written, and further input is dropped
 
 
 class Result(Enum):
-    """How a handshake has ended; the values are the words of STATS."""
+    """How a handshake has ended. The values are the words that STATS uses."""
 
     OK = "ok"
     FAILED = "failed"
@@ -81,29 +84,29 @@ class Result(Enum):
 
 
 class Owner(Protocol):
-    """Who is told what becomes of a handshake."""
+    """The object that is told the outcome of a handshake."""
 
     @property
     def is_stranger(self) -> bool:
-        """Whether it is not known who the client is."""
+        """Whether the client is not identified yet."""
 
     def opened(self, transport: TlsTransport) -> None:
-        """The handshake has ended well: the protocol may be connected to this transport."""
+        """The handshake has succeeded: the protocol may be connected to this transport."""
 
     def finished(self, result: Result, why: str) -> None:
         """The handshake has failed."""
 
     def broken(self, trace: str) -> None:
-        """A defect of ours ends this client."""
+        """A defect of ours ends this connection."""
 
     def lost(self) -> None:
-        """The connection has ended before it was open."""
+        """The connection has ended before its handshake succeeded."""
 
 
 class TlsLayer(asyncio.Protocol):
-    """One connection to a TLS port: the protocol of the plain transport, and what a ``TlsTransport`` stands on.
+    """One connection to a TLS port: the protocol of the plain transport, and the base of a ``TlsTransport``.
 
-    ``protocol`` is the client's, which gets what is decrypted once the connection is open.
+    ``protocol`` is the client's protocol. It gets the decrypted bytes once the connection is open.
     """
 
     def __init__(
@@ -124,11 +127,11 @@ class TlsLayer(asyncio.Protocol):
         self._stage = Stage.NEW
         self._ciphertext = bytearray()  # read, and not given to OpenSSL yet
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls: ssl.SSLObject  # since the first byte: until then a stranger costs little memory
+        self._tls: ssl.SSLObject  # from the first byte on: until then a stranger costs little memory
         self._is_reading = True  # the plain stream, unless one of the next three is true
-        self._is_queued = False  # it waits for its turn
+        self._is_queued = False  # waiting for its turn
         self._is_paused = False  # by the protocol
-        self._is_choked = False  # by the layer, until the peer has read its answers
+        self._is_choked = False  # by the layer, until the peer has read the layer's answers
         self._own_bytes = 0
         self._idle_bytes = 0
         self._ended = False  # the peer's stream
@@ -139,7 +142,7 @@ class TlsLayer(asyncio.Protocol):
         self._lost_by: Exception | None = None
         self.is_cut = False
         """Whether the peer's stream has ended without a close_notify."""
-        self._error: Exception | None = None  # what has broken its records
+        self._error: Exception | None = None  # what is wrong with the peer's records
         self._timer: asyncio.TimerHandle | None = None
         plain.set_protocol(self)
 
@@ -187,7 +190,7 @@ class TlsLayer(asyncio.Protocol):
     def _wait_for_turn(self) -> None:
         if not self._is_queued:
             self._is_queued = True
-            self._steer()  # or it could send any amount until then
+            self._steer()  # pause reading: the client could send any amount before its turn
             self._turns.run(self._turn)
 
     def _turn(self) -> None:
@@ -197,19 +200,19 @@ class TlsLayer(asyncio.Protocol):
                 self._shake_hands()
             elif self._stage is Stage.OPEN:
                 self._decrypt()
-        except Exception:  # a defect of ours: it ends this client, and harms nobody else
+        except Exception:  # a defect of ours ends this connection, and no other
             self._owner.broken(traceback.format_exc())
             self._plain.abort()
 
     def _steer(self) -> None:
-        """Read the plain stream, or pause that."""
+        """Resume or pause reading from the plain transport, as the flags say."""
         wanted = not (self._is_queued or self._is_paused or self._is_choked)
         if wanted is not self._is_reading and not self._plain_ended and not self._plain.is_closing():
             self._is_reading = wanted
             (self._plain.resume_reading if wanted else self._plain.pause_reading)()
 
     def _feed(self, at_most: int) -> int:
-        """Give OpenSSL the next bytes; return how many."""
+        """Give OpenSSL the next bytes; return how many it got."""
         fed = self._in.write(self._ciphertext[:at_most])
         del self._ciphertext[:at_most]
         return fed
@@ -231,13 +234,13 @@ class TlsLayer(asyncio.Protocol):
         except ssl.SSLError as error:
             resumes = "it resumes a session, so its certificate would not be checked again"
             self._fail(Result.FAILED, resumes if self._tls.session_reused else openssl.reason(error), self._out.read())
-        except ValueError as error:  # a name in it is no text
+        except ValueError as error:  # a name in the certificate is no text
             self._fail(Result.FAILED, f"its certificate: {error}", b"")
         else:
             self._flush()
             self._stage = Stage.OPEN
             self._owner.opened(TlsTransport(self, self._plain, known))
-            self._read()  # what came with the last message of the handshake
+            self._read()  # the bytes that came with the last message of the handshake
             self._decrypt()
 
     def _fail(self, result: Result, why: str, last_words: bytes) -> None:
@@ -245,14 +248,14 @@ class TlsLayer(asyncio.Protocol):
         self._stage = Stage.FAILED
         self._abort_after(LINGER_S)
         self._plain.write(last_words)
-        with contextlib.suppress(OSError):  # the peer has reset the connection, and we are about to be told
+        with contextlib.suppress(OSError):  # the peer has reset the connection; connection_lost follows
             self._plain.write_eof()
         self._steer()
 
     # --- in
 
     def _decrypt(self) -> None:
-        """Decrypt what was read, and hand it on. If that takes long, the rest waits for another turn."""
+        """Decrypt the input, and hand it on. If that takes long, or for a stranger, the rest waits for another turn."""
         started_s = time.thread_time()
         while self._ciphertext and not self._ended:
             self._read(self._feed(STRANGER_BYTES if self._owner.is_stranger else SLICE_BYTES))
@@ -268,7 +271,7 @@ class TlsLayer(asyncio.Protocol):
         self._steer()
 
     def _read(self, came: int = 0) -> None:
-        """Hand on what OpenSSL has; ``came``: so many bytes are new."""
+        """Hand on what OpenSSL has decrypted. ``came`` is how many new bytes it got."""
         if self._ended:
             return
         pieces = []
@@ -278,7 +281,7 @@ class TlsLayer(asyncio.Protocol):
             self._ended = True  # a close_notify
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:  # the same after ours
+        except ssl.SSLZeroReturnError:  # a close_notify after ours
             self._ended = True
         except ssl.SSLError as error:
             self._error = error
@@ -300,7 +303,7 @@ class TlsLayer(asyncio.Protocol):
             self._report_eof()
 
     def _break_off(self) -> None:
-        """The peer's records are no TLS any more: our alert goes out, and nothing else can."""
+        """Close the connection, because the peer's records are wrong. Our alert is sent, and nothing else can be."""
         self._ended = self._end_told = True
         if not self._plain.is_closing():
             self._abort_after(LINGER_S)
@@ -312,12 +315,12 @@ class TlsLayer(asyncio.Protocol):
             self._protocol.eof_received()
 
     def pause(self) -> None:
-        """The protocol wants nothing for now."""
+        """Stop reading: the protocol wants nothing for now."""
         self._is_paused = True
         self._steer()
 
     def resume(self) -> None:
-        """The protocol wants more."""
+        """Read on: the protocol wants more."""
         self._is_paused = False
         if self._ended:
             asyncio.get_running_loop().call_soon(self._report_eof)
@@ -336,7 +339,7 @@ class TlsLayer(asyncio.Protocol):
         if self._half_closed or self._plain.is_closing():
             return
         if self._port.replies:
-            with contextlib.suppress(ssl.SSLError):  # it wants to read the peer's close_notify
+            with contextlib.suppress(ssl.SSLError):  # unwrap() wants to read the peer's close_notify
                 self._tls.unwrap()
             self._flush()
         self._half_closed = True
@@ -345,13 +348,13 @@ class TlsLayer(asyncio.Protocol):
     def _flush(self) -> int:
         data = self._out.read()
         if self._half_closed or self._plain.is_closing():
-            return 0  # OpenSSL's answer to what was read since
+            return 0  # it is OpenSSL's answer to input since then
         if data:
             self._plain.write(data)
         return len(data)
 
     def _flush_own(self) -> None:
-        """Send what OpenSSL answers by itself, and read no further while too much of it is unread."""
+        """Send OpenSSL's own answers, and pause reading while the peer leaves too much of them unread."""
         if not self._plain.get_write_buffer_size():
             self._own_bytes = 0
         self._own_bytes += self._flush()
@@ -383,7 +386,7 @@ class TlsLayer(asyncio.Protocol):
             self._timer = None
 
     def _end(self) -> None:
-        """The connection is lost, and all that was read is handed on."""
+        """The connection is lost, and all input has been handed on."""
         was_open = self._stage is Stage.OPEN
         self._stage = Stage.FAILED
         self._stop_timer()
@@ -391,14 +394,14 @@ class TlsLayer(asyncio.Protocol):
             self._protocol.connection_lost(self._lost_by or self._error)
         else:
             self._owner.lost()
-        # What holds the layer, and what is large, would wait for the cycle collector.
+        # Objects that refer to the layer, and large ones, would otherwise wait for the cycle collector.
         del self._protocol, self._owner, self._in, self._out
-        with contextlib.suppress(AttributeError):  # it had none yet
+        with contextlib.suppress(AttributeError):  # there was no handshake yet
             del self._tls
 
 
 class TlsTransport(asyncio.Transport):
-    """What the client's protocol sees. Buffers and their limits are the plain transport's."""
+    """The transport that the client's protocol sees. Buffers and their limits are those of the plain transport."""
 
     def __init__(self, layer: TlsLayer, plain: asyncio.Transport, credentials: Credentials) -> None:
         super().__init__()

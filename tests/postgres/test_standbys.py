@@ -1,4 +1,4 @@
-"""Commits that wait for a standby: nothing is acked before a standby has it, whoever ends the wait."""
+"""Commits that wait for a standby: nothing is acked before a standby has it, however the wait ends."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def name(cluster: Cluster) -> str:
 
 @pytest.fixture
 def server(cluster: Cluster, name: str, start_server: StartServer) -> ServerProcess:
-    """A server of ours, in front of both."""
+    """A server of ours, whose URL names both."""
     return start_server("--lanes", "1", "--standbys", "1", url=cluster.url(name))
 
 
 def freeze(cluster: Cluster) -> Server:
-    """Let the standby receive nothing more; the primary believes that it is there."""
+    """Let the standby receive nothing more, while the primary believes that the standby is there."""
     (standby,) = cluster.standbys
     standby.freeze("walreceiver")
     return standby
 
 
 def wait_for_unknown(server: ServerProcess, count: int) -> None:
-    """Wait until the server knows so often not what has become of a batch."""
+    """Wait until the outcome of a batch has been unknown to the server this many times."""
     wait_until(lambda: server.ask("STATS")["unknown_appends"] >= count)
 
 
@@ -57,7 +57,7 @@ def said_nothing(peer: Peer) -> bool:
 def test_a_wait_that_somebody_cancels_is_no_ack(
     cluster: Cluster, name: str, server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """``pg_cancel_backend`` ends the wait, and PostgreSQL says success with a warning. The batch is sent again."""
+    """``pg_cancel_backend`` ends the wait, and PostgreSQL reports success with a warning. The batch is sent again."""
     account = Account()
     account.send(server.port, "before", 10)
     primary = cluster.primary
@@ -73,7 +73,7 @@ def test_a_wait_that_somebody_cancels_is_no_ack(
         primary.wait_for_waiting(APPEND)
         assert server.ask("HEALTH")["health"] == "degraded"
 
-        # The control: a client that takes success for success has what no standby has.
+        # The control: a client that ignores the warning believes in a row that no standby has.
         notices: list[str] = []
         with primary.connect(name) as bare:
             bare.add_notice_handler(lambda notice: notices.append(notice.severity_nonlocalized or ""))
@@ -99,7 +99,7 @@ def test_a_wait_that_somebody_cancels_is_no_ack(
 def test_duplicates_wait_for_the_standby_too(
     cluster: Cluster, name: str, server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """The primary restarts with a commit that no standby has. A duplicate of it is not acked, so none is lost later."""
+    """The primary restarts with a commit that no standby has. Duplicates of it get no ack that could be lost later."""
     account = Account()
     account.send(server.port, "before", 10)
     old = cluster.primary
@@ -117,19 +117,19 @@ def test_duplicates_wait_for_the_standby_too(
                 inserting.finish()
         old.start()
 
-        # The control: its row is on no standby, and it is told at once that there is nothing to do.
+        # The control: the row is on no standby, but the client is told at once that there is nothing to do.
         with old.connect(name) as bare:
             assert bare.execute(INSERT).rowcount == 0
         other.send(account.lines(names))
-        old.wait_for_waiting("lane_0.")  # the batch, or before it the commit of a new connection that reads
+        old.wait_for_waiting("lane_0.")  # the batch, or the commit of a new reading connection before it
         assert said_nothing(peer)
         assert said_nothing(other)
 
         old.kill()
-        standby.kill()  # with what the kernel held for it
+        standby.kill()  # and lose what the kernel held for it
         standby.start()
         cluster.fail_over()
-        assert cluster.primary.ask("SELECT count(*) FROM plain", name) == 0  # told, and lost
+        assert cluster.primary.ask("SELECT count(*) FROM plain", name) == 0  # its client was told that it exists
         cluster.rejoin(old)
         for client in (peer, other):
             for event_id in names:
@@ -142,7 +142,7 @@ def test_duplicates_wait_for_the_standby_too(
 def test_without_its_standby_nothing_is_acked_and_acks_resume(
     cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """HEALTH says that nothing can be stored; when the standby is back, everything that waited is acked."""
+    """HEALTH says that nothing can be stored. When the standby is back, everything that waited is acked."""
     account = Account()
     account.send(server.port, "before", 10)
     (standby,) = cluster.standbys
@@ -162,7 +162,7 @@ def test_without_its_standby_nothing_is_acked_and_acks_resume(
 def test_standbys_that_are_no_longer_named_stop_the_acks(
     cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """Patroni empties ``synchronous_standby_names`` by itself when the standby is gone: no ack is without one."""
+    """Patroni itself empties ``synchronous_standby_names`` when the standby is gone. No event is acked without one."""
     account = Account()
     account.send(server.port, "before", 10)
     (standby,) = cluster.standbys
@@ -185,7 +185,7 @@ def test_standbys_that_are_no_longer_named_stop_the_acks(
 def test_standbys_that_nobody_names_while_a_batch_waits(
     cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """Whoever empties ``synchronous_standby_names`` ends all waits with success, and without a warning: no ack."""
+    """Emptying ``synchronous_standby_names`` ends all waits with success and without a warning. Nothing is acked."""
     account = Account()
     account.send(server.port, "before", 10)
     primary = cluster.primary
@@ -213,7 +213,7 @@ def test_standbys_that_nobody_names_while_a_batch_waits(
 def test_the_server_stops_while_a_batch_waits(
     cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
 ) -> None:
-    """SIGTERM ends it though the standby is away; what was not acked is a duplicate, or new, when it is sent again."""
+    """SIGTERM stops it although the standby is away. Sent again, an event without an ack is a duplicate, or new."""
     account = Account()
     account.send(server.port, "before", 10)
     standby = freeze(cluster)

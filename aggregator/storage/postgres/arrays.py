@@ -1,4 +1,4 @@
-"""Arrays in PostgreSQL's binary format, made and read whole: psycopg's own lists took three times as long.
+"""Arrays in PostgreSQL's binary format, each made or read as a whole: psycopg's own lists took three times as long.
 
 Pure: bytes in, bytes out.
 """
@@ -18,7 +18,7 @@ UUID: Final = 2950
 ARRAY_OF: Final = {BYTEA: 1001, INT8: 1016, INT4: 1007, UUID: 2951}
 """The type of an array, by the type of its elements."""
 
-_HEADER: Final = struct.Struct("!iiIii")  # dimensions, has nulls, type of an element, length, first index
+_HEADER: Final = struct.Struct("!iiIii")  # dimensions, has nulls, element type, length, first index
 _LENGTH: Final = struct.Struct("!i")
 _UUID_LENGTH: Final = _LENGTH.pack(16)
 
@@ -34,7 +34,7 @@ def byteas(values: Sequence[bytes]) -> bytes:
 
 
 def joined_byteas(values: Sequence[tuple[int, Sequence[bytes]]]) -> bytes:
-    """An array of byte strings, each given by its length and its pieces: megabytes are copied once."""
+    """An array of byte strings, each given by its length and its pieces, so megabytes are copied only once."""
     parts = [_head(BYTEA, len(values))]
     for length, pieces in values:
         parts.append(_LENGTH.pack(length))
@@ -54,17 +54,17 @@ def int4(value: int) -> bytes:
 
 
 def int4_elements(elements: Sequence[bytes]) -> bytes:
-    """An array of integers that ``int4`` has made: whoever repeats a few makes each once."""
+    """An array of integers that ``int4`` has made. A caller that repeats a few integers makes each only once."""
     return b"".join((_head(INT4, len(elements)), *elements))
 
 
 def plain_int4s(values: Sequence[int]) -> bytes:
-    """Integers one after the other, as a byte string of ours has them."""
+    """Integers one after the other, as our own byte strings hold them."""
     return struct.pack(f"!{len(values)}i", *values)
 
 
 def read_plain_int4s(data: bytes) -> tuple[int, ...]:
-    """The same integers. Raises ValueError."""
+    """The integers that ``plain_int4s`` has packed. Raises ValueError."""
     if len(data) % 4:
         raise ValueError("its integers are cut")
     return struct.unpack(f"!{len(data) // 4}i", data)
@@ -76,12 +76,12 @@ def read_int4s(data: bytes | None) -> tuple[int, ...]:
 
 
 def read_int8s(data: bytes | None) -> tuple[int, ...]:
-    """The same of 64 bits."""
+    """The elements of an array of 64-bit integers; none if it is NULL."""
     return _read(data, "iq")
 
 
 def _head(element: int, count: int) -> bytes:
-    """What stands before the elements."""
+    """The header of an array, which comes before its elements."""
     return _HEADER.pack(1, 0, element, count, 1) if count else struct.pack("!iiI", 0, 0, element)
 
 

@@ -1,4 +1,4 @@
-"""A batch, and its parts: the events of one lane, as the parameters of that lane's ``append``.
+"""A batch, and its parts. A part holds the events of one lane, as the parameters of that lane's ``append``.
 
 Pure: no database.
 """
@@ -22,10 +22,10 @@ TYPES: Final = [
     arrays.UUID,
     arrays.INT4,
 ]
-"""Of the parameters of ``append``."""
+"""The types of the parameters of ``append``."""
 
 UNKNOWN: Final = -1
-"""No generation of ``Topics``."""
+"""A value that no generation of ``Topics`` has."""
 
 
 @dataclass(slots=True)
@@ -36,22 +36,22 @@ class Part:
     places: Sequence[int]
     """Their positions in the batch."""
     twins: Mapping[int, int]
-    """Positions in the batch of events whose key comes before them in it: the position of the first."""
+    """Keys that repeat within the batch: the position of each repeat, mapped to that of the key's first event."""
     values: list[bytes | None]
-    """The parameters of ``append``, but for the last."""
+    """The parameters of ``append``, except the last."""
     token: bytes
-    """The same however often the part is sent."""
+    """The same each time the part is sent; ``cut_again`` makes a new one."""
     topics: Mapping[str, int]
-    """The ids of its topics, by their names."""
+    """The ids of its topics, by name."""
     generation: int
-    """Of ``Topics``, when these ids were right."""
+    """The generation of ``Topics`` in which these ids were right."""
     unknown: bool = False
-    """Whether it was sent, and may be stored."""
+    """Whether it was sent and may be stored: its outcome is unknown."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """Events in the order in which they came."""
+    """Events in the order in which they arrived."""
 
     events: Events = field(default_factory=Events)
     parts: list[Part] | None = None
@@ -69,7 +69,7 @@ class Batch:
         self.events += events
 
     def cut(self, topics: Mapping[str, Topic], generation: int) -> list[Part]:
-        """Cut it by lane, once: a part that is sent twice has to be the same. ``generation`` is that of the topics."""
+        """Cut the batch by lane, once: a part must be the same when it is sent again. ``generation``: of ``topics``."""
         if self.parts is None:
             lanes: dict[int, list[int]] = {}
             if len({topic.lane for topic in topics.values()}) == 1:
@@ -81,9 +81,9 @@ class Batch:
         return self.parts
 
     def cut_again(self, part: Part, topics: Mapping[str, Topic]) -> None:
-        """Make a part of which nothing can be stored with the ids that its topics have now. Raises StorageFailed.
+        """Make a part again with the ids that its topics have now. Raises StorageFailed.
 
-        They are compared with the database's once more.
+        Nothing of the part may have been stored. The ids are compared with the database's again before it is sent.
         """
         if any(topics[name].lane != part.lane for name in part.topics):
             raise StorageFailed("topics of a batch were lost, and made again in another lane")

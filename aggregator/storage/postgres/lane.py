@@ -1,8 +1,8 @@
-"""One lane: batches one after the other, each until it is known what has become of it.
+"""One lane: batches one after the other, each until its outcome is known.
 
-What is unknown is told to nobody: the same part is sent again with the same token until its outcome is known, and no
-later batch overtakes it. Found again in a block with its token, it was stored by an earlier attempt; else its events
-are duplicates.
+Nobody is told of an unknown outcome. Instead the same part is sent again with the same token until its outcome is
+known, and no later batch overtakes it. Events that are then found in a block with the part's token were stored by an
+earlier attempt; events that are found in another block are duplicates.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SELECT count(*) FROM unnest(%s::text[], %s::int[]) AS p(name, id) JOIN aggregato
 WHERE t.id = p.id AND t.lane = %s
 """
 
-# Which of these numbers are in blocks of this token.
+# The given numbers that are in blocks with this token.
 _OURS: Final = """
 SELECT coalesce(array_agg(n), '{{}}') FROM unnest($1) AS found(n) WHERE (
     SELECT b.token = $2 FROM {lane}.blocks b WHERE b.first <= n ORDER BY b.first DESC LIMIT 1
@@ -43,12 +43,12 @@ SELECT coalesce(array_agg(n), '{{}}') FROM unnest($1) AS found(n) WHERE (
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What has become of a part."""
+    """The outcome of a part that is stored."""
 
     numbers: list[int]
-    """Of each event; for a duplicate, the older one."""
+    """The number of each event; for a duplicate, the number of the older copy."""
     duplicates: frozenset[int]
-    """Places in the part."""
+    """The places of duplicates in the part."""
     received_at: int
 
 
@@ -62,11 +62,11 @@ class Lane:
     def __init__(self, number: int, link: Link, topics: Topics, standbys: int) -> None:
         self.number = number
         self.blocked: str | None = None
-        """Why nothing may be appended at the moment."""
+        """Why nothing can be appended at the moment, if nothing can."""
         self.unknown_appends = 0
         """How often the outcome of an attempt was unknown."""
         self.last = 0
-        """The last number that was stored by us."""
+        """The highest number that this server has stored."""
         name = schema.lane_name(number)
         self._append = _APPEND.format(lane=name).encode()
         self._hold = _HOLD.format(lane=name).encode()
@@ -74,7 +74,7 @@ class Lane:
         self._link = link
         self._topics = topics
         self._standbys = struct.pack("!i", standbys)
-        # Whether the commit has waited for the standbys is known only afterwards.
+        # Only after the commit is it known whether the commit has waited for the standbys.
         durable = Statement(_DURABLE.format(lane=name).encode(), [self._standbys], [arrays.INT4])
         self._confirmation = durable if standbys else None
         self._turn = asyncio.Lock()
@@ -82,7 +82,7 @@ class Lane:
     async def append(self, part: Part, cut_again: Callable[[], Awaitable[None]]) -> Stored:
         """Store a part durably. Raises StorageFull or StorageFailed.
 
-        ``cut_again`` gives the part new ids, if those of its topics are lost.
+        ``cut_again`` gives the part the new ids of its topics, if the old ids are lost.
         """
         async with self._turn:
             while True:
@@ -107,7 +107,7 @@ class Lane:
                 await asyncio.sleep(RETRY_S)
 
     async def probe(self) -> None:
-        """Commit what changes nothing. Raises StorageFull, StorageBusy or StorageFailed."""
+        """Commit something that changes nothing. Raises StorageFull, StorageBusy or StorageFailed."""
         async with self._turn:
             try:
                 hold = Statement(self._hold, [self._standbys], [arrays.INT4])
@@ -168,5 +168,5 @@ class Lane:
         self.blocked = None
 
     async def close(self) -> None:
-        """Let go of its connection."""
+        """Close its connection."""
         await self._link.close()

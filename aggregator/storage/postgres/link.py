@@ -1,17 +1,17 @@
-"""One connection, which is made anew when it is needed.
+"""One connection, which is opened again whenever it is needed.
 
 Rules that hold here:
 
-- A statement is never cancelled. To cancel the wait for a standby is to be told of success, although no standby has the
-  commit. A deadline shuts the socket down instead: the server goes on, and the statement's outcome is unknown. Each
-  statement runs in a task of its own, because psycopg would cancel it with the task that waits for it.
-- A success with a warning is no success: an administrator who cancels that wait causes one.
-- Nor is a success that a later statement does not confirm: whoever empties ``synchronous_standby_names`` ends all waits
-  without a warning.
-- After an error of the connection the next one begins with the next host: a primary that has lost its standbys, and the
-  others of us, still calls itself one.
+- A statement is never cancelled. If a wait for a standby is cancelled, PostgreSQL reports success, although no standby
+  has the commit. A deadline shuts the socket down instead: PostgreSQL goes on, and the statement's outcome is unknown.
+  Each statement runs in a task of its own, because psycopg would cancel it together with the task that waits for it.
+- A success with a warning is no success: it comes when an administrator cancels the wait for a standby.
+- A success that a later statement does not confirm is no success either: emptying ``synchronous_standby_names`` ends
+  all waits without a warning.
+- After an error of a connection, the next connection begins with the next host: a primary that has lost its standbys
+  and our other servers still calls itself the primary.
 
-A thread for each connection was tried: a small statement took twice the processor time, and longer.
+A thread for each connection was tried: a small statement took twice the CPU time, and longer.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from psycopg.pq import ExecStatus, Format, abc
 from aggregator.storage.postgres.target import Target
 
 DEADLINE_S: Final = 10.0
-"""How long a statement may take before its connection is given up. As long as a host that has vanished is waited for,
-and twice as long as a batch waits for its lane."""
+"""How long a statement may take before its connection is given up: as long as we wait for a host that has vanished, and
+twice as long as a batch waits for its lane."""
 
 RETRY_S: Final = 0.2
-"""Pause before something that has failed is tried again: a failover takes a second or a few."""
+"""Pause before a failed operation is tried again: a failover takes one or a few seconds."""
 
 CLOSE_S: Final = 1.0
-"""How long a statement that is on its way may take when the store is closed."""
+"""How long a statement that is under way may take when the store is closed."""
 
 T = TypeVar("T")
 
@@ -50,11 +50,11 @@ class NotConnected(Exception):
 
 
 class Unknown(Exception):
-    """What was sent may have been carried out."""
+    """The statement that was sent may have been carried out."""
 
 
 class Statement(NamedTuple):
-    """A statement that returns one row, and its parameters. All is binary."""
+    """A statement that returns one row, and its parameters. The parameters and the row are in binary format."""
 
     text: bytes
     values: Sequence[bytes | None]
@@ -75,7 +75,7 @@ class Link:
         self._closed = False
         self._warnings: list[str] = []
         self.outdated = False
-        """Whether the next statement needs a new connection. Whoever sets this knows of another server."""
+        """Whether the next statement needs a new connection, because another server has become the primary."""
 
     async def rows(self, statement: str, parameters: Any = None) -> list[Any]:
         """The rows of a statement, in Python's types. Raises as ``run`` does."""
@@ -87,7 +87,7 @@ class Link:
         return await self.run(work)
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do something with the connection.
+        """Run ``work`` with the connection.
 
         Raises NotConnected, Unknown, and psycopg.Error for what the server or psycopg has refused.
         """
@@ -98,7 +98,7 @@ class Link:
         return await asyncio.shield(running)
 
     def _await_end(self) -> None:
-        """Whatever is on its way has so long, and as long again if it has no socket yet."""
+        """Give the running work DEADLINE_S, and as long again if it has no socket yet."""
         self._deadline = asyncio.get_running_loop().call_later(DEADLINE_S, self._give_up)
 
     def _give_up(self) -> None:
@@ -110,7 +110,7 @@ class Link:
             self._deadline.cancel()
         self._turn.release()
         if not running.cancelled():
-            running.exception()  # whoever waited may be gone
+            running.exception()  # retrieve it, because the caller may be gone
 
     async def _work(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         connection = await self._connected()
@@ -122,7 +122,7 @@ class Link:
             if not broken:  # a refusal; by psycopg if it has no SQLSTATE
                 raise
             await self._drop()
-            if error.sqlstate is not None:  # the server's last word on this connection
+            if error.sqlstate is not None:  # the server's last message on this connection
                 raise
             raise Unknown(_text(error)) from error
         if self._warnings:
@@ -143,7 +143,7 @@ class Link:
         except psycopg.Error as error:
             self._attempt += 1
             raise NotConnected(_text(error)) from error
-        connection.prepare_threshold = None  # a pool between us and the server may change its connections
+        connection.prepare_threshold = None  # a pool between us and the server may switch connections
         connection.add_notice_handler(self._note)
         try:
             self._socket = socket.socket(fileno=os.dup(connection.fileno()))
@@ -176,18 +176,18 @@ class Link:
             await connection.close()
 
     def _shut_down(self) -> None:
-        """End whatever is on its way, as if the network had: its outcome is unknown."""
+        """End the running work, as a network failure would: its outcome is unknown."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
     async def drop(self) -> None:
-        """Connect anew for the next statement."""
+        """Close the connection, so that the next statement needs a new one."""
         async with self._turn:
             await self._drop()
 
     async def close(self, wait_s: float = CLOSE_S) -> None:
-        """Let go of the connection, whatever it is doing. A statement that is on its way may take so long."""
+        """Close the connection, whatever it is doing. A statement that is under way may take ``wait_s``."""
         self._closed = True
         dropping = asyncio.ensure_future(self.drop())
         if not (await asyncio.wait({dropping}, timeout=wait_s))[0]:
@@ -198,10 +198,10 @@ class Link:
 async def execute(
     connection: Connection, statement: Statement, confirmation: Statement | None = None
 ) -> list[bytes | None]:
-    """Carry out a statement that commits by itself; return its only row.
+    """Carry out a statement that commits on its own; return its only row.
 
-    ``confirmation`` is sent together with it, carried out after its commit, and has to succeed. Raises Unknown if it
-    does not, and psycopg.Error.
+    ``confirmation`` is sent together with the statement and carried out after the commit. Raises Unknown if the
+    confirmation does not succeed, and psycopg.Error.
     """
     pgconn = connection.pgconn
     if confirmation is None:
@@ -212,7 +212,7 @@ async def execute(
         _send(pgconn, each)
         pgconn.pipeline_sync()  # each is a transaction of its own
     results = [await connection.wait(generators.execute(pgconn))]
-    for _ in range(3):  # a sync, the other's, and a sync
+    for _ in range(3):  # a sync, the confirmation's results, and a sync
         results.append(await connection.wait(generators.fetch_many(pgconn)))
     pgconn.exit_pipeline_mode()
     row = _row(results[0])

@@ -1,7 +1,7 @@
 """Everything that reads stored events: by key, in the order of each lane, by time.
 
-An answer is read a slice at a time, and other answers have their slices in between. Between lanes there is no order:
-what is read together is put in the order in which it was received.
+An answer is read one slice at a time, so other answers can have their slices in between. There is no order between
+lanes: events that are read together are sorted by when they were received.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SLICE_BLOCKS: Final = 4
 """Blocks in a slice: about 1,000 events, or 256 KiB."""
 
 HEADS: Final = 64
-"""Blocks of which only the topics are looked at, to find those that are wanted."""
+"""How many blocks are searched at a time by their topics alone, to find the wanted ones."""
 
 Found = tuple[list[Row], int]
 """Rows of one lane, and the number up to which that lane was searched."""
@@ -35,31 +35,31 @@ Found = tuple[list[Row], int]
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """What a slice is searched for, the same in every lane."""
+    """What to search for in a slice. It is the same for every lane."""
 
     wanted: Wanted
     topics: Sequence[Topic] | None
     """The wanted topics, or None if they cannot be listed."""
     limit: int
-    """Blocks of each lane."""
+    """The most blocks of each lane."""
     background: bool = False
 
     def topics_in(self, lane: int) -> list[int] | None:
-        """The ids of the wanted topics of a lane."""
+        """The ids of the wanted topics of a lane, or None if they cannot be listed."""
         return None if self.topics is None else [topic.id for topic in self.topics if topic.lane == lane]
 
 
 class Reader:
-    """Reads one database. All raise StorageUnreadable."""
+    """Reads one database. All methods raise StorageUnreadable."""
 
     def __init__(self, query: Query, topics: Topics, positions: Positions) -> None:
         self._query = query
         self._topics = topics
         self._positions = positions
-        self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}  # first come, first served; True: in the background
+        self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}  # first come, first served; True: background reads
 
     async def heads(self) -> list[int]:
-        """The last number of each lane. Numbers of a lane that are below are all visible."""
+        """The last number of each lane. All lower numbers of the lane are visible."""
         each = (
             f"coalesce((SELECT b.following FROM {lane_name(lane)}.blocks b ORDER BY b.first DESC LIMIT 1), 1) - 1"
             for lane in range(self._positions.lanes)
@@ -86,7 +86,7 @@ class Reader:
         start, end = self._positions.vector(after), self._positions.vector(until)
         left = [lane for lane in range(self._positions.lanes) if start[lane] < end[lane]]
         if not left:
-            # The same words for the same position: 0 and "0.0", or one that is older than a lane.
+            # One position may have two forms: 0 and "0.0", or without a lane added since. Return the form of ``until``.
             return Slice((), until if start == end else after)
         async with self._turns[background]:
             limit = max(1, slices * SLICE_BLOCKS // len(left))
@@ -95,7 +95,7 @@ class Reader:
             stretches: list[Stretch] = []
             for lane in left:
                 found, looked, oldest = await self._next(search, lane, start[lane], end[lane])
-                if oldest is None or oldest > start[lane] + 1:  # the beginning is gone
+                if oldest is None or oldest > start[lane] + 1:  # the beginning is no longer stored
                     gaps[lane] = end[lane] if oldest is None else min(end[lane], oldest - 1)
                 part, numbers[lane] = await self._stretches(wanted, lane, found, gaps[lane], end[lane], looked)
                 stretches += part
@@ -108,7 +108,8 @@ class Reader:
     async def _next(self, search: _Search, lane: int, after: int, until: int) -> tuple[list[Row], int, int | None]:
         """The next blocks of a lane, how far it was searched, and the oldest number in it.
 
-        A connection may lead to a former primary, which lacks everything that was stored since.
+        The connection may lead to a former primary, which lacks everything that was stored since. If a lane ends before
+        ``until``, it is read again through a new connection.
         """
         give_up = time.monotonic() + READ_RETRY_S
         while True:
@@ -126,7 +127,7 @@ class Reader:
             await asyncio.sleep(RETRY_S)
 
     async def _forwards(self, search: _Search, lane: int, after: int, until: int) -> Found:
-        """The next blocks of a lane with wanted topics."""
+        """The next blocks with wanted topics in a lane."""
         parameters: dict[str, Any] = {"after": after, "until": until, "limit": search.limit, "heads": HEADS}
         parameters["topics"] = topics = search.topics_in(lane)
         if topics is None and not search.wanted.all_topics:
@@ -138,11 +139,11 @@ class Reader:
         return found, until if len(found) < search.limit else min(until, found[-1].following - 1)
 
     async def _scan(self, search: _Search, lane: int, parameters: dict[str, Any]) -> Found:
-        """The same, by looking at the topics of each block."""
+        """As ``_forwards``, but looks at the topics of each block."""
         heads = await self._read(rows.HEADS_FORWARDS, lane, parameters, search.background)
         looked = parameters["until"]
         if len(heads) == HEADS:
-            looked = heads.pop()[0] - 1  # where its block ends is not known
+            looked = heads.pop()[0] - 1  # the end of the last block is not known
         these: list[int] = []
         for first in await self._with_wanted(search.wanted, heads):
             if len(these) == search.limit:
@@ -152,7 +153,7 @@ class Reader:
         return await self._these(lane, these, search.background), looked
 
     async def read_back(self, wanted: Wanted, before: Position) -> Slice:
-        """As ``Engine.read_back``: of all lanes the blocks that were received last."""
+        """As ``Engine.read_back``: the blocks that were received last, over all lanes."""
         numbers = list(self._positions.vector(before))
         async with self._turns[False]:
             search = _Search(wanted, await self._topics.listed(wanted), SLICE_BLOCKS)
@@ -174,7 +175,7 @@ class Reader:
         return Slice(stretches, self._positions.shown(numbers) if any(numbers) else 0)
 
     async def _backwards(self, search: _Search, lane: int, before: int) -> Found:
-        """The blocks of a lane with wanted topics before ``before``, the newest first."""
+        """The blocks with wanted topics in a lane, up to ``before``, newest first."""
         parameters: dict[str, Any] = {"before": before, "limit": search.limit, "heads": HEADS}
         parameters["topics"] = topics = search.topics_in(lane)
         if topics is None and not search.wanted.all_topics:
@@ -203,7 +204,7 @@ class Reader:
     # --- rows
 
     async def _with_wanted(self, wanted: Wanted, heads: Sequence[tuple[int, bytes]]) -> list[int]:
-        """Which blocks have a topic that is wanted."""
+        """The first numbers of the blocks that have a wanted topic."""
         each = [(first, rows.ids_in(first, topics)) for first, topics in heads]
         names = await self._topics.names(id for _, ids in each for id in ids)
         return [first for first, ids in each if any(wanted.wants_topic(names.get(id, "")) for id in ids)]
@@ -211,7 +212,7 @@ class Reader:
     async def _stretches(
         self, wanted: Wanted, lane: int, found: Sequence[Row], after: int, until: int, looked: int
     ) -> tuple[list[Stretch], int]:
-        """The events of rows, and how far was looked: what comes before a damaged block is read."""
+        """The events of rows, and how far the lane was read. Events before a damaged block are returned."""
         stretches: list[Stretch] = []
         for row in found:
             try:

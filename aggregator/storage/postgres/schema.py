@@ -1,12 +1,13 @@
-"""All tables and functions. They are made, or checked, at each start: many servers may start at once.
+"""All tables and functions. Each start makes them or checks the version; many servers may start at once.
 
-A *lane* is a schema with keys, blocks, postings, and a row that every batch locks first. The lock makes the commits of
-a lane a chain: whoever sees a number sees all before it. A topic lives in one lane for ever, so its dedup, its order
-and its reads stay within one lane. On Citus each lane is on one node, and no statement is distributed.
+A *lane* is a schema with keys, blocks, postings, and a row that every batch locks first. The lock puts the commits of a
+lane in sequence: a session that sees a number sees all lower numbers. A topic lives in one lane for ever, so its dedup,
+its order and its reads stay within one lane. On Citus each lane is on one node, and no statement is distributed.
 
-Two rules for whoever changes a statement here. No plan may depend on statistics: with a join the function kept a plan
-made for an empty table, and took twice the time; so keys are looked up by a scalar subquery. No commit may change a row
-that other commits change: with a snapshot held open somewhere, each of its dead versions has to be walked over.
+Two rules hold for every statement here. No plan may depend on statistics: with a join, the function kept a plan that
+was made for an empty table, and took twice the time, so keys are looked up by a scalar subquery. No commit may change a
+row that other commits change: while any session holds a snapshot open, all dead versions of that row have to be walked
+over.
 """
 
 from __future__ import annotations
@@ -24,62 +25,62 @@ VERSION: Final = 3
 Connection = psycopg.AsyncConnection[Any]
 
 LOCK_TIMEOUT_S: Final = 5
-"""How long a batch waits for its lane. It fails then before anything is stored."""
+"""How long a batch waits for its lane. After that it fails, before anything is stored."""
 
 WEAK: Final = "AGG01"
-"""The SQLSTATE of an append that was refused, because its commit would not be durable."""
+"""The SQLSTATE of an append that is refused because its commit would not be durable."""
 
 LOCK: Final = 0x41475245
-"""The advisory lock of whoever makes tables or topics ("AGRE")."""
+"""The advisory lock that a server holds while it makes tables or topics ("AGRE")."""
 
 _COMMON: Final = """
 CREATE SCHEMA aggregator;
 CREATE TABLE aggregator.store (
     version int NOT NULL,
-    name text NOT NULL,                          -- random: positions are of one store only
-    stride int NOT NULL,                         -- positions.py
+    name text NOT NULL,                          -- random: a position is valid in one store only
+    stride int NOT NULL,                         -- see positions.py
     lanes int NOT NULL
 );
 CREATE TABLE aggregator.topics (
     id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text COLLATE "C" NOT NULL UNIQUE,
-    lane int NOT NULL                            -- given once: lanes that are added get new topics only
+    lane int NOT NULL                            -- never changes: lanes that are added get new topics only
 );
-CREATE TABLE aggregator.cursors (                -- readers that have a name
+CREATE TABLE aggregator.cursors (                -- of readers that have a name
     name text COLLATE "C" PRIMARY KEY,
-    interest text NOT NULL,                      -- what it was made for, in the words of the server
+    interest text NOT NULL,                      -- what it was made for, as the server writes it
     acked text NOT NULL,                         -- a position
     acked_at bigint NOT NULL,                    -- milliseconds since 1970, UTC
-    claim text NOT NULL                          -- of who reads under the name: only that reader's acks count
+    claim text NOT NULL                          -- of the present reader of the name: only its acks count
 );
 """
 
 _LANE: Final = """
 CREATE SCHEMA {lane};
-CREATE TABLE {lane}.lane (                       -- one row: locked by each batch, changed by none
+CREATE TABLE {lane}.lane (                       -- one row, which each batch locks and none changes
     floor bigint NOT NULL                        -- the first number
 );
 INSERT INTO {lane}.lane VALUES (1);
 CREATE TABLE {lane}.keys (
     key uuid PRIMARY KEY,                        -- the first 16 bytes of the key's digest
-    number bigint NOT NULL                       -- of its event
+    number bigint NOT NULL                       -- the number of its event
 );
-CREATE TABLE {lane}.blocks (                     -- storage/block.py
+CREATE TABLE {lane}.blocks (                     -- see storage/block.py
     first bigint PRIMARY KEY,
-    following bigint NOT NULL,                   -- the first of the next block
+    following bigint NOT NULL,                   -- the first number of the next block
     received_at bigint NOT NULL,                 -- milliseconds since 1970, UTC; never falls
-    token uuid NOT NULL,                         -- of the batch: one that was sent twice knows its own events by it
-    topics bytea NOT NULL,                       -- ids of topics, int4
-    numbers bytea NOT NULL,                      -- for each event a byte: index in topics
-    ends bytea NOT NULL,                         -- for each event an int4: where in data it ends
-    skip int[],                                  -- places of duplicates: sent, kept, never shown
+    token uuid NOT NULL,                         -- of the batch: it identifies its events if it is sent again
+    topics bytea NOT NULL,                       -- the ids of its topics, int4
+    numbers bytea NOT NULL,                      -- for each event one byte: its index in topics
+    ends bytea NOT NULL,                         -- for each event one int4: where it ends in data
+    skip int[],                                  -- places of duplicates: their JSON is in data, and never shown
     data bytea {compression} NOT NULL            -- the events as they were sent, end to end
 );
 CREATE TABLE {lane}.postings (                   -- which blocks have events of a topic
     topic int,
     block bigint,
     events int NOT NULL,
-    last bigint NOT NULL,                        -- number of the last of them
+    last bigint NOT NULL,                        -- the number of the last of these events
     PRIMARY KEY (topic, block)
 );
 CREATE INDEX postings_block ON {lane}.postings (block);
@@ -95,7 +96,7 @@ CREATE TABLE {lane}.counted (
 );
 INSERT INTO {lane}.counted VALUES (0, 0, 0);
 
--- Raise an error unless a commit waits for the disk, and for so many standbys.
+-- Raise an error unless a commit waits for the disk, and for p_standbys standbys.
 CREATE FUNCTION {lane}.durable(p_standbys int) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE names text := current_setting('synchronous_standby_names'); standbys int;
 BEGIN
@@ -113,7 +114,7 @@ BEGIN
     END IF;
 END $$;
 
--- Take the lane until the commit is on the standbys. The lock alone makes the commit wait for them.
+-- Lock the lane until the commit is on the standbys. The lock is enough to make the commit wait for them.
 CREATE FUNCTION {lane}.hold(p_standbys int, OUT floor bigint) LANGUAGE plpgsql
 SET search_path = {lane} SET lock_timeout = '{lock_timeout_s}s' AS $$
 BEGIN
@@ -122,7 +123,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION {lane}.append(
-    p_keys uuid[], p_places int[], p_groups int[],           -- for each event, sorted by key: half the time at 300,000
+    p_keys uuid[], p_places int[], p_groups int[],           -- per event, sorted by key: half the time at 300,000 keys
     p_topics int[], p_block int[],                           -- for each group, which is one topic's events in one block
     p_firsts int[], p_tops bytea[], p_numbers bytea[], p_ends bytea[], p_data bytea[],           -- for each block
     p_token uuid, p_standbys int,
@@ -132,11 +133,11 @@ CREATE FUNCTION {lane}.append(
 DECLARE known bigint[];
 BEGIN
     start := hold(p_standbys);
-    -- Each statement from here on has a new snapshot, and sees all that was committed before us.
+    -- Each statement from here on has a new snapshot, and sees all earlier commits of the lane.
     SELECT greatest(start, b.following), b.received_at INTO start, received_at
         FROM blocks b ORDER BY b.first DESC LIMIT 1;
     start := coalesce(start, (SELECT l.floor FROM lane l));
-    -- The clock of the database, because the servers have many.
+    -- The clock of the database, because each server has its own.
     received_at := greatest(received_at, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint);
     SELECT array_agg((SELECT k.number FROM keys k WHERE k.key = i.key)) INTO known
         FROM (SELECT unnest(p_keys)) AS i(key);
@@ -160,7 +161,7 @@ BEGIN
         WHERE i.old IS NULL GROUP BY i.one;
 END $$;
 
--- The number before the first event that was received then or later: by halves, because received_at never falls.
+-- The number before the first event received at this time or later: a binary search, because received_at never falls.
 CREATE FUNCTION {lane}.seek(p_received_at bigint, OUT low bigint) LANGUAGE plpgsql SET search_path = {lane} AS $$
 DECLARE high bigint; middle bigint; found record;
 BEGIN
@@ -177,7 +178,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Whoever gets the turn counts the postings that are new. Without it the planner may think all of them are.
+-- Count the new postings, unless another session does. With seqscan on, the planner may take all postings for new.
 CREATE FUNCTION {lane}.count_up() RETURNS void LANGUAGE plpgsql
 SET search_path = {lane} SET enable_seqscan = off AS $$
 DECLARE done bigint; upto bigint; added bigint; made bigint;
@@ -199,7 +200,7 @@ BEGIN
     UPDATE counted c SET block = upto, stored = c.stored + added, topics = c.topics + made;
 END $$;
 
--- Events and topics of this lane, those that are not counted yet among them.
+-- The events and topics of this lane, including those that are not counted yet.
 CREATE FUNCTION {lane}.totals(OUT stored bigint, OUT topics bigint) LANGUAGE plpgsql
 SET search_path = {lane} SET enable_seqscan = off AS $$
 BEGIN
@@ -213,7 +214,7 @@ END $$;
 """
 
 
-# Not by to_regclass: it may remember that there was no such table before we waited for the lock.
+# Not by to_regclass: it may remember from before our wait for the lock that there was no such table.
 _THERE: Final = """
 SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = 'aggregator' AND c.relname = 'store'
@@ -226,13 +227,13 @@ def lane_name(lane: int) -> str:
 
 
 async def hold(connection: Connection, lane: int, standbys: int) -> None:
-    """Commit what changes nothing, and see whether the commit has waited for the standbys. Raises psycopg.Error."""
+    """Commit something that changes nothing, and check that it waited for the standbys. Raises psycopg.Error."""
     for function in ("hold", "durable"):
         await connection.execute(f"SELECT {lane_name(lane)}.{function}(%s)", (standbys,))
 
 
 class Store:
-    """What ``prepare`` has found, or made."""
+    """The store that ``prepare`` has found or made."""
 
     def __init__(self, version: int, name: str, stride: int, lanes: int) -> None:
         self.version = version
@@ -242,7 +243,7 @@ class Store:
 
 
 async def read(connection: Connection) -> Store | None:
-    """What is there, if anything is."""
+    """The store that is there, if there is one."""
     if not await _rows(connection, _THERE):
         return None
     rows = await _rows(connection, "SELECT version, name, stride, lanes FROM aggregator.store")
@@ -257,7 +258,7 @@ async def read(connection: Connection) -> Store | None:
 async def prepare(connection: Connection, lanes: int | None) -> Store:
     """Make what is missing, or add lanes. Raises StorageUnusable and psycopg.Error.
 
-    Without ``lanes`` there are as many as before, and one at first. The connection commits each statement.
+    Without ``lanes`` their number stays as it is; a new store gets one lane. The connection commits each statement.
     """
     found = await read(connection)
     if found is None or (lanes or 0) > found.lanes:
@@ -289,7 +290,7 @@ async def prepare(connection: Connection, lanes: int | None) -> Store:
 
 
 async def _compression(connection: Connection) -> str:
-    """lz4 takes a third of the time of pglz, and is not in every build."""
+    """lz4, if this build has it: it takes a third of the time of pglz."""
     ((methods,),) = await _rows(connection, "SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'")
     return "COMPRESSION lz4" if "lz4" in methods else ""
 
