@@ -38,6 +38,21 @@ def server(cluster: Cluster, name: str, start_server: StartServer) -> ServerProc
     return start_server("--lanes", "1", "--standbys", "1", url=cluster.url(name))
 
 
+@pytest.fixture
+def account(server: ServerProcess) -> Account:
+    """Ten events are acked, and all others will be accounted for."""
+    account = Account()
+    account.send(server.port, "before", 10)
+    return account
+
+
+def verify(account: Account, server: ServerProcess, record_figures: RecordFigures, name: str, **figures: int) -> None:
+    """Assert that all that was acked is stored once, stop the server, and record the figures under this name."""
+    verdict = account.verify(server)
+    assert server.stop() == 0
+    record_figures(name, **figures, **verdict.figures)
+
+
 def freeze(cluster: Cluster) -> Server:
     """Let the standby receive nothing more, while the primary believes that the standby is there."""
     (standby,) = cluster.standbys
@@ -55,11 +70,9 @@ def said_nothing(peer: Peer) -> bool:
 
 
 def test_a_wait_that_somebody_cancels_is_no_ack(
-    cluster: Cluster, name: str, server: ServerProcess, record_figures: RecordFigures
+    cluster: Cluster, name: str, server: ServerProcess, account: Account, record_figures: RecordFigures
 ) -> None:
     """``pg_cancel_backend`` ends the wait, and PostgreSQL reports success with a warning. The batch is sent again."""
-    account = Account()
-    account.send(server.port, "before", 10)
     primary = cluster.primary
     primary.ask(KEYS, name)
     standby = freeze(cluster)
@@ -91,17 +104,13 @@ def test_a_wait_that_somebody_cancels_is_no_ack(
         assert reply["status"] == "stored"
         account.heard("one", reply)
     wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
-    verdict = account.verify(server)
-    assert server.stop() == 0
-    record_figures("cancelled wait", rounds=3, **verdict.figures)
+    verify(account, server, record_figures, "cancelled wait", rounds=3)
 
 
 def test_duplicates_wait_for_the_standby_too(
-    cluster: Cluster, name: str, server: ServerProcess, record_figures: RecordFigures
+    cluster: Cluster, name: str, server: ServerProcess, account: Account, record_figures: RecordFigures
 ) -> None:
     """The primary restarts with a commit that no standby has. Duplicates of it get no ack that could be lost later."""
-    account = Account()
-    account.send(server.port, "before", 10)
     old = cluster.primary
     old.ask(KEYS, name)
     standby = freeze(cluster)
@@ -134,17 +143,13 @@ def test_duplicates_wait_for_the_standby_too(
         for client in (peer, other):
             for event_id in names:
                 account.heard(event_id, client.reply())
-    verdict = account.verify(server)
-    assert server.stop() == 0
-    record_figures("duplicates only, crash, failover", **verdict.figures)
+    verify(account, server, record_figures, "duplicates only, crash, failover")
 
 
 def test_without_its_standby_nothing_is_acked_and_acks_resume(
-    cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
+    cluster: Cluster, server: ServerProcess, account: Account, record_figures: RecordFigures
 ) -> None:
     """HEALTH says that nothing can be stored. When the standby is back, everything that waited is acked."""
-    account = Account()
-    account.send(server.port, "before", 10)
     (standby,) = cluster.standbys
     standby.stop()
     with Peer(server.port) as peer:
@@ -154,17 +159,13 @@ def test_without_its_standby_nothing_is_acked_and_acks_resume(
         standby.start()
         account.heard("one", peer.reply())
     wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
-    verdict = account.verify(server)
-    assert server.stop() == 0
-    record_figures("standby gone", **verdict.figures)
+    verify(account, server, record_figures, "standby gone")
 
 
 def test_standbys_that_are_no_longer_named_stop_the_acks(
-    cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
+    cluster: Cluster, server: ServerProcess, account: Account, record_figures: RecordFigures
 ) -> None:
     """Patroni itself empties ``synchronous_standby_names`` when the standby is gone. No event is acked without one."""
-    account = Account()
-    account.send(server.port, "before", 10)
     (standby,) = cluster.standbys
     standby.stop()
     names = cluster.primary.ask("SHOW synchronous_standby_names")
@@ -177,17 +178,13 @@ def test_standbys_that_are_no_longer_named_stop_the_acks(
         cluster.primary.set(synchronous_standby_names=names)
         account.heard("one", peer.reply())
     wait_until(lambda: server.ask("HEALTH")["health"] == "healthy")
-    verdict = account.verify(server)
-    assert server.stop() == 0
-    record_figures("standbys no longer named", **verdict.figures)
+    verify(account, server, record_figures, "standbys no longer named")
 
 
 def test_standbys_that_nobody_names_while_a_batch_waits(
-    cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
+    cluster: Cluster, server: ServerProcess, account: Account, record_figures: RecordFigures
 ) -> None:
     """Emptying ``synchronous_standby_names`` ends all waits with success and without a warning. Nothing is acked."""
-    account = Account()
-    account.send(server.port, "before", 10)
     primary = cluster.primary
     names = primary.ask("SHOW synchronous_standby_names")
     standby = freeze(cluster)
@@ -205,17 +202,13 @@ def test_standbys_that_nobody_names_while_a_batch_waits(
         reply = peer.reply()
         assert reply["status"] == "stored"
         account.heard("one", reply)
-    verdict = account.verify(server)
-    assert server.stop() == 0
-    record_figures("standbys unnamed in the wait", **verdict.figures)
+    verify(account, server, record_figures, "standbys unnamed in the wait")
 
 
 def test_the_server_stops_while_a_batch_waits(
-    cluster: Cluster, server: ServerProcess, record_figures: RecordFigures
+    cluster: Cluster, server: ServerProcess, account: Account, record_figures: RecordFigures
 ) -> None:
     """SIGTERM stops it although the standby is away. Sent again, an event without an ack is a duplicate, or new."""
-    account = Account()
-    account.send(server.port, "before", 10)
     standby = freeze(cluster)
     with Peer(server.port) as peer:
         peer.send(account.line("one"))
@@ -224,5 +217,4 @@ def test_the_server_stops_while_a_batch_waits(
         assert all(reply["status"] not in ("stored", "duplicate") for reply in peer.rest())
     standby.thaw("walreceiver")
     server.restart()
-    verdict = account.verify(server)
-    record_figures("stopped while it waits", **verdict.figures)
+    verify(account, server, record_figures, "stopped while it waits")

@@ -93,12 +93,8 @@ class Batch:
 
 def _part(events: Events, topics: Mapping[str, Topic], generation: int, lane: int, places: Sequence[int]) -> Part:
     keys = [events.digests[place][:KEY_BYTES] for place in places]
-    twins: dict[int, int] = {}
-    if len(set(keys)) < len(keys):
-        first: dict[bytes, int] = {}
-        twins = {
-            place: first[key] for place, key in zip(places, keys, strict=True) if first.setdefault(key, place) != place
-        }
+    twins = _twins(places, keys)
+    if twins:
         places = [place for place in places if place not in twins]
         keys = [events.digests[place][:KEY_BYTES] for place in places]
     names, json = events.topics, events.json
@@ -106,18 +102,13 @@ def _part(events: Events, topics: Mapping[str, Topic], generation: int, lane: in
         names, json = [names[place] for place in places], [json[place] for place in places]
     ids = {name: topic.id for name, topic in topics.items()}
     blocks = list(block.cut(names, json))
-    groups: list[bytes] = []
-    group_of: list[bytes] = []
-    for one in blocks:
-        of_block = [arrays.int4(len(groups) + number) for number in range(1, len(one.topics) + 1)]
-        group_of += map(of_block.__getitem__, one.numbers)  # type: ignore[arg-type]
-        groups += of_block
+    groups = _groups(blocks)
     token = uuid.uuid4().bytes
     by_key = sorted(range(len(keys)), key=keys.__getitem__)
     values: list[bytes | None] = [
         arrays.uuids([keys[place] for place in by_key]),
         arrays.int4s(by_key),
-        arrays.int4_elements([group_of[place] for place in by_key]),
+        arrays.int4_elements([groups[place] for place in by_key]),
         arrays.int4s([ids[name] for one in blocks for name in one.topics]),
         arrays.int4s([one.first for one in blocks for _ in one.topics]),
         arrays.int4s([one.first for one in blocks]),
@@ -128,3 +119,22 @@ def _part(events: Events, topics: Mapping[str, Topic], generation: int, lane: in
         token,
     ]
     return Part(lane, places, twins, values, token, {name: ids[name] for name in dict.fromkeys(names)}, generation)
+
+
+def _twins(places: Sequence[int], keys: Sequence[bytes]) -> dict[int, int]:
+    """The places of events whose key has an earlier place: the first place of that key."""
+    if len(set(keys)) == len(keys):
+        return {}
+    first: dict[bytes, int] = {}
+    return {place: first[key] for place, key in zip(places, keys, strict=True) if first.setdefault(key, place) != place}
+
+
+def _groups(blocks: Sequence[block.Block]) -> list[bytes]:
+    """For each event its group, as an element of an array. Groups are numbered from 1, block by block."""
+    groups: list[bytes] = []
+    count = 0
+    for one in blocks:
+        of_block = [arrays.int4(count + number) for number in range(1, len(one.topics) + 1)]
+        groups += map(of_block.__getitem__, one.numbers)  # type: ignore[arg-type]
+        count += len(of_block)
+    return groups
