@@ -5,6 +5,7 @@ Commands that measure; each writes a result file, ``bench/results/<machine>/<com
 - ``load``       throughput against what the disk and SQLite alone can do with the same rows (``ceiling``)
 - ``latency``    ack latency: one event in flight, at an offered rate, at half of peak
 - ``tls``        throughput and latency over TLS, compared with plain TCP
+- ``handshakes`` acks of a known client while ``strangers`` flood the server with TLS handshakes
 - ``growth``     rate, latency, memory, disk space and start, measured again as the database grows
 - ``stages``     what an event costs at each stage, one after another
 - ``permission`` what a permission costs for an event

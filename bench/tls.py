@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
 def _one_run(options: argparse.Namespace, number: int, folder: Path) -> dict[str, Any]:
     own = folder / str(number)
     own.mkdir()
-    certificate, key = _certificate(own)
+    certificate, key = make_certificate(own)
     figures: dict[str, Any] = {}
     with Server(own, "--tls-host", "127.0.0.1", "--tls-port", "0", "--tls-cert", certificate, "--tls-key", key) as one:
         ways: Ways = {"plain": (one.port, None), "tls": (one.tls_port, _context(certificate))}
@@ -77,7 +77,8 @@ def _in_turns(ways: Ways, first: int) -> dict[str, list[float]]:
     return found
 
 
-def _certificate(folder: Path) -> tuple[str, str]:
+def make_certificate(folder: Path) -> tuple[str, str]:
+    """A certificate for loopback and its key, as paths."""
     certificate, key = str(folder / "cert.pem"), str(folder / "key.pem")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",

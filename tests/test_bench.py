@@ -112,6 +112,18 @@ def test_tls_is_measured_beside_plain(tmp_path: Path) -> None:
         assert all(ratio > 0 for ratio in run["tls_over_plain"].values())
 
 
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_acks_are_measured_under_handshakes(tmp_path: Path) -> None:
+    result = run_bench(tmp_path, "handshakes", "--rate", "500", "--seconds", "1", "--handshakes", "50", "--runs", "1")
+    (run,) = result["figures"]["runs"]
+    for part in ("quiet", "flooded"):
+        assert run[part]["events"] == 475  # all but the first twentieth
+        assert run[part]["errors"] == 0
+    assert run["flooded"]["handshakes_answered_per_s"] > 0
+    assert run["flooded_over_quiet"]["p99_ms"] > 0
+
+
 def test_latency_counts_every_event_it_offers(tmp_path: Path) -> None:
     result = run_bench(tmp_path, "latency", "--events", "5000", "--runs", "1", "--seconds", "0.5", "--rate", "1000")
     (run,) = result["figures"]["runs"]

@@ -3,7 +3,20 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench.tables import engine, failover, faults, growth, latency, load, peers, producers, stages, subscribe, tls
+from bench.tables import (
+    engine,
+    failover,
+    faults,
+    growth,
+    handshakes,
+    latency,
+    load,
+    peers,
+    producers,
+    stages,
+    subscribe,
+    tls,
+)
 
 TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "load": load.table,
@@ -20,5 +33,6 @@ TABLES: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
     "soak": faults.soak_table,
     "producers": producers.table,
     "tls": tls.table,
+    "handshakes": handshakes.table,
 }
 """The functions by the name of the result file."""

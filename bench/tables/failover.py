@@ -9,10 +9,13 @@ from bench.tables.markdown import whole
 
 _WRONG: Final = ("phantom", "duplicate", "corrupt")
 
+_DELIVERY: Final = "ack to delivery on another server"
+
 
 def table(record: dict[str, Any]) -> str:
-    counted = [test["measured"] for test in record["figures"]["tests"].values() if "lost" in test.get("measured", {})]
-    return markdown.rows(
+    measured = [test.get("measured", {}) for test in record["figures"]["tests"].values()]
+    counted = [one for one in measured if "lost" in one]
+    broken = markdown.rows(
         ["what is broken", "rounds", "events sent", "lost", "phantom, duplicate or corrupt", "back after (median)"],
         *(
             [
@@ -26,3 +29,9 @@ def table(record: dict[str, Any]) -> str:
             for one in counted
         ),
     )
+    delays = [
+        [one["name"] + ", p99", "≤ 250 ms", markdown.ms(one["recovery_s"] * 1000)]
+        for one in measured
+        if one.get("name") == _DELIVERY
+    ]
+    return broken + ("\n" + markdown.rows(["while nothing is broken", "bar", "measured"], *delays) if delays else "")
