@@ -39,6 +39,9 @@ BARS: Final = {
 }
 """The least that ratios should be: to psycopg alone; ``lanes…``: of four to one; ``server``: to the one over SQLite."""
 
+GROWN: Final = 5_000_000
+"""How many keys are stored where ``grown…`` and ``wal_grown`` are measured."""
+
 MOST: Final = {"wal_fresh": 0.6, "wal_grown": 0.5, "held": 1.5}
 """The most that ratios should be: WAL for an event, to psycopg alone; ``held``: the last commits to the first ones."""
 
@@ -61,7 +64,7 @@ def add_command(commands: command.Commands) -> None:
     one.add_argument("--server-events", type=int, default=500_000, help="events for a whole server (%(default)s)")
     one.add_argument("--commits", type=int, default=18_000, help="single commits under a snapshot (%(default)s)")
     one.add_argument(
-        "--keys", type=int, nargs="*", default=[5_000_000], metavar="N",
+        "--keys", type=int, nargs="*", default=[GROWN], metavar="N",
         help="measure again when so many keys are stored (5000000); for growth: 1000000 5000000 10000000 20000000",
     )  # fmt: skip
     command.add_common(one, runs=3)
@@ -248,8 +251,9 @@ def _ratios(medians: dict[str, Any], grown: list[dict[str, Any]]) -> dict[str, f
     ratios |= {name: found[name] for name in ("standby_10000", "lanes_10000", "server")}
     ratios["wal_fresh"] = medians["fresh_10000"]["wal_ratio"]
     ratios["held"] = medians["held"]["ours"]["last_to_first"]
-    if grown:
-        ratios |= {"grown_10000": grown[-1]["medians"]["ratio"], "wal_grown": grown[-1]["medians"]["wal_ratio"]}
+    for point in grown:
+        if point["keys"] == GROWN:
+            ratios |= {"grown_10000": point["medians"]["ratio"], "wal_grown": point["medians"]["wal_ratio"]}
     return ratios
 
 
