@@ -6,6 +6,7 @@ import pytest
 
 from tests.harness.postgres import Cluster, StartCluster
 from tests.harness.server_process import StartServer
+from tests.harness.wire import event, exchange
 
 
 def refusal(new_server: StartServer, url: str, *options: str) -> str:
@@ -62,3 +63,19 @@ def test_another_isolation_by_default_harms_nothing(shared_cluster: Cluster, new
         assert server.ask("HEALTH")["health"] == "healthy"
     else:
         assert "transaction_isolation" in server.log
+
+
+def test_a_role_that_may_do_little_is_enough(shared_pair: Cluster, new_server: StartServer) -> None:
+    """It owns its database, and may neither see which standbys are synchronous nor ask for the timeline."""
+    primary, name = shared_pair.primary, shared_pair.new_database()
+    primary.ask("CREATE ROLE humble LOGIN")
+    primary.ask(f"ALTER DATABASE {name} OWNER TO humble")
+    primary.ask("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC", name)
+    url = shared_pair.url(name).replace("postgres@", "humble@")
+    server = new_server("--standbys", "1", url=url)
+    server.start()
+    (stored,) = exchange(server.port, event("e"))
+    assert stored["status"] == "stored"
+    assert server.ask("HEALTH")["health"] == "healthy"
+    assert server.ask("STATS")["standbys"] == 1
+    assert server.stop() == 0
