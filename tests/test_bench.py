@@ -103,7 +103,7 @@ def test_load_checks_and_measures_everything(server: ServerProcess, tmp_path: Pa
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
 def test_tls_is_measured_beside_plain(tmp_path: Path) -> None:
-    result = run_bench(tmp_path, "tls", "--events", "5000", "--runs", "2")
+    result = run_bench(tmp_path, "tls", "--events", "5000", "--runs", "1")
     for run in result["figures"]["runs"]:
         for name in ("plain", "tls"):
             assert run[name]["exact"] is True
