@@ -251,9 +251,9 @@ def _ratios(medians: dict[str, Any], grown: list[dict[str, Any]]) -> dict[str, f
     ratios |= {name: found[name] for name in ("standby_10000", "lanes_10000", "server")}
     ratios["wal_fresh"] = medians["fresh_10000"]["wal_ratio"]
     ratios["held"] = medians["held"]["ours"]["last_to_first"]
-    for point in grown:
-        if point["keys"] == GROWN:
-            ratios |= {"grown_10000": point["medians"]["ratio"], "wal_grown": point["medians"]["wal_ratio"]}
+    if grown:
+        nearest = min(grown, key=lambda point: abs(int(point["keys"]) - GROWN))["medians"]
+        ratios |= {"grown_10000": nearest["ratio"], "wal_grown": nearest["wal_ratio"]}
     return ratios
 
 

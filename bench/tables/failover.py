@@ -14,7 +14,7 @@ _DELIVERY: Final = "ack to delivery on another server"
 
 def table(record: dict[str, Any]) -> str:
     measured = [test.get("measured", {}) for test in record["figures"]["tests"].values()]
-    counted = [one for one in measured if "lost" in one]
+    counted = [one for one in measured if {"lost", "sent"} <= one.keys()]
     broken = markdown.rows(
         ["what is broken", "rounds", "events sent", "lost", "phantom, duplicate or corrupt", "back after (median)"],
         *(

@@ -62,7 +62,7 @@ def test_a_failover_loses_and_doubles_nothing(
     assert server.stop() == 0
     assert max(waits_s) < SLACK * FIRST_ACK_S
     record_figures(
-        f"failover, {lanes} lanes", rounds=FAILOVERS, **verdict.figures, recovery_s=max(waits_s),
+        f"failover, {lanes} lane{'s' * (lanes > 1)}", rounds=FAILOVERS, **verdict.figures, recovery_s=max(waits_s),
         recovery_median_s=sorted(waits_s)[len(waits_s) // 2],
     )  # fmt: skip
 

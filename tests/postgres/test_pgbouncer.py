@@ -39,4 +39,4 @@ def test_writing_and_reading_through_pgbouncer(
             verify(reader, [account])
         for server in servers:
             assert server.stop() == 0
-    record_figures(f"pgbouncer, {lanes} lanes", **verdict.figures)
+    record_figures(f"pgbouncer, {lanes} lane{'s' * (lanes > 1)}", **verdict.figures)
