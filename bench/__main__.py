@@ -1,4 +1,4 @@
-"""Measurements: each writes a result file, which ``plot`` draws and ``tables`` writes into the documents."""
+"""Measurements: each writes a result file, which plot draws and tables writes into README.md and report.md."""
 
 from __future__ import annotations
 

@@ -44,5 +44,5 @@ class Asker:
                         reply += data
                     self._latencies_s[name].append(time.perf_counter() - started)
                     if not reply.startswith(b'{"status":"ok"'):
-                        raise SystemExit(f"{command!r} was answered by {reply[:200]!r}")
+                        raise SystemExit(f"{command!r} got the reply {reply[:200]!r}")
                     self._stop.wait(self._pause_s)

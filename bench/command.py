@@ -21,16 +21,18 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 def add_common(parser: argparse.ArgumentParser, runs: int) -> None:
     """Add the options that every measuring command has."""
     parser.add_argument(
-        "--runs", type=int, default=runs, help="each with an empty database; medians count (%(default)s)"
+        "--runs", type=int, default=runs, help="runs, each with an empty database; medians count (%(default)s)"
     )
     add_paths(parser)
 
 
 def add_paths(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where a measuring command works, and where it writes its result file."""
-    parser.add_argument("--folder", type=Path, help="where databases go: the disk that is measured (a temporary one)")
     parser.add_argument(
-        "--output", type=Path, help="result file, - is standard output (this machine's record in bench/results)"
+        "--folder", type=Path, help="folder for the databases, on the disk to measure (a temporary folder)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="result file; -: standard output (this machine's record in bench/results)"
     )
 
 

@@ -30,7 +30,10 @@ def add_command(commands: command.Commands) -> None:
     """Add ``tables`` to the commands of the bench."""
     one = commands.add_parser("tables", help="write the tables of figures in README.md and report.md")
     one.set_defaults(run=_run)
-    one.add_argument("documents", nargs="*", type=Path, default=DOCUMENTS, metavar="FILE", help="these documents")
+    one.add_argument(
+        "documents", nargs="*", type=Path, default=DOCUMENTS, metavar="FILE",
+        help="documents to write (README.md and report.md)",
+    )  # fmt: skip
     one.add_argument("--check", action="store_true", help="write nothing; exit code 1 unless all is up to date")
 
 
@@ -63,7 +66,7 @@ def _written(document: Path, text: str) -> Iterator[str]:
         yield from (text[end : match.start()], opening, content, closing)
         end, found = match.end(), found + 1
     if found != len(_OPENING.findall(text)):
-        raise SystemExit(f"{document}: a marker has no end")
+        raise SystemExit(f"{document}: a marker is not closed")
     yield text[end:]
 
 

@@ -60,12 +60,12 @@ def add_command(commands: command.Commands) -> None:
     one = commands.add_parser("engine", help="PostgreSQL as the engine, against psycopg alone and against SQLite")
     one.set_defaults(run=_run)
     one.add_argument("--events", type=int, default=400_000, help="events of each measurement (%(default)s)")
-    one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
+    one.add_argument("--dup", type=float, default=0.25, help="part of the events that is sent twice (%(default)s)")
     one.add_argument("--server-events", type=int, default=500_000, help="events for a whole server (%(default)s)")
     one.add_argument("--commits", type=int, default=18_000, help="single commits under a snapshot (%(default)s)")
     one.add_argument(
         "--keys", type=int, nargs="*", default=[GROWN], metavar="N",
-        help="measure again when so many keys are stored (5000000); for growth: 1000000 5000000 10000000 20000000",
+        help="measure again with N keys stored (5000000); for growth: 1000000 5000000 10000000 20000000",
     )  # fmt: skip
     command.add_common(one, runs=3)
 

@@ -46,13 +46,13 @@ def add_command(commands: command.Commands) -> None:
     """Add ``growth`` to the commands of the bench."""
     one = commands.add_parser("growth", help="rate, latency, memory, disk and start, from 1 million events on")
     one.set_defaults(run=_run)
-    one.add_argument("--to-events", type=int, default=25_000_000, help="how far (%(default)s)")
+    one.add_argument("--to-events", type=int, default=25_000_000, help="stored events at the end (%(default)s)")
     one.add_argument(
-        "--dup", type=float, default=0.25, help="part of what is measured that is sent twice (%(default)s)"
+        "--dup", type=float, default=0.25, help="part of the measured events that is sent twice (%(default)s)"
     )
     one.add_argument(
         "--ids", nargs="+", choices=("random", "ordered"), default=["random", "ordered"],
-        help="UUIDv4, UUIDv7 (both)",
+        help="kinds of ids: random is UUIDv4, ordered is UUIDv7 (both)",
     )  # fmt: skip
     command.add_paths(one)
 

@@ -68,13 +68,13 @@ def add_command(commands: command.Commands) -> None:
     """Add ``latency`` to the commands of the bench."""
     one = commands.add_parser("latency", help="ack latency: one event in flight, at a rate, and at half of peak")
     one.set_defaults(run=_run)
-    one.add_argument("--rate", type=float, default=5000, help="offered, events/s (%(default)s)")
+    one.add_argument("--rate", type=float, default=5000, help="offered rate, events/s (%(default)s)")
     one.add_argument(
-        "--connections", type=int, default=offered.CONNECTIONS, help="for single events at the rate (%(default)s)"
+        "--connections", type=int, default=offered.CONNECTIONS, help="connections for single events (%(default)s)"
     )
     one.add_argument("--seconds", type=float, default=10, help="how long each rate is offered (%(default)s)")
-    one.add_argument("--events", type=int, default=500_000, help="sent to find the peak (%(default)s)")
-    one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
+    one.add_argument("--events", type=int, default=500_000, help="events sent to find the peak (%(default)s)")
+    one.add_argument("--dup", type=float, default=0.25, help="part of the events that is sent twice (%(default)s)")
     one.add_argument("--ids", choices=("random", "ordered"), default="random", help="UUIDv4 or UUIDv7 (%(default)s)")
     command.add_common(one, runs=3)
 

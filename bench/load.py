@@ -160,8 +160,8 @@ def add_command(commands: command.Commands) -> None:
     one = commands.add_parser("load", help="throughput, against the append ceiling of the same run")
     one.set_defaults(run=_run)
     one.add_argument("--events", type=int, default=1_000_000, help="events a run (%(default)s)")
-    one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
-    one.add_argument("--connections", type=int, default=4, help="(%(default)s)")
+    one.add_argument("--dup", type=float, default=0.25, help="part of the events that is sent twice (%(default)s)")
+    one.add_argument("--connections", type=int, default=4, help="connections (%(default)s)")
     one.add_argument("--ids", choices=("random", "ordered"), help="UUIDv4 or UUIDv7 (each in turn)")
     one.add_argument(
         "--to", type=address, metavar="HOST:PORT", help="a running server instead of one started for each run"

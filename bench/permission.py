@@ -24,8 +24,8 @@ def add_command(commands: command.Commands) -> None:
     """Add ``permission`` to the commands of the bench."""
     one = commands.add_parser("permission", help="what a permission costs per event")
     one.set_defaults(run=_run)
-    one.add_argument("--events", type=int, default=2_000, help="interpreted in a round (%(default)s)")
-    one.add_argument("--rounds", type=int, default=1_000, help="of each (%(default)s)")
+    one.add_argument("--events", type=int, default=2_000, help="events interpreted in a round (%(default)s)")
+    one.add_argument("--rounds", type=int, default=1_000, help="rounds with, and without, a permission (%(default)s)")
     command.add_common(one, runs=3)
 
 

@@ -18,14 +18,14 @@ PERCENTILES: Final = ("p50_ms", "p90_ms", "p99_ms", "p99.9_ms", "p100_ms")
 
 def add_command(commands: command.Commands) -> None:
     """Add ``plot`` to the commands of the bench."""
-    one = commands.add_parser("plot", help="draw result files, each into an .svg file beside it")
+    one = commands.add_parser("plot", help="draw result files, each as an .svg file in the same folder")
     one.set_defaults(run=_run)
     one.add_argument(
         "results",
         nargs="*",
         type=Path,
         metavar="RESULT",
-        help="of load, latency, growth, peers, subscribe or engine (all records)",
+        help="result file of load, latency, growth, peers, subscribe or engine (all records)",
     )
 
 
@@ -56,7 +56,7 @@ def draw_load(result: Result, output: Path) -> None:
     axes.axhline(ceiling.BAR, color="grey", linestyle="--", label=f"bar: {ceiling.BAR}")
     axes.set(xticks=range(len(figures["medians"])), xlim=(-0.5, len(figures["medians"]) - 0.3), ylim=(0, None))
     axes.set_xticklabels([f"{kind} ids" for kind in figures["medians"]])
-    axes.set_title("acked events/s, as a part of the append ceiling")
+    axes.set_title("acked events/s as a fraction of the append ceiling")
     axes.legend(loc="lower left")
     _save(figure, output)
 
@@ -78,7 +78,7 @@ def draw_latency(result: Result, output: Path) -> None:
     axes.axhline(figures["medians"]["fdatasync_p50_ms"], color="grey", linestyle="--", label="an fdatasync (median)")
     axes.set(yscale="log", ylabel="ms")
     axes.set_xticks(range(len(PERCENTILES)), [part.removesuffix("_ms") for part in PERCENTILES])
-    axes.set_title("ack latency, from when each event was due")
+    axes.set_title("ack latency, counted from when each event was due")
     axes.legend()
     _save(figure, output)
 
@@ -125,7 +125,7 @@ def draw_peers(result: Result, output: Path) -> None:
     figure, axes = _subplots(1, 11, height=1.2 + 0.32 * len(measured))
     for strong, color, meaning in (
         (True, "C0", "ack after fsync, exact deduplication for ever"),
-        (False, "C7", "less than that"),
+        (False, "C7", "a weaker guarantee"),
     ):
         names = [name for name, one in measured.items() if one["strong"] is strong]
         medians = [measured[name]["medians"]["events_per_s"] for name in names]
@@ -172,8 +172,8 @@ def draw_subscribe(result: Result, output: Path) -> None:
         cost.legend()
         delay.set_yscale("log")
     caught.set_title("catch-up: 1000 events/s")
-    cost.set_title("fan-out: server's processor time, µs a delivery")
-    delay.set_title("fan-out: delay since it was sent, ms: p50, p99 (pale)")
+    cost.set_title("fan-out: server's processor time per delivery, µs")
+    delay.set_title("fan-out: delay after sending, ms: p50, p99 (pale)")
     _save(figure, output)
 
 

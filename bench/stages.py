@@ -50,8 +50,8 @@ def add_command(commands: command.Commands) -> None:
     """Add ``stages`` to the commands of the bench."""
     one = commands.add_parser("stages", help="what an event costs at each stage")
     one.set_defaults(run=_run)
-    one.add_argument("--events", type=int, default=1_000_000, help="(%(default)s)")
-    one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
+    one.add_argument("--events", type=int, default=1_000_000, help="events (%(default)s)")
+    one.add_argument("--dup", type=float, default=0.25, help="part of the events that is sent twice (%(default)s)")
     command.add_common(one, runs=3)
 
 

@@ -26,8 +26,10 @@ def add_command(commands: command.Commands) -> None:
     """Add ``tls`` to the commands of the bench."""
     one = commands.add_parser("tls", help="throughput and latency over TLS, beside plain TCP")
     one.set_defaults(run=_run)
-    one.add_argument("--events", type=int, default=500_000, help="events over each, in a run (%(default)s)")
-    one.add_argument("--connections", type=int, default=4, help="(%(default)s)")
+    one.add_argument(
+        "--events", type=int, default=500_000, help="events over TLS, and over TCP, in a run (%(default)s)"
+    )
+    one.add_argument("--connections", type=int, default=4, help="connections (%(default)s)")
     command.add_common(one, runs=6)
 
 

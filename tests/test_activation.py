@@ -73,7 +73,7 @@ def test_those_of_another_process_are_not_ours(caplog: pytest.LogCaptureFixture)
 @pytest.mark.parametrize(
     ("names", "why"),
     [
-        ("aggregator.socket", "is named 'aggregator.socket': FileDescriptorName has to be one of acked, silent"),
+        ("aggregator.socket", "is named 'aggregator.socket': FileDescriptorName must be one of acked, silent"),
         ("", "is named 'unknown'"),
     ],
 )
@@ -87,7 +87,9 @@ def test_what_does_not_listen_is_one_clear_line(new_server: StartServer) -> None
     with socket.socket() as idle:
         server = new_server(passed_in={"acked": idle})
         assert not server.try_to_start()
-    assert server.log == "aggregator: descriptor 3 (acked) is no TCP socket that listens (Accept=no, ListenStream=)\n"
+    assert (
+        server.log == "aggregator: descriptor 3 (acked) is not a listening TCP socket (set Accept=no, ListenStream=)\n"
+    )
 
 
 # --- they are served
@@ -98,7 +100,7 @@ def test_every_port_is_served_by_its_name(new_server: StartServer) -> None:
         server = new_server(passed_in=sockets).start()
         assert server.port == number_of(sockets["acked"])
         assert server.silent_port == number_of(sockets["silent"])
-        wait_until(lambda: "outside, which live on: acked port, silent port, forward port" in server.log)
+        wait_until(lambda: "passed in, and outlive this server: acked port, silent port, forward port" in server.log)
         with ForwardPeer(number_of(sockets["forward"])) as peer:
             assert peer.ask(forward("t", [{}], "c")) == {"ack": "c"}
         with wire.Peer(server.silent_port) as silent:
@@ -281,5 +283,5 @@ def test_a_socket_of_another_family_is_one_clear_line(new_server: StartServer) -
         server = new_server(passed_in=sockets)
         assert not server.try_to_start()
     assert server.log == (
-        "aggregator: descriptor 3 (socket) is no unix socket that listens (Accept=no, ListenStream=)\n"
+        "aggregator: descriptor 3 (socket) is not a listening unix socket (set Accept=no, ListenStream=)\n"
     )

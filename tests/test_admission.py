@@ -190,9 +190,7 @@ def test_who_had_to_make_room_is_named_in_the_log_now_and_then(caplog: pytest.Lo
     for number in range(9):
         stranger(admission, f"address {number}")
 
-    assert caplog.messages == [
-        "a client from address 0 was dropped before it had authenticated, to make room for others"
-    ]
+    assert caplog.messages == ["a client from address 0 was dropped before it authenticated, to make room for others"]
     admission._log.close()
 
 

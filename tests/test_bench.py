@@ -432,8 +432,8 @@ def test_tables_are_written_from_result_files_and_a_changed_number_is_found(
 @pytest.mark.parametrize(
     ("marked", "why"),
     [
-        ("<!-- table load -->\n", "a marker has no end"),
-        ("<!-- table load -->\n<!-- table load -->\n<!-- /table -->\n", "a marker has no end"),
+        ("<!-- table load -->\n", "a marker is not closed"),
+        ("<!-- table load -->\n<!-- table load -->\n<!-- /table -->\n", "a marker is not closed"),
         ("<!-- table nothing -->\n<!-- /table -->\n", "table nothing"),
         ("<!-- table load machine=m1 -->\n<!-- /table -->\n", "table load"),
         ("<!-- figure load/medians/nothing -->1<!-- /figure -->\n", "figure load/medians/nothing"),

@@ -227,7 +227,7 @@ def test_a_command_sees_all_that_was_sent_before_it(any_server: ServerProcess) -
     [
         ("FOO", "unknown command FOO; HELP lists them"),
         ("PING x", "too many arguments; usage: PING"),
-        ("QUIT now", "QUIT stands alone, in upper case"),
+        ("QUIT now", "QUIT must stand alone on its line, in upper case"),
         ("EVENTS", f"a topic or pattern is missing; usage: {EVENTS_USAGE}"),
         ("TOPICS AFTER", "limit: expected a number from 1 to 1000, got 'AFTER'"),
         ("TOPICS t", "limit: expected a number from 1 to 1000, got 't'"),
@@ -236,7 +236,7 @@ def test_a_command_sees_all_that_was_sent_before_it(any_server: ServerProcess) -
         ("EVENTS t AFTER x", "after: expected a number from 0 to 9223372036854775807, got 'x'"),
         ("EVENTS t AFTER 1 SINCE 1m", f"AFTER and SINCE exclude each other; usage: {EVENTS_USAGE}"),
         ("EVENTS t WAIT 1", f"WAIT needs AFTER; usage: {EVENTS_USAGE}"),
-        ("EVENTS t AFTER 1", "after: 1 is past the newest, 0: is this the same store?"),
+        ("EVENTS t AFTER 1", "after: 1 is past the newest event, 0: is this the same store?"),
         ("TOPICS 1 2", "unexpected '2'; usage: TOPICS [limit] [AFTER topic]"),
         ("UNSUBSCRIBE", "this connection has no subscription"),
         ("ACK 1", "this connection has no subscription with a name"),

@@ -370,7 +370,7 @@ async def test_a_broken_store_ends_the_consumer_and_no_ack_follows(engine: AnyEn
         assert bench.acked("a")
         for name in ("b", "c", "late"):
             assert bench.refused(name) == Failure(Code.STORAGE, f"the store has failed: {bench.health.failure}")
-        assert bench.health.failure in ("EIO", "a defect", "the engine has given up an append")
+        assert bench.health.failure in ("EIO", "a defect", "the engine has cancelled an append")
         assert bench.stats.errors == 3
         assert bench.intake.waiting_events == 0
 

@@ -450,7 +450,7 @@ def test_a_name_is_for_what_it_was_made_for(server: ServerProcess, other: str) -
         peer.reply()
         (refused,) = subscribe(peer, f"{other} AS me")
         assert refused["code"] == "bad_command"
-        assert refused["detail"] == "me was made for other patterns or filters: FORGET it first"
+        assert refused["detail"] == "me was created with other patterns or filters: FORGET it first"
         assert subscribe(peer, "x a* AS me")[-1]["status"] == "caught_up"
 
 
@@ -501,7 +501,7 @@ def test_so_many_names_are_kept(start_server: StartServer) -> None:
             peer.send(b"UNSUBSCRIBE\n")
             peer.reply()
         (refused,) = subscribe(peer, "* AS one-more")
-        assert (refused["code"], refused["detail"]) == ("busy", "5 names are kept; FORGET some")
+        assert (refused["code"], refused["detail"]) == ("busy", "5 names are kept already; FORGET some")
         assert subscribe(peer, "* AS n3")[0]["status"] == "ok"
         server.ask("FORGET n1")
         with Peer(server.port) as other:

@@ -96,7 +96,7 @@ def test_an_unknown_variable_is_said_once(start_server: StartServer, monkeypatch
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AGGREGATOR_HOSTS", "0.0.0.0")
     server = start_server()
-    assert warnings(server) == ["no options, and ignored: AGGREGATOR_HOSTS, AGGREGATOR_QUEUE_EVENT"]
+    assert warnings(server) == ["ignored, because they are not options: AGGREGATOR_HOSTS, AGGREGATOR_QUEUE_EVENT"]
     assert aggregator("admin", "--to", f"127.0.0.1:{server.port}", "PING").stderr == ""
 
 

@@ -97,12 +97,12 @@ def test_one_name_is_a_topic_and_all_else_are_patterns(filled: ServerProcess) ->
         ("a 0", "limit: expected a number from 1 to 1000, got '0'"),
         ("a 1001", "limit: expected a number from 1 to 1000"),
         ("a[ 5", "the set that opens at character 2 is not closed"),
-        ("a AFTER 11", "after: 11 is past the newest, 10"),
+        ("a AFTER 11", "after: 11 is past the newest event, 10"),
         ("a BEFORE x", "before: expected a number"),
         ("a AFTER 1 BEFORE 2", "AFTER and BEFORE exclude each other"),
         ("a SINCE 1m BEFORE 2", "BEFORE and SINCE exclude each other"),
         ("a SINCE tomorrow", "since: expected NOW, a date and time, or an age like 10m, got 'tomorrow'"),
-        ("a UNTIL 2999-01-01T00:00Z", "until: 2999-01-01T00:00Z is still to come"),
+        ("a UNTIL 2999-01-01T00:00Z", "until: 2999-01-01T00:00Z is in the future"),
         ("a WAIT 5", "WAIT needs AFTER"),
         ("a AFTER 1 WAIT 61", "wait: expected a number from 0 to 60"),
     ],
@@ -316,7 +316,7 @@ def test_a_clock_that_is_set_back(start_server: StartServer, tmp_path: Path, mon
     step.unlink()
     exchange(server.port, event("after"))
     assert check_since(server)[-1] > received[-1]
-    assert "still to come" in server.ask("EVENTS t SINCE 2999-01-01T00:00Z")["detail"]
+    assert "in the future" in server.ask("EVENTS t SINCE 2999-01-01T00:00Z")["detail"]
 
 
 def check_since(server: ServerProcess) -> list[str]:

@@ -21,8 +21,7 @@ from tests.harness.command_line import aggregator, assert_one_line
 from tests.harness.polling import wait_until
 from tests.harness.private_network import needs_root, private_network
 from tests.harness.server_process import ServerProcess, StartServer
-from tests.harness.standard_error import free_port
-from tests.harness.wire import Peer, event, exchange
+from tests.harness.wire import Peer, event, exchange, free_port
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def test_everywhere_is_asked_for_by_name_and_warned_of_once(
         if ipv6:
             Peer(number, host="::1").close()
     names = f"{shown}:{server.port} or {shown}:{server.silent_port}"
-    assert warnings(server) == [f"no authentication: whoever reaches {names} can write events and read them"]
+    assert warnings(server) == [f"no authentication: anybody who reaches {names} may publish and read events"]
     assert f"acked port {shown}:{server.port}, silent port {shown}:{server.silent_port}, " in server.log
 
 
@@ -75,7 +74,9 @@ def test_everywhere_is_asked_for_by_name_and_warned_of_once(
 def test_other_spellings_of_everywhere_are_told_how_to_say_it(tmp_path: Path, host: str) -> None:
     done = aggregator("--host", host, "--port", "0", cwd=tmp_path)
     assert_one_line(done, 1)
-    assert re.search(r"cannot listen on \S+ \(--host\): that is every address here: say 0.0.0.0, :: or \*", done.stderr)
+    assert re.search(
+        r"cannot listen on \S+ \(--host\): that means every address of this machine: use 0.0.0.0, :: or \*", done.stderr
+    )
     assert list(tmp_path.iterdir()) == []
 
 

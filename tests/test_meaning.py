@@ -50,12 +50,12 @@ NOT_AN_EVENT = "not an event: events begin with {, this line with %s; HELP lists
         (b" FOO\t", Code.BAD_COMMAND, "unknown command FOO; HELP lists them"),
         (b"COMMIT", Code.BAD_COMMAND, "unknown command COMMIT; HELP lists them"),
         # Text does not end a stream.
-        (b"quit", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
-        (b"Quit", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
-        (b"QUIT now", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
+        (b"quit", Code.BAD_COMMAND, "QUIT must stand alone on its line, in upper case"),
+        (b"Quit", Code.BAD_COMMAND, "QUIT must stand alone on its line, in upper case"),
+        (b"QUIT now", Code.BAD_COMMAND, "QUIT must stand alone on its line, in upper case"),
         (b"quit: the user has left", Code.BAD_LINE, NOT_AN_EVENT % "'q'"),
-        (b"Quit by signal 15", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
-        (b"QUIT ''", Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
+        (b"Quit by signal 15", Code.BAD_COMMAND, "QUIT must stand alone on its line, in upper case"),
+        (b"QUIT ''", Code.BAD_COMMAND, "QUIT must stand alone on its line, in upper case"),
         (b"'QUIT'", Code.BAD_LINE, NOT_AN_EVENT % '"\'"'),
         # Text.
         (b"INFO the server is up", Code.BAD_LINE, NOT_AN_EVENT % "'I'"),

@@ -44,12 +44,12 @@ def test_each_kind_is_said_once_in_a_while_with_how_many_were_left_out(
 def test_at_its_end_it_says_what_it_has_left_out(said: pytest.LogCaptureFixture) -> None:
     log = PeerLog()
     for number in range(3):
-        log.say(logging.WARNING, "%s left line %d unfinished for %g s", "a client", number, 1.5)
+        log.say(logging.WARNING, "%s did not finish line %d within %g s", "a client", number, 1.5)
     log.say(logging.WARNING, "said in full")
     log.close()
     log.close()
 
-    assert said.messages[2:] == ["2 more lines like this were left out: … left line … unfinished for … s"]
+    assert said.messages[2:] == ["2 more lines like this were left out: … did not finish line … within … s"]
 
 
 def test_rejections_are_said_by_port_and_by_code(said: pytest.LogCaptureFixture) -> None:

@@ -39,7 +39,7 @@ NODE: Final = {  # the framing of each
     "bunyan": "line feeds",
     "winston": "line feeds",
     "winston-logstash": "line feeds",
-    "winston3-logstash-transport": "JSON objects, one behind the other",
+    "winston3-logstash-transport": "JSON objects, one after another",
 }
 PYTHON: Final = {"SysLogHandler": None, "python-logstash-async": "logstash_async", "structlog": "structlog"}
 
@@ -59,7 +59,7 @@ def node(library: str, server: ServerProcess, count: int, delay_ms: int = 0) -> 
     if not shutil.which("node"):
         pytest.skip("needs node")
     if not (FOLDER / "node_modules").exists():
-        pytest.skip(f"{FOLDER / 'node_modules'} is not there: run {FOLDER / 'install'}")
+        pytest.skip(f"{FOLDER / 'node_modules'} is not installed: run {FOLDER / 'install'}")
     return ["node", str(FOLDER / "client.js"), library, f"{server.wrap_port}", f"{count}", f"{delay_ms}"]
 
 
@@ -116,7 +116,7 @@ def test_a_library_of_python_with_its_defaults(library: str, server: ServerProce
 def test_socket_handler_is_told_what_to_use_instead(server: ServerProcess) -> None:
     run(python("SocketHandler", server, 3))
 
-    wait_until(lambda: "it sends pickles, as Python's SocketHandler does: use SysLogHandler" in server.log)
+    wait_until(lambda: "it sends pickles, as Python's SocketHandler sends them: use SysLogHandler" in server.log)
     assert server.ask("STATS")["stored_total"] == 0
 
 

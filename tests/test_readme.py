@@ -81,7 +81,9 @@ def test_the_words_of_replies_are_those_of_the_program(field: str, words: type[C
     shown = set(re.findall(rf'"{field}":"(\w+)"', README))
 
     assert shown <= set(words), "README knows no word that the program does not know"
-    assert {word for word in words if word not in shown and f"`{word}`" not in README} == set(), "nor the other way"
+    assert {word for word in words if word not in shown and f"`{word}`" not in README} == set(), (
+        "the program knows words that README.md does not"
+    )
 
 
 async def test_the_table_of_stats_is_what_the_program_declares(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_client_that_has_ended_a_line_is_not(start_server: StartServer) -> Non
     with Peer(server.silent_port) as peer:
         peer.send(event("e") + b"unfinished")
         assert peer.raw_rest() == b""
-    wait_until(lambda: "left its line 2 unfinished for 7 s" in server.log)
+    wait_until(lambda: "did not finish line 2 within 7 s" in server.log)
     assert "sent no line feed" not in server.log
 
 

@@ -90,7 +90,7 @@ def test_the_last_reply_to_quit() -> None:
             Code.BAD_LINE,
             "not an event: events begin with {, this line with byte 0x1B; HELP lists commands",
         ),
-        (replies.bad_quit(), Code.BAD_COMMAND, "QUIT stands alone, in upper case"),
+        (replies.bad_quit(), Code.BAD_COMMAND, "QUIT must stand alone on its line, in upper case"),
         (replies.no_commands_here(), Code.NOT_ALLOWED, "the silent port answers no commands"),
         (replies.long_command(10, 12), Code.BAD_COMMAND, "a command has at most 10 bytes, this one 12"),
         (replies.bad_utf8_in_command(8), Code.BAD_COMMAND, "not valid UTF-8 at byte 8"),

@@ -20,8 +20,8 @@ from tests.harness.background import in_background
 from tests.harness.command_line import aggregator, assert_one_line
 from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess
-from tests.harness.standard_error import Channel, free_port
-from tests.harness.wire import event, exchange
+from tests.harness.standard_error import Channel
+from tests.harness.wire import event, exchange, free_port
 
 HOSTILE = "esc \x1b[31m, csi \x9b31m, del \x7f, rlo \u202e, tag \U000e0041, é and \U0001f600"
 """In JSON only the first character has to be escaped."""

@@ -593,6 +593,6 @@ async def test_what_the_server_refuses_is_raised(server: ServerProcess, options:
 async def test_a_name_keeps_its_patterns(server: ServerProcess) -> None:
     async with subscriber(server, "a", name="ship"):
         pass
-    with pytest.raises(Refused, match="made for other patterns"):
+    with pytest.raises(Refused, match="created with other patterns"):
         async with subscriber(server, "b", name="ship"):
             pass

@@ -35,7 +35,7 @@ def test_it_is_told_when_the_server_is_ready_and_when_it_stops(manager: NotifySo
     assert manager.told == ["READY=1", "STATUS=storing events"]
     assert exchange(server.port, event("e"))[0]["status"] == "stored"
     assert server.stop() == 0
-    assert manager.rest() == ["STOPPING=1", "STATUS=storing what was read before the end"]
+    assert manager.rest() == ["STOPPING=1", "STATUS=stopping: storing what was read"]
 
 
 def test_the_watchdog_is_fed_until_the_event_loop_stands_still(

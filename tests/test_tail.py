@@ -235,7 +235,7 @@ def test_a_closed_pipe_ends_it_well(server: ServerProcess, arguments: list[str])
         assert process.stderr.read() == b""
 
 
-# --- going on where it ended
+# --- resuming where the last run ended
 
 
 def test_a_cursor_file_goes_on_where_it_ended(server: ServerProcess, tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_without_a_server_it_gives_up(server: ServerProcess) -> None:
     [
         (["a[b"], "not closed"),
         (["--after", "99"], "past the newest"),
-        (["--since", "2999-01-01T00:00:00Z"], "still to come"),
+        (["--since", "2999-01-01T00:00:00Z"], "in the future"),
         (["--after", "17.20.3.8"], "after: expected a number"),
     ],
     ids=str,

@@ -61,7 +61,7 @@ def parse(text: str, max_line_bytes: int) -> list[Stanza]:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadIdentities(f"no TOML: {_one_line(str(error))}") from None
+        raise BadIdentities(f"not valid TOML: {_one_line(str(error))}") from None
     if others := [name for name in document if name != "identity"]:
         raise BadIdentities(f"{_shown(others[0])}: unknown, expected [[identity]]")
     tables = document.get("identity", [])
@@ -76,14 +76,14 @@ def name_fault(name: object) -> str | None:
     """Why an identity may not have this name; None: it may."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -"
-    return f"{name} is the server's own" if name in RESERVED else None
+    return f"{name} is reserved for the server" if name in RESERVED else None
 
 
 def _text(path: Path) -> str:
     with regular_file.opened(path) as file:
         status = os.fstat(file.fileno())
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise BadIdentities("others than its owner may write it: chmod 640")
+            raise BadIdentities("users other than its owner may write to it: chmod 640")
         if status.st_mode & stat.S_IROTH:
             raise BadIdentities("everybody may read it: chmod 640")
         if status.st_size > MAX_FILE_BYTES:
@@ -124,9 +124,9 @@ class _Table:
             self._list("uid", _uid),
         )
         if not any(map(self._table.get, _PROOFS)):
-            raise self._bad(f"nobody can be it without one of {', '.join(_PROOFS)}")
+            raise self._bad(f"no client can have this identity without one of {', '.join(_PROOFS)}")
         if stanza.networks and not identity.publish:
-            raise self._bad("address: it permits to publish only, and publish is empty")
+            raise self._bad("address: it permits publishing only, and publish is empty")
         return stanza
 
     def _name(self) -> str:
@@ -174,7 +174,7 @@ def _refuse_ambiguity(stanzas: list[Stanza]) -> None:
     for stanza in stanzas:
         name = stanza.identity.name
         if name in names:
-            raise BadIdentities(f'identity "{name}": name: there is another identity of this name')
+            raise BadIdentities(f'identity "{name}": name: another identity has this name')
         names.add(name)
         proofs = (stanza.digests, stanza.certificates, stanza.networks, stanza.uids)
         for key, values in zip(_PROOFS, proofs, strict=True):
@@ -212,7 +212,7 @@ def _uid(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 32:
         raise ValueError(f"expected the number of a user, got {_shown(value)}")
     if value == users.overflow_uid():
-        raise ValueError(f"{value} is no user: the kernel says so for every user that it cannot tell")
+        raise ValueError(f"{value} is not a user: the kernel reports it for every user that it cannot map")
     return value
 
 

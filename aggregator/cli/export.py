@@ -14,15 +14,17 @@ from aggregator.client.read.export import BEGINNING, ExportOptions, export
 from aggregator.client.read.show import COLUMNS
 
 _EPILOG: Final = """\
-Exit code 0 means that everything is there. `aggregator export | aggregator send --to HOST:PORT` copies it, and again
-stores nothing twice."""
+Exit code 0 means that the export is complete. `aggregator export | aggregator send --to HOST:PORT` copies the events;
+running it again stores nothing twice."""
 
 
 def add_command(commands: Commands) -> None:
     """Add ``export`` to the commands."""
     export = add_reader(commands, "export", "write all events to a file or a pipe", _EPILOG, "NOW")
     export.set_defaults(run=_run, parser=export)
-    export.add_argument("--since", type=age_or_time, default=BEGINNING, metavar="T", help="the first one (the oldest)")
+    export.add_argument(
+        "--since", type=age_or_time, default=BEGINNING, metavar="T", help="only events stored since T (no start)"
+    )
     export.add_argument(
         "--format", choices=("event", "json", "csv"), default="event",
         help="event: byte for byte as sent; json: with seq and received_at (event)",
@@ -31,9 +33,13 @@ def add_command(commands: Commands) -> None:
         "--columns", type=_columns, metavar="NAME,…",
         help=f"with csv: members, and paths into the payload such as payload.user.id ({','.join(COLUMNS)})",
     )  # fmt: skip
-    export.add_argument("--output", type=Path, metavar="FILE", help="it is there when all is in it (standard output)")
+    export.add_argument(
+        "--output", type=Path, metavar="FILE", help="file, which appears only when it is complete (standard output)"
+    )
     export.add_argument("--quiet", action="store_true", help="nothing but errors on standard error")
-    export.add_argument("--give-up-after", type=seconds, metavar="SECONDS", help="without the server (30)")
+    export.add_argument(
+        "--give-up-after", type=seconds, metavar="SECONDS", help="give up after this long without the server (30)"
+    )
 
 
 def _columns(text: str) -> tuple[str, ...]:

@@ -216,7 +216,9 @@ def host(text: str) -> str:
     if name := without_brackets(text):
         return name
     everywhere = "{}, {} or {}".format(*EVERYWHERE)
-    raise argparse.ArgumentTypeError(f"expected an address or a name, got none; {everywhere} is every address here")
+    raise argparse.ArgumentTypeError(
+        f"expected an address or a name, got none; {everywhere} means every address of this machine"
+    )
 
 
 def file(text: str) -> Path:

@@ -25,6 +25,6 @@ def add_reader(commands: Commands, name: str, what: str, epilog: str, until: str
     reader.add_argument("--contains", metavar="TEXT", help="only events with this text anywhere in their JSON")
     reader.add_argument(
         "--until", type=age_or_time, default=until, metavar="T",
-        help=f"only events that were stored before ({until or 'no end'})",
+        help=f"only events stored before T ({until or 'no end'})",
     )  # fmt: skip
     return reader

@@ -13,7 +13,7 @@ from aggregator.client.send import send
 from aggregator.client.send.options import SendOptions
 
 _EPILOG: Final = """\
-Lines of text get the time of sending as their timestamp, unless --timestamp auto finds one in front of the line.
+Lines of text get the time of sending as their timestamp, unless --timestamp auto finds one at the start of the line.
 Files compressed with gzip, bzip2 or xz are read as text. README.md says what makes a line the same line."""
 
 
@@ -31,30 +31,33 @@ def add_command(commands: Commands) -> None:
     )
     add_target(sender)
     sender.add_argument("--quiet", action="store_true", help="nothing but errors on standard error")
-    sender.add_argument("--give-up-after", type=seconds, metavar="SECONDS", help="without any ack (never)")
+    sender.add_argument(
+        "--give-up-after", type=seconds, metavar="SECONDS", help="give up after this long without an ack (never)"
+    )
     sender.add_argument("--rejects", type=Path, metavar="FILE", help="append every rejected line to this file")
 
     files = sender.add_argument_group("files")
-    files.add_argument("--follow", action="store_true", help="go on as the files grow, like tail -F")
+    files.add_argument("--follow", action="store_true", help="keep reading as the files grow, like tail -F")
     files.add_argument(
-        "--state", type=Path, metavar="FILE", help="remember there how far each file is acked, go on there"
+        "--state", type=Path, metavar="FILE", help="record in FILE how far each file is acked, and resume there"
     )
-    files.add_argument("--text", action="store_true", help="take all content for text: unpack nothing, refuse nothing")
+    files.add_argument("--text", action="store_true", help="treat all content as text: unpack nothing, refuse nothing")
 
-    text = sender.add_argument_group("lines that are no events yet")
+    text = sender.add_argument_group("lines that are not events yet")
     text.add_argument("--topic", help="wrap each line of text into an event of this topic")
     text.add_argument("--source", help="the events' source (this host's name)")
     text.add_argument(
         "--timestamp", choices=("now", "auto"), default="now",
-        help="now: the time of sending; auto: the ISO 8601 or syslog stamp in front of the line, if it has one (now)",
+        help="now: the time of sending; auto: the ISO 8601 or syslog stamp at the start of a line, if it has one (now)",
     )  # fmt: skip
     text.add_argument(
         "--identity", choices=("file", "content"), default="file",
-        help="a line is the same if it is in the same file, or if all up to it is the same in whatever file (file)",
+        help="file: a line is the same if it is in the same file; "
+        "content: if everything up to it is the same, in any file (file)",
     )  # fmt: skip
     text.add_argument("--json", action="store_true", help="each line is a JSON object and becomes the payload as it is")
     for name, what in (("id", "event_id"), ("time", "timestamp"), ("topic", "topic")):
-        text.add_argument(f"--{name}-field", metavar="NAME", help=f"with --json: the field that has the {what}")
+        text.add_argument(f"--{name}-field", metavar="NAME", help=f"with --json: the field that holds the {what}")
 
 
 def _run(options: argparse.Namespace) -> int:

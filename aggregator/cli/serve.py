@@ -62,7 +62,7 @@ def add_command(commands: Commands) -> None:
     server = commands.add_parser("serve", help="run the server (the default)")
     server.set_defaults(run=run, parser=server)
     defaults = Config()
-    option(server, "--host", host, defaults.host, "address to listen on")
+    option(server, "--host", host, defaults.host, "address that the plain ports listen on")
     option(server, "--port", port, defaults.port, "acked port; 0: any free one")
     option(server, "--silent-port", port_or_off, defaults.silent_port, "port that never writes a byte; 0: any; off")
     option(server, "--forward-port", port_or_off, defaults.forward_port, "port for Forward; 0: any; off", shown="off")
@@ -70,14 +70,15 @@ def add_command(commands: Commands) -> None:
         server, "--forward-shared-key-file", file, None, "file with the key that Forward clients must know",
         shown="none",
     )  # fmt: skip
-    option(server, "--forward-id", field, None, "field of a Forward record that is the event_id", shown="the chunk's")
-    option(server, "--forward-source", field, None, "field of a Forward record that is the source", shown="the peer")
+    option(server, "--forward-id", field, None, "field of a Forward record to use as event_id", shown="the chunk's")
+    option(server, "--forward-source", field, None, "field of a Forward record to use as source", shown="the peer")
     option(server, "--forward-chunk-bytes", size, defaults.forward_chunk_bytes, "longest Forward message")
     option(server, "--wrap-port", port_or_off, defaults.wrap_port, "port that takes any text; 0: any; off", shown="off")
-    option(server, "--wrap-topic", topic_template, defaults.wrap_topic, "topic of wrapped texts, as logs.{program|app}")
     option(
-        server, "--wrap-id-field", field, defaults.wrap_id_field, "field of JSON that is the event_id", shown="a UUID"
-    )
+        server, "--wrap-topic", topic_template, defaults.wrap_topic,
+        "topic of wrapped texts, such as logs.{program|app}",
+    )  # fmt: skip
+    option(server, "--wrap-id-field", field, defaults.wrap_id_field, "JSON field to use as event_id", shown="a UUID")
     option(server, "--tls-host", host, defaults.tls_host, "address that the TLS ports listen on")
     option(server, "--tls-port", port_or_off, defaults.tls_port, "acked port over TLS; 0: any; off", shown="off")
     option(server, "--tls-silent-port", port_or_off, defaults.tls_silent_port, "silent port over TLS", shown="off")
@@ -88,23 +89,25 @@ def add_command(commands: Commands) -> None:
     option(server, "--socket", file, None, "unix socket that answers like --port", shown="none")
     option(server, "--silent-socket", file, None, "unix socket like --silent-port", shown="none")
     option(server, "--socket-mode", mode, defaults.socket_mode, "who may connect to the unix sockets")
-    option(server, "--anonymous", anonymous, defaults.anonymous, "who need not be known: loopback, none, all")
+    option(server, "--anonymous", anonymous, defaults.anonymous, "who need not authenticate: loopback, none, all")
     option(server, "--identities", file, None, "file that says who may do what", shown="none")
     option(server, "--auth-timeout", seconds, defaults.auth_timeout_s, "seconds to authenticate", "auth_timeout_s")
     option(server, "--max-pending", count, defaults.max_pending, "unauthenticated clients at a time")
-    option(server, "--db", database, defaults.db, "database file, whose folder is made; or postgresql://…")
+    option(server, "--db", database, defaults.db, "database file (its folder is created), or postgresql://…")
     option(server, "--lanes", lanes, defaults.lanes, "lanes of a PostgreSQL database", shown="as it has; 1 at first")
     option(server, "--standbys", standbys, defaults.standbys, "synchronous standbys that PostgreSQL must wait for")
     option(server, "--queue-events", count, defaults.queue_events, "events waiting to be stored")
     option(server, "--queue-bytes", size, defaults.queue_bytes, "the same in bytes")
     option(server, "--max-batch", count, defaults.max_batch, "events in one transaction")
-    option(server, "--wal-limit-bytes", count, defaults.wal_limit_bytes, "the WAL's size at which nothing is stored")
+    option(server, "--wal-limit-bytes", count, defaults.wal_limit_bytes, "WAL size above which nothing is stored")
     option(server, "--max-line-bytes", size, defaults.max_line_bytes, "longest line")
     option(server, "--max-connections", count, defaults.max_connections, "clients at a time")
     option(server, "--address-connections", count, defaults.address_connections, "clients at a time from one address")
     option(server, "--line-timeout", seconds, defaults.line_timeout_s, "seconds to finish a line", "line_timeout_s")
     option(server, "--reply-buffer-bytes", size, defaults.reply_buffer_bytes, "replies waiting for one client")
-    option(server, "--drain-timeout", seconds, defaults.drain_timeout_s, "seconds to end in", "drain_timeout_s")
+    option(
+        server, "--drain-timeout", seconds, defaults.drain_timeout_s, "seconds to end at shutdown", "drain_timeout_s"
+    )
     option(server, "--log-level", log_level, defaults.log_level, "debug, info, warning or error")
     option(server, "--log-level-file", file, None, "file with the level, read again at SIGHUP", shown="none")
 
@@ -120,13 +123,13 @@ def run(options: argparse.Namespace) -> int:
     for remark in options.remarks:
         log.warning(remark)
     if unknown := unknown_variables(options.variables):
-        log.warning("no options, and ignored: %s", ", ".join(unknown))
+        log.warning("ignored, because they are not options: %s", ", ".join(unknown))
     try:
         run_server(config)
     except (CannotStart, CannotListen, StorageUnusable) as error:
         to_stderr.say(f"aggregator: {error}")
     except Exception:  # a defect of ours
-        log.critical("cannot go on", exc_info=True)
+        log.critical("cannot continue", exc_info=True)
     return 1
 
 

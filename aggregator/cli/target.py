@@ -51,7 +51,7 @@ def add_target(parser: Parser) -> None:
     option(parser, "--ca", file, None, "with tls: certificates that sign the server's", shown="the system's")
     option(parser, "--cert", file, None, "with tls: our certificate in PEM", shown="none")
     option(parser, "--key", file, None, "with tls: its key in PEM", shown="in the same file")
-    option(parser, "--token-file", file, None, "file with the token that says who we are", shown="none")
+    option(parser, "--token-file", file, None, "file with the token to authenticate with", shown="none")
 
 
 def server_of(options: argparse.Namespace) -> Server:

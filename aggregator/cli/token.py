@@ -22,10 +22,10 @@ def add_command(commands: Commands) -> None:
     """Add ``token`` to the commands."""
     command = commands.add_parser(
         "token", help="print a new token, and its stanza for the server's --identities",
-        description="Print a new token in the first line, and behind an empty line its stanza for --identities.",
+        description="Print a new token on the first line and, after an empty line, its stanza for --identities.",
     )  # fmt: skip
     command.set_defaults(run=_run, parser=command)
-    command.add_argument("name", type=_name, metavar="NAME", help="whose it is")
+    command.add_argument("name", type=_name, metavar="NAME", help="name of the identity that the token is for")
 
 
 def _name(text: str) -> str:

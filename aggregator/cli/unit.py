@@ -44,7 +44,9 @@ def _run(options: argparse.Namespace) -> int:
     port = _SOCKETS.get(options.unit)
     program = _program()
     if not port and any(Path(program[0]).is_relative_to(folder) for folder in _HIDDEN):
-        complain(f"{program[0]} is in a folder that this unit hides from the server: install it in /opt, say")
+        complain(
+            f"{program[0]} is in a folder that this unit hides from the server: install it elsewhere, such as in /opt"
+        )
     filled_in = {"@PROGRAM@": " ".join(map(_quoted, program))}
     if port:
         owner = _OWNER.replace("@MODE@", Config().socket_mode) if port.unix else ""

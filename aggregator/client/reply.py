@@ -76,7 +76,7 @@ class LostCount(Unknown):
     """A reply that does not answer the line whose turn it is."""
 
     def __init__(self, reply: bytes) -> None:
-        self.detail = f"a reply to something else than was sent (a PROXY header before it?): {shorten(reply)}"
+        self.detail = f"a reply to something other than what was sent (a PROXY header before it?): {shorten(reply)}"
         super().__init__("lost count", self.detail, ends_connection=True)
 
 

@@ -55,7 +55,10 @@ class Screen:
         """Wait until everything is written, if that does not take long."""
         if self._left_out:
             left_out, self._left_out = self._left_out, 0
-            self._put(f"aggregator: {left_out} messages were left out, because standard error took none\n", sys.maxsize)
+            self._put(
+                f"aggregator: {left_out} messages were left out, because standard error did not accept them\n",
+                sys.maxsize,
+            )
         self._queue.put(None)
         if not self._gone:
             self._thread.join(CLOSE_S)

@@ -340,7 +340,7 @@ class Subscriber:
                     self._ack()
                     await self._something.wait()
         if self._acks.waiting:
-            self._on_trouble("no answer to the last ack: the events since the one before come again")
+            self._on_trouble("no answer to the last ack: the events since the previous ack may come again")
 
 
 _START: Final = len(EVENT_START)

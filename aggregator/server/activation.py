@@ -45,9 +45,7 @@ def inherited(ports: Sequence[Port], environment: MutableMapping[str, str]) -> d
     for descriptor, name in zip(_descriptors(int(count)), _names(names, int(count)), strict=True):
         if name not in by_name:
             expected = ", ".join(by_name)
-            raise BadSocket(
-                f"descriptor {descriptor} is named {name!r}: FileDescriptorName has to be one of {expected}"
-            )
+            raise BadSocket(f"descriptor {descriptor} is named {name!r}: FileDescriptorName must be one of {expected}")
         port = by_name[name]
         found.setdefault(port, []).append(_listening(descriptor, port))
     return found
@@ -68,13 +66,13 @@ def _listening(descriptor: int, port: Port) -> socket.socket:
     try:
         one = socket.socket(fileno=descriptor)  # finds out its family and type
     except OSError as error:
-        raise BadSocket(f"{shown} is no socket: {os.strerror(error.errno or 0)}") from error
+        raise BadSocket(f"{shown} is not a socket: {os.strerror(error.errno or 0)}") from error
     is_listening = one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     families = (socket.AF_UNIX,) if port.unix else (socket.AF_INET, socket.AF_INET6)
     if one.family not in families or not is_listening:
         one.detach()
         kind = "unix" if port.unix else "TCP"
-        raise BadSocket(f"{shown} is no {kind} socket that listens (Accept=no, ListenStream=)")
+        raise BadSocket(f"{shown} is not a listening {kind} socket (set Accept=no, ListenStream=)")
     one.set_inheritable(False)
     one.setblocking(False)
     return one

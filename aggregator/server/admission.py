@@ -170,7 +170,7 @@ class Admission:
         self._evicted += 1
         self._remove_pending(slot)
         self._log.say(
-            logging.WARNING, "a client from %s was dropped before it had authenticated, to make room for others",
+            logging.WARNING, "a client from %s was dropped before it authenticated, to make room for others",
             slot.origin,
         )  # fmt: skip
         slot.holder.abort()

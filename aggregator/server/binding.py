@@ -54,7 +54,7 @@ def why_not_open(bound: Mapping[Port, Bound], rules: Rules, forward_key: bytes |
         return None
     what = "would let anybody in"
     if rules.anonymous is Anonymous.NONE:
-        what = "would let nobody in, because tokens are not taken there"
+        what = "would let nobody in, because tokens are not accepted there"
     return f"{names} {what}: set --tls-port, rules in --identities, or --anonymous all"
 
 

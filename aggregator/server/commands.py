@@ -95,7 +95,7 @@ def metrics(state: State) -> Iterator[Metric]:
     yield Metric("connections_limit", state.config.max_connections, "connections that may be open")
     yield from state.admission.metrics()
     yield from state.feed.metrics()
-    yield Metric("cursors", len(state.cursors), "names that readers have left their positions under")
+    yield Metric("cursors", len(state.cursors), "names under which the store keeps readers' positions")
     yield from state.engine.gauges()
 
 
@@ -181,7 +181,7 @@ COMMANDS: Final = {
         _Command(Word.PING, "PING", "answer at once", _ping),
         _Command(Word.HELP, "HELP", "this list", _help),
         _Command(Word.AUTH, "AUTH <token>", "authenticate; first line only", _auth),
-        _Command(Word.WHOAMI, "WHOAMI", "who this is, and how that is known", _whoami),
+        _Command(Word.WHOAMI, "WHOAMI", "who you are, and how the server knows", _whoami),
         _Command(Word.STATS, "STATS", "counters since the start, sizes, versions", _stats, Requirement.MONITOR),
         _Command(Word.HEALTH, "HEALTH", "healthy, degraded or failed, and why", _health, Requirement.MONITOR),
         _Command(
@@ -190,7 +190,7 @@ COMMANDS: Final = {
         _Command(
             Word.EVENTS,
             reading.EVENTS_USAGE,
-            "the newest events; AFTER, SINCE: the oldest from there",
+            "the newest events; with AFTER or SINCE the oldest from there on",
             reading.events,
             Requirement.READ,
         ),
@@ -198,23 +198,25 @@ COMMANDS: Final = {
         _Command(
             Word.SUBSCRIBE,
             reading.SUBSCRIBE_USAGE,
-            "events as they are committed, or from there on",
+            "events as they are committed; with AFTER or SINCE all from there on",
             reading.subscribe,
             Requirement.READ,
         ),
-        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "no more events", reading.unsubscribe, Requirement.READ),
-        _Command(Word.ACK, reading.ACK_USAGE, "all events up to that seq are handled", reading.ack, Requirement.READ),
+        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "end the subscription", reading.unsubscribe, Requirement.READ),
+        _Command(
+            Word.ACK, reading.ACK_USAGE, "mark all events up to that seq as handled", reading.ack, Requirement.READ
+        ),
         _Command(
             Word.SUBSCRIBERS,
             "SUBSCRIBERS [limit]",
-            "who reads, and how far behind",
+            "who is subscribed, and how far behind",
             reading.subscribers,
             Requirement.READ,
         ),
         _Command(
             Word.CURSORS,
             reading.CURSORS_USAGE,
-            "names, and how far their readers have come",
+            "names, and how far their readers have got",
             reading.cursors,
             Requirement.READ,
         ),

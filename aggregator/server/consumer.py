@@ -359,5 +359,5 @@ def _raise_what_was_raised(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         if task.done():
             if task.cancelled():  # not by us
-                raise StorageFailed("the engine has given up an append")
+                raise StorageFailed("the engine has cancelled an append")
             task.result()

@@ -144,7 +144,7 @@ class ForwardInbox:
         if self._unfinished_s <= self._config.line_timeout_s:
             return None
         what = "its handshake" if self._handshake else "a message"
-        self.refused(f"it left {what} unfinished for {self._config.line_timeout_s:g} s")
+        self.refused(f"it did not finish {what} within {self._config.line_timeout_s:g} s")
         return b""
 
     def forgive(self) -> None:

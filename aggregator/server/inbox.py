@@ -131,7 +131,7 @@ class Inbox:
         self._stats.received += 1
         self._stats.errors += 1
         self._log.say(
-            logging.WARNING, f"{self._port.name}: %s left its line %d unfinished for %g s: closed; %s",
+            logging.WARNING, f"{self._port.name}: %s did not finish line %d within %g s: closed; %s",
             self.peer, line_number, self._line_timeout_s, framing.value,
         )  # fmt: skip
         return replies.encode(replies.error(replies.unfinished_line(line_number, self._line_timeout_s, framing)))

@@ -99,6 +99,8 @@ class Intake:
 
     def metrics(self) -> Iterator[Metric]:
         """The numbers of what waits in it."""
-        yield Metric("queue_events", self.waiting_events, "events read that wait for their commit", in_health=True)
-        yield Metric("queue_limit", self.max_events, "events at which clients are not read any more")
-        yield Metric("queue_bytes", self.waiting_bytes, "bytes of the same events")
+        yield Metric(
+            "queue_events", self.waiting_events, "events that were read and wait for their commit", in_health=True
+        )
+        yield Metric("queue_limit", self.max_events, "queued events at which the server stops reading from clients")
+        yield Metric("queue_bytes", self.waiting_bytes, "bytes of the queued events")

@@ -146,7 +146,7 @@ class Live:
             while self._rounds and budget > 0:
                 budget -= self._step(self._rounds[0])
         except Exception:  # a defect of ours
-            log.exception("a commit could not be delivered as it was published")
+            log.exception("a commit could not be delivered live")
             self.leave_all()
         self._writing = bool(self._rounds)
         if self._writing:

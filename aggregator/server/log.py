@@ -40,7 +40,7 @@ class Log(logging.Handler):
         self._lines.flush(FLUSH_S)
 
     def _gap(self, left_out: int) -> bytes:
-        text = f"{left_out} lines of the log are missing here: standard error could not be written"
+        text = f"{left_out} log lines are missing here, because standard error did not accept them"
         return _encoded(self.format(logging.makeLogRecord({"levelname": "WARNING", "msg": text})))
 
 
@@ -81,4 +81,4 @@ def start(level: str) -> Log:
 
 def _on_exception(found: sys.UnraisableHookArgs | threading.ExceptHookArgs) -> None:
     what = (found.exc_type, found.exc_value or found.exc_type(), found.exc_traceback)
-    logging.getLogger("aggregator").error("an exception that nobody has caught", exc_info=what)
+    logging.getLogger("aggregator").error("uncaught exception", exc_info=what)

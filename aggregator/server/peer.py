@@ -259,7 +259,7 @@ class Peer(asyncio.Protocol):
             return self._interpret()
         except Exception:  # a defect of ours: it ends this client, and harms nobody else
             self._state.peer_log.say(
-                logging.ERROR, "%s: closed, because what it sent could not be read:\n%s", self._inbox.peer,
+                logging.ERROR, "%s: closed, because its input could not be processed:\n%s", self._inbox.peer,
                 traceback.format_exc(),
             )  # fmt: skip
             self._inbox.clear()
@@ -428,7 +428,7 @@ class Peer(asyncio.Protocol):
     def _give_up_replies(self) -> None:
         self._state.stats.muted += 1
         self._state.peer_log.say(
-            logging.WARNING, f"%s does not read its replies: muted; its events are stored. {self.advice}",
+            logging.WARNING, f"%s does not read its replies: muted, but its events are still stored. {self.advice}",
             self._inbox.peer,
         )  # fmt: skip
         self.say_no_more()

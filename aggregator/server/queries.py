@@ -106,7 +106,7 @@ class Query:
         # Events that are committed and not published yet are still to be delivered.
         position = state.engine.earlier(state.feed.head, sought)
         if position == state.feed.head and found > now:  # past all that is stored, even if the clock was set back
-            raise BadCommand(replies.not_now(f"{name.lower()}: {text[:40]} is still to come"))
+            raise BadCommand(replies.not_now(f"{name.lower()}: {text[:40]} is in the future"))
         return position
 
     def seconds(self, name: str, default: int, highest: int) -> int:

@@ -204,7 +204,9 @@ async def event(arguments: list[str], state: State, asker: Asker) -> Answer:
 async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
     query = queries.parse(arguments, _SUBSCRIBE_OPTIONS, SUBSCRIBE_USAGE, ("AFTER", "SINCE"))
     if asker.subscription:
-        raise BadCommand(replies.not_now("this connection has a subscription: UNSUBSCRIBE first, or open another"))
+        raise BadCommand(
+            replies.not_now("this connection already has a subscription: UNSUBSCRIBE first, or open another connection")
+        )
     interest = query.interest(asker.identity)
     beat_s = query.seconds("BEAT", DEFAULT_BEAT_S, MAX_BEAT_S)
     left = number("limit", query.options["LIMIT"], 1, queries.MAX_NUMBER) if "LIMIT" in query.options else None
@@ -265,9 +267,11 @@ async def _start_of(
             if len(cursors) >= MAX_CURSORS:
                 raise Refused(replies.too_many_cursors(MAX_CURSORS))
         elif not is_visible_to(cursor.interest, reader):
-            raise BadCommand(replies.not_now(f"{name[:40]} is somebody else's name: choose another"))
+            raise BadCommand(replies.not_now(f"{name[:40]} belongs to another identity: choose another name"))
         elif not is_for(cursor.interest, interest):
-            raise BadCommand(replies.not_now(f"{name[:40]} was made for other patterns or filters: FORGET it first"))
+            raise BadCommand(
+                replies.not_now(f"{name[:40]} was created with other patterns or filters: FORGET it first")
+            )
         if not state.engine.shared:
             if cursor is None:
                 cursors.move(name, interest, start, reader)

@@ -80,7 +80,7 @@ async def keep_loading(reloadables: Sequence[Reloadable], asked: asyncio.Event, 
             log.error("not reloaded, everything stays as it was: %s", error)
         except LoadedInPart:
             stats.config_reload_ok = False
-            log.exception("reloaded in part")
+            log.exception("only partly reloaded")
         except Exception:  # a defect of ours; the next try may do better
             stats.config_reload_ok = False
             log.exception("not reloaded, everything stays as it was")

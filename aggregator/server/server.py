@@ -153,10 +153,10 @@ class Server:
         open_to_others = [name for port in bound for name in binding.reachable(bound[port])]
         if open_to_others and self._state.config.anonymous is Anonymous.ALL:
             log.warning(
-                "no authentication: whoever reaches %s can write events and read them", " or ".join(open_to_others)
+                "no authentication: anybody who reaches %s may publish and read events", " or ".join(open_to_others)
             )
         if self._state.config.identities and self._state.config.anonymous is Anonymous.ALL:
-            log.warning("--identities keeps nobody out: with --anonymous all, whoever is not in it may write and read")
+            log.warning("--identities keeps nobody out: with --anonymous all, other clients may publish and read too")
         names = {port: " and ".join(map(sockets.name, one.sockets)) for port, one in bound.items()}
         shown = [f"{port.name} {names.get(port, 'off')}" for port in PORTS if port in names or port is SILENT]
         log.info(
@@ -164,7 +164,7 @@ class Server:
             __version__, ", ".join(shown), self._state.engine.stored_total, self._state.engine.location,
         )  # fmt: skip
         if outside := [port.name for port, one in bound.items() if one.lives_on]:
-            log.info("sockets from outside, which live on: %s", ", ".join(outside))
+            log.info("sockets that were passed in, and outlive this server: %s", ", ".join(outside))
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -204,7 +204,9 @@ class Server:
             health = self._state.health
             troubles = filter(None, self._state.engine.troubles().values())
             reason = health.failure or health.trouble or next(troubles, "a commit does not end")
-            log.error("stopped: not all that was read could be stored, and none of that was acked: %s", reason)
+            log.error(
+                "stopped: some events that were read could not be stored, and none of these was acked: %s", reason
+            )
             return False
         # 5. Close the store.
         await self._state.cursors.stop()

@@ -34,7 +34,7 @@ def handle(stop: asyncio.Event, reload: asyncio.Event) -> None:
             first_at = loop.time()
             stop.set()
         elif number != signal.SIGHUP and loop.time() - first_at > REPEAT_S:
-            log.warning("stopped at once by a second signal; what was not acked may not be stored")
+            log.warning("stopped at once by a second signal; events that were not acked may not be stored")
             logging.shutdown()
             os._exit(1)
 

@@ -136,7 +136,7 @@ async def _addresses(port: Port, host: str, number: int) -> list[_Address]:
         raise CannotListen(address.join(host, number), port.host_option, error) from error
     addresses: list[_Address] = list(dict.fromkeys((family, where) for family, _, _, _, where in found))
     if host not in address.EVERYWHERE and any(_is_everywhere(where[0]) for _, where in addresses):
-        why = f"that is every address here: say {_ANY_OF_THEM}"
+        why = f"that means every address of this machine: use {_ANY_OF_THEM}"
         raise CannotListen(address.join(host, number), port.host_option, why)
     return addresses
 

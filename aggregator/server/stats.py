@@ -34,7 +34,7 @@ class Stats:
     connections_total: int = counter("connections_total", "connections accepted")
     connections_refused: int = counter("connections_refused", "connections over a limit, or speaking another protocol")
     auth_failed: int = counter("auth_failed", "connections that failed to authenticate")
-    subscribers_refused: int = counter("subscribers_refused", "subscriptions over the limit of subscribers")
+    subscribers_refused: int = counter("subscribers_refused", "subscriptions refused at the limit of subscribers")
     muted: int = counter("muted", "connections whose replies were given up, because they were not read")
     batches: int = counter("batches", "transactions that stored events")
     config_reload_ok: bool = True
@@ -70,11 +70,15 @@ class Stats:
         """All numbers, with their current values."""
         yield from declared(self)
         yield Metric("rejected_by_code", dict(self._rejected_by_code), "rejected, by code", Kind.COUNTER)
-        yield Metric("tls_handshakes", dict(self._handshakes), "handshakes of TLS, by result", Kind.COUNTER)
-        yield Metric("config_reload_ok", int(self.config_reload_ok), "0: the last SIGHUP met a broken file, else 1")
+        yield Metric("tls_handshakes", dict(self._handshakes), "TLS handshakes, by result", Kind.COUNTER)
+        yield Metric(
+            "config_reload_ok", int(self.config_reload_ok), "0 if the reload at the last SIGHUP failed, else 1"
+        )
         yield Metric("uptime_s", round(self._uptime_s, 3), "time since the start")
         yield Metric("events_per_s", self._events_per_s(), f"events acked a second, over the last {_RATE_WINDOW_S} s")
-        yield Metric("commit_ms", self._commit_ms(), f"duration of the last {_COMMITS_KEPT} transactions: percentiles")
+        yield Metric(
+            "commit_ms", self._commit_ms(), f"duration of the last {_COMMITS_KEPT} transactions, as percentiles"
+        )
 
     @property
     def _uptime_s(self) -> float:

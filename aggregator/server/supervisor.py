@@ -61,7 +61,7 @@ class Supervisor:
     def _current_status(self) -> str:
         health = self._health
         wrong = "failed: " + health.failure if health.failure else health.trouble or health.slow_commit
-        doing = "storing what was read before the end" if self._stopping else "storing events"
+        doing = "stopping: storing what was read" if self._stopping else "storing events"
         return f"not storing: {wrong}" if wrong else doing
 
     def _tell(self, *lines: str) -> None:

@@ -100,7 +100,9 @@ class TlsHandshake:
         self._result = result
         self._state.stats.handshake(result.value)
         if result not in (Result.OK, Result.GONE):
-            self._state.peer_log.say(logging.WARNING, f"{self._port.name}: no TLS with %s: {why}", self._slot.origin)
+            self._state.peer_log.say(
+                logging.WARNING, f"{self._port.name}: TLS handshake with %s failed: {why}", self._slot.origin
+            )
 
     def broken(self, trace: str) -> None:
         """A defect of ours ends this client."""

@@ -210,7 +210,7 @@ class WrapInbox:
                 self.peer, Excerpt(framer.start),
             )  # fmt: skip
         if framer.framing and framer.framing is not self._framing:
-            lost = f", because it no longer has {self._framing.value}" if self._framing else ""
+            lost = f", because the stream no longer keeps to {self._framing.value}" if self._framing else ""
             self._framing = framer.framing
             self._log.say(
                 logging.INFO, f"{self._port.name}: %s: framing: {framer.framing.value}{lost}", self.peer

@@ -15,7 +15,7 @@ async def open(config: Config) -> AnyEngine:
     try:
         import psycopg  # noqa: F401  it may be installed but find no libpq
     except ImportError as error:
-        why = "a database of PostgreSQL needs psycopg and libpq: pip install 'aggregator[postgres]'"
+        why = "a PostgreSQL database needs psycopg and libpq: pip install 'aggregator[postgres]'"
         raise StorageUnusable(why) from error
     from aggregator.storage.postgres.store import Store as PostgreSQL
 

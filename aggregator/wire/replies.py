@@ -162,7 +162,7 @@ def no_event(line: bytes) -> Rejection:
 
 
 def bad_quit() -> Rejection:
-    return Rejection(Code.BAD_COMMAND, "QUIT stands alone, in upper case")
+    return Rejection(Code.BAD_COMMAND, "QUIT must stand alone on its line, in upper case")
 
 
 def no_commands_here() -> Rejection:
@@ -218,7 +218,7 @@ def bad_number(name: str, text: str, lowest: int, highest: int) -> Rejection:
 def not_a_position(name: str, text: str, head: str) -> Rejection:
     return Rejection(
         Code.BAD_COMMAND,
-        f"{name}: expected a seq of the server's, such as {head}, got {text[:_SHOWN_CHARS]!r}",
+        f"{name}: expected a seq from the server, such as {head}, got {text[:_SHOWN_CHARS]!r}",
     )
 
 
@@ -238,7 +238,7 @@ def bad_pattern(pattern: str, why: str) -> Rejection:
 
 
 def past_the_newest(name: str, seq: int | str, head: int | str) -> Rejection:
-    return Rejection(Code.BAD_COMMAND, f"{name}: {seq} is past the newest, {head}: is this the same store?")
+    return Rejection(Code.BAD_COMMAND, f"{name}: {seq} is past the newest event, {head}: is this the same store?")
 
 
 def not_now(why: str) -> Rejection:
@@ -281,7 +281,7 @@ def stopping() -> Failure:
 
 
 def no_more_deliveries() -> Failure:
-    return Failure(Code.SHUTTING_DOWN, "the server is stopping; subscribe again when it is back")
+    return Failure(Code.SHUTTING_DOWN, "the server is stopping; subscribe again when it is running")
 
 
 def too_many_connections(limit: int, origin: str | None = None) -> Failure:
@@ -299,7 +299,7 @@ def taken_over(peer: str, name: str) -> Failure:
 
 
 def too_many_cursors(limit: int) -> Failure:
-    return Failure(Code.BUSY, f"{limit} names are kept; FORGET some")
+    return Failure(Code.BUSY, f"{limit} names are kept already; FORGET some")
 
 
 def forgotten(peer: str, name: str) -> Failure:
@@ -310,11 +310,11 @@ def forgotten(peer: str, name: str) -> Failure:
 
 
 def auth_required() -> Failure:
-    return Failure(Code.AUTH_REQUIRED, "say who you are first: AUTH <token>, or a client certificate")
+    return Failure(Code.AUTH_REQUIRED, "authenticate first: AUTH <token>, or a client certificate")
 
 
 def nobody_is_known() -> Failure:
-    return Failure(Code.AUTH_REQUIRED, "no rule knows this address, and this port takes no other credentials")
+    return Failure(Code.AUTH_REQUIRED, "no rule identifies this address, and this port accepts no other credentials")
 
 
 def unknown_token() -> Failure:
@@ -326,7 +326,7 @@ def missing_token() -> Failure:
 
 
 def token_in_the_open() -> Failure:
-    return Failure(Code.AUTH_FAILED, "tokens are taken over TLS, loopback and unix sockets only")
+    return Failure(Code.AUTH_FAILED, "tokens are accepted over TLS, loopback and unix sockets only")
 
 
 def no_longer_known(who: str) -> Failure:
@@ -334,7 +334,7 @@ def no_longer_known(who: str) -> Failure:
 
 
 def permissions_changed(who: str) -> Failure:
-    return Failure(Code.SHUTTING_DOWN, f"what {who} may read has changed; connect again")
+    return Failure(Code.SHUTTING_DOWN, f"the read permissions of {who} have changed; connect again")
 
 
 def other_authorities() -> Failure:

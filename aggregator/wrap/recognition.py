@@ -25,18 +25,20 @@ class Framing(Enum):
     NUL = "NUL bytes"
     LOG4JS = "__LOG4JS__"
     OCTETS = "counted octets (RFC 6587)"
-    OBJECTS = "JSON objects, one behind the other"
+    OBJECTS = "JSON objects, one after another"
     ARRAY = "one JSON array"
 
 
 class Foreign(Enum):
     """A stream that is not text, with its name for the log, and what to do about it."""
 
-    TLS = "TLS: switch it off in the client, or put a proxy in front that ends it"
+    TLS = "TLS: switch it off in the client, or put a proxy in front that terminates it"
     HTTP = "HTTP: choose the client's output for plain TCP"
     PROXY = "the PROXY protocol: switch it off"
-    PICKLE = "pickles, as Python's SocketHandler does: use SysLogHandler, or override makePickle() with a line of JSON"
-    MSGPACK = "msgpack, as Forward does: choose json_lines as the format, or send it to the Forward port"
+    PICKLE = (
+        "pickles, as Python's SocketHandler sends them: use SysLogHandler, or override makePickle() with a line of JSON"
+    )
+    MSGPACK = "msgpack, as Forward sends it: choose json_lines as the format, or send it to the Forward port"
     GZIP = "gzip: switch compression off"
 
 

@@ -34,7 +34,7 @@ class TopicTemplate:
         """Raises BadTemplate."""
         literals = _PLACEHOLDER.split(template)[::3]
         if any("{" in literal or "}" in literal for literal in literals):
-            raise BadTemplate("a brace that opens or closes no {field} or {field|otherwise}")
+            raise BadTemplate("a brace that does not belong to a {field} or {field|otherwise}")
         if rules.FORBIDDEN.search(template):
             raise BadTemplate("a control character, or bytes that are not UTF-8")
         if not 0 < len(template) <= rules.MAX_NAME_CHARS:

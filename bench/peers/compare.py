@@ -101,7 +101,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     one.set_defaults(run=_peers)
     one.add_argument("--events", type=int, default=1_000_000, help="events a run (%(default)s)")
-    one.add_argument("--dup", type=float, default=0.25, help="part of them sent twice (%(default)s)")
+    one.add_argument("--dup", type=float, default=0.25, help="part of the events that is sent twice (%(default)s)")
     one.add_argument("--runs", type=int, default=3, help="rounds of all peers; medians count (%(default)s)")
     one.add_argument(
         "--rows",
@@ -109,14 +109,16 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         default=10_000_000,
         help="rows in the second variants of PostgreSQL and ours; 0: none (%(default)s)",
     )
-    one.add_argument("--only", type=lambda text: tuple(text.split(",")), help="peers whose names begin so: NAME,NAME…")
+    one.add_argument(
+        "--only", type=lambda text: tuple(text.split(",")), help="only peers whose names begin with one of NAME,NAME…"
+    )
     command.add_paths(one)
 
 
 def _peers(options: argparse.Namespace) -> int:
     peers = [peer for peer in registry(options.rows) if not options.only or peer.name.startswith(options.only)]
     if not peers:
-        raise SystemExit(f"no peer is named like {', '.join(options.only)}")
+        raise SystemExit(f"no peer's name begins with {', '.join(options.only)}")
     (lines,) = workload.generate(options.events, options.dup, 1, "random").lines
     count = min(options.events, int(RATE * LATENCY_S))
     (offer,) = workload.generate(count, options.dup, 1, "random", first=options.events).lines

@@ -33,14 +33,14 @@ WRITER_FROM: Final = 1 << 41
 def add_command(commands: command.Commands) -> None:
     """Add ``subscribe`` to the commands of the bench."""
     one = commands.add_parser(
-        "subscribe", help="catch-up, fan-out, and what readers cost; Redis and NATS beside it (see peers)"
+        "subscribe", help="catch-up, fan-out, and what readers cost, compared with Redis and NATS (see peers)"
     )
     one.set_defaults(run=_run)
-    one.add_argument("--events", type=int, default=1_000_000, help="stored, and caught up with (%(default)s)")
-    one.add_argument("--readers", type=int, default=1000, help="at most so many at a time (%(default)s)")
+    one.add_argument("--events", type=int, default=1_000_000, help="events to catch up with (%(default)s)")
+    one.add_argument("--readers", type=int, default=1000, help="most readers at a time (%(default)s)")
     one.add_argument("--seconds", type=float, default=3, help="how long each rate is offered (%(default)s)")
     one.add_argument(
-        "--only", type=_parts, default=PARTS, metavar="PART,…", help=f"of {', '.join(PARTS)} (all of them)"
+        "--only", type=_parts, default=PARTS, metavar="PART,…", help=f"parts to run: {', '.join(PARTS)} (all)"
     )
     one.add_argument("--runs", type=int, default=3, help="rounds; medians count (%(default)s)")
     command.add_paths(one)

@@ -56,8 +56,8 @@ def test_a_token_counts_more_than_an_address_and_does_not_fall_back_to_it() -> N
     [
         (NEAR, token.new(), "unknown token"),
         (NEAR, "", "a token is missing; usage: AUTH <token>"),
-        (FAR, TOKEN, "tokens are taken over TLS, loopback and unix sockets only"),
-        (FAR, "", "tokens are taken over TLS, loopback and unix sockets only"),
+        (FAR, TOKEN, "tokens are accepted over TLS, loopback and unix sockets only"),
+        (FAR, "", "tokens are accepted over TLS, loopback and unix sockets only"),
     ],
     ids=["unknown", "missing", "in the open", "missing in the open"],
 )

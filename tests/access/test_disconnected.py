@@ -65,7 +65,7 @@ class World:
         else:
             (found,) = [one["id"] for one in admin.ask(b"CLIENTS\n")["clients"] if one["identity"] == "web"]
             assert admin.ask(f"KILL {found}\n".encode())["killed"]
-        wait_until(lambda: f"disconnected: {WAYS[way]}" in self.server.log)
+        self.server.wait_for_log(f"disconnected: {WAYS[way]}")
 
 
 def stored(admin: Peer) -> int:
@@ -93,9 +93,8 @@ def test_what_arrives_later_is_dropped_and_named_in_the_log(
         wait_until(lambda: is_alone(admin))
         assert stored(admin) == 100
         assert admin.ask(b"STATS\n")["skipped_bytes"] == len(late)
-    assert re.search(
-        rf"{port} port: \S+ dropped {len(late)} bytes that arrived after it was disconnected", world.server.log
-    )
+    dropped = rf"{port} port: \S+ dropped {len(late)} bytes that arrived after it was disconnected"
+    wait_until(lambda: re.search(dropped, world.server.log))
     replies: list[Json] = [json.loads(line) for line in said.splitlines()]
     last = {"status": "error", "code": "auth_failed" if way == "removed" else "killed", "detail": WAYS[way]}
     assert replies[100:] == ([last] if port == "acked" else [])

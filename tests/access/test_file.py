@@ -57,16 +57,19 @@ def test_an_empty_file_knows_nobody() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("x", "no TOML: Expected '=' after a key in a key/value pair (at end of document)"),
+        ("x", "not valid TOML: Expected '=' after a key in a key/value pair (at end of document)"),
         ("x = 1", "'x': unknown, expected [[identity]]"),
         ("identity = 1", "identity: expected tables, each under [[identity]]"),
         ("identity = [1]", "identity: expected tables, each under [[identity]]"),
         ("[[identity]]", "identity 1: name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -"),
         ('[[identity]]\nname = "a b"', "identity 1: name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -"),
         ("[[identity]]\nname = 7", "identity 1: name: expected 1 to 64 of the characters A-Z a-z 0-9 . _ -"),
-        ('[[identity]]\nname = "anonymous"', 'identity "anonymous": name: anonymous is the server\'s own'),
-        (WEB, 'identity "web": nobody can be it without one of token_sha256, cert, address, uid'),
-        (WEB + "uid = []", 'identity "web": nobody can be it without one of token_sha256, cert, address, uid'),
+        ('[[identity]]\nname = "anonymous"', 'identity "anonymous": name: anonymous is reserved for the server'),
+        (WEB, 'identity "web": no client can have this identity without one of token_sha256, cert, address, uid'),
+        (
+            WEB + "uid = []",
+            'identity "web": no client can have this identity without one of token_sha256, cert, address, uid',
+        ),
         (
             WEB + "publsh = []",
             "identity \"web\": 'publsh': unknown, expected one of name, token_sha256, cert, address, uid, publish,"
@@ -87,12 +90,12 @@ def test_an_empty_file_knows_nobody() -> None:
         (WEB + "uid = [-1]", 'identity "web": uid: expected the number of a user, got -1'),
         (
             WEB + "uid = [65534]",
-            'identity "web": uid: 65534 is no user: the kernel says so for every user that it cannot tell',
+            'identity "web": uid: 65534 is not a user: the kernel reports it for every user that it cannot map',
         ),
         (WEB + 'cert = ["web-1"]', 'identity "web": cert: expected "DNS:name" or "CN:name", got \'web-1\''),
         (WEB + "address = [1]", 'identity "web": address: expected an address or a network, got 1'),
         (WEB + 'address = ["10.1.0.1/24"]', 'identity "web": address: 10.1.0.1/24 has host bits set'),
-        (WEB + 'address = ["10.0.0.1"]', 'identity "web": address: it permits to publish only, and publish is empty'),
+        (WEB + 'address = ["10.0.0.1"]', 'identity "web": address: it permits publishing only, and publish is empty'),
         (
             WEB + "events_per_s = 0",
             'identity "web": events_per_s: expected a number above 0, up to 1099511627776, got 0',
@@ -117,7 +120,7 @@ def test_an_empty_file_knows_nobody() -> None:
             WEB + 'token_sha256 = ["hunter2"]',
             'identity "web": token_sha256: expected 64 hexadecimal digits, as `aggregator token` prints them',
         ),
-        (WEB + "uid = [1]\n" + WEB + "uid = [2]", 'identity "web": name: there is another identity of this name'),
+        (WEB + "uid = [1]\n" + WEB + "uid = [2]", 'identity "web": name: another identity has this name'),
         (
             WEB + 'uid = [1]\n[[identity]]\nname = "b"\nuid = [1]',
             'identity "b": uid: 1 is given twice, first to "web"',
@@ -182,8 +185,8 @@ def test_any_values_are_an_identity_or_one_line_of_complaint(table: dict[str, st
         (0o600, None),
         (0o640, None),
         (0o400, None),
-        (0o660, "others than its owner may write it: chmod 640"),
-        (0o602, "others than its owner may write it: chmod 640"),
+        (0o660, "users other than its owner may write to it: chmod 640"),
+        (0o602, "users other than its owner may write to it: chmod 640"),
         (0o644, "everybody may read it: chmod 640"),
         (0o604, "everybody may read it: chmod 640"),
     ],

@@ -54,15 +54,15 @@ def test_a_chunk_with_a_topic_that_may_not_be_published_is_not_stored_at_all(
 
     assert stats["rejected_by_code"] == {"not_allowed": 2}
     assert stats["unique_processed"] == 1
-    assert 'closed: lan may not publish to this topic: "db"' in world.server.log
+    world.server.wait_for_log('closed: lan may not publish to this topic: "db"')
 
 
 def test_whoever_is_not_known_is_turned_away_at_once(start_server: StartServer, tmp_path: Path) -> None:
     world = World(start_server, tmp_path)
     with world.client(elsewhere.STRANGER) as peer:
         assert peer.answer() is None
-    why = "turned away: no rule knows this address, and this port takes no other credentials"
-    wait_until(lambda: why in world.server.log)
+    why = "turned away: no rule identifies this address, and this port accepts no other credentials"
+    world.server.wait_for_log(why)
     with world.client("") as peer:
         assert peer.ask(forward("db", [{"n": 1}], "local")) == {"ack": "local"}
 

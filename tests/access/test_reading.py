@@ -198,8 +198,8 @@ def test_a_reader_that_may_read_less_keeps_its_name(world: World) -> None:
         with world.client("part") as again:
             assert [one["name"] for one in again.ask(b"CURSORS\n")["cursors"]] == ["billing"]
             assert web.ask(b"CURSORS\n")["total"] == 0, "it could read audit when it acked last"
-            assert "somebody else's name" in web.ask(b"SUBSCRIBE * AS billing\n")["detail"]
-            assert "made for other patterns" in again.ask(b"SUBSCRIBE web.* AS billing\n")["detail"]
+            assert "belongs to another identity" in web.ask(b"SUBSCRIBE * AS billing\n")["detail"]
+            assert "created with other patterns" in again.ask(b"SUBSCRIBE web.* AS billing\n")["detail"]
             assert again.ask(b"SUBSCRIBE * AS billing\n")["status"] == "ok"
             line = again.reply()["event"]
             assert line["event_id"] == "w1", "it goes on behind what it has acked"
@@ -235,7 +235,7 @@ def test_names_that_were_made_before_there_were_owners(start_server: StartServer
     world.server.restart()
     world.publish(event("w", "web.a"))
     with world.client("web") as web:
-        assert "somebody else's name" in web.ask(b"SUBSCRIBE * AS foreign\n")["detail"]
+        assert "belongs to another identity" in web.ask(b"SUBSCRIBE * AS foreign\n")["detail"]
         assert web.ask(b"SUBSCRIBE * AS old\n")["status"] == "ok"
         web.ask(f"ACK {web.reply()['event']['seq']}\n".encode())
     world.let_read("web", "web.a")

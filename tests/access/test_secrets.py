@@ -103,7 +103,11 @@ def test_the_token_command_prints_what_lets_its_owner_in(start_server: StartServ
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("a b", "expected 1 to 64 of the characters"), ("anonymous", "is the server's own"), ('x"', "expected 1 to 64")],
+    [
+        ("a b", "expected 1 to 64 of the characters"),
+        ("anonymous", "is reserved for the server"),
+        ('x"', "expected 1 to 64"),
+    ],
 )
 def test_a_name_that_no_identity_may_have(name: str, why: str) -> None:
     done = subprocess.run(

@@ -92,7 +92,7 @@ def test_what_a_full_disk_does_not_take_is_not_acked(start_server: StartServer, 
                 break
             acked.append(answer["ack"])
     assert refused is not None
-    wait_until(lambda: "closed without an ack: no space left" in server.log)
+    server.wait_for_log("closed without an ack: no space left")
     assert server.ask("HEALTH")["health"] == "degraded"
 
     small_disk.remount("size=64m")

@@ -45,7 +45,7 @@ def test_what_was_found_once_on_the_wrap_port(data: bytes) -> None:
 def test_fuzzing_finds_nothing(program: str, figures: str, tmp_path: Path, record_figures: RecordFigures) -> None:
     done = subprocess.run(
         [sys.executable, "-m", f"tests.harness.{program}", f"{FUZZ_S}", f"{tmp_path}"],
-        capture_output=True, text=True, cwd=ROOT,
+        capture_output=True, text=True, cwd=ROOT, timeout=FUZZ_S + 100,
     )  # fmt: skip
     found = [path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and path.name != "dictionary"]
     assert (done.returncode, found) == (0, []), done.stderr[-3000:]

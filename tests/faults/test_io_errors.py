@@ -114,7 +114,7 @@ def test_syncs_of_the_wal_that_always_fail_are_never_acked_whoever_starts_the_se
     for life in range(10):
         seen = server.log.count("\n")
         if server.try_to_start():
-            assert set(send_until_refused(server, account, f"life{life}")) == {"error"}
+            assert set(send_until_refused(server, account, f"life{life}")) <= {"error"}  # none: it has just ended
         failed = time.monotonic()
         assert server.wait() == 1
         slowest_s = max(slowest_s, time.monotonic() - failed)
@@ -168,7 +168,8 @@ class Sweep:
         if ready:
             for group in range(3):
                 send_until_refused(server, account, f"group{group}", 4)
-            server.signal(signal.SIGTERM)
+            if "storage" not in account.errors.values():  # else it ends, and may log a signal that comes too late
+                server.signal(signal.SIGTERM)
         started = time.monotonic()
         code = server.wait(HANGS_S)
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)

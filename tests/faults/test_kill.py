@@ -35,17 +35,16 @@ def restart_in_time(server: ServerProcess) -> float:
 def test_kill_9_under_load_loses_and_doubles_nothing(
     server: ServerProcess, moments: random.Random, record_figures: RecordFigures
 ) -> None:
-    """T1: eight pipelining clients, killed at random 5–500 ms after each of them has an ack."""
+    """T1: eight pipelining clients, killed at random 5–500 ms after each of them has twenty acks."""
     account = Account()
     recoveries_s = []
     for number in range(KILL_ROUNDS):
         load = Load(account, server.port, 8, f"r{number}c", in_flight=50)
-        load.wait_for_acks()
+        load.wait_for_acks(20)
         time.sleep(moments.uniform(0.005, 0.5))  # the moment of the fault, not a wait for anything
         server.kill()
         load.finish()
         recoveries_s.append(restart_in_time(server))
-    assert len(account.acked) > 100 * KILL_ROUNDS
     verdict = account.verify_and_stop(server)
     record_figures("kill -9 under load", rounds=KILL_ROUNDS, **verdict.figures, recovery_s=max(recoveries_s))
 

@@ -39,7 +39,7 @@ def test_a_consumer_that_dies_ends_the_server_and_no_ack_follows(
     server = start_server(changes=[changes.consumer_dies])
     account = Account()
     load = Load(account, server.port, 4)
-    wait_until(lambda: "the store has failed: a defect in the consumer" in server.log)
+    server.wait_for_log("the store has failed: a defect in the consumer")
     failed = time.monotonic()
     assert server.wait() == 1
     ended_s = time.monotonic() - failed
@@ -80,6 +80,7 @@ def test_a_defect_in_a_connection_closes_that_one_alone(start_server: StartServe
         for number in range(100):
             account.heard(f"e{number}", lucky.reply())
         assert lucky.ask(account.line("later"))["status"] == "stored"
+    server.wait_for_log("RuntimeError: a defect")
     assert server.log.count("RuntimeError: a defect") == 1
     assert server.ask("HEALTH")["health"] == "healthy"
     wait_until(lambda: server.ask("STATS")["connections"] == 1)

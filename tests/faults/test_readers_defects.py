@@ -35,7 +35,7 @@ def test_a_defect_in_publishing_costs_nobody_an_event(
         topics = wants[reading.arguments.split()[0]]
         verdicts.append(verify(reading, accounts, lambda topic, topics=topics: topic in topics))  # type: ignore[misc]
         reading.close()
-    assert "RuntimeError: a defect" in server.log
+    server.wait_for_log("RuntimeError: a defect")
     assert server.ask("HEALTH")["health"] == "healthy"
     for account in accounts:
         account.verify(server)
@@ -60,5 +60,6 @@ def test_a_defect_in_catching_up_ends_that_subscription_alone(start_server: Star
     unlucky.wait_for_line("ok")
     for reading in [*others, unlucky]:
         reading.close()
+    server.wait_for_log("RuntimeError: a defect in catching up")
     assert server.log.count("RuntimeError: a defect in catching up") == 1
     assert server.stop() == 0

@@ -87,12 +87,14 @@ def test_an_ack_is_answered_when_there_is_space(start_server: StartServer, small
                 reader.send(b"SUBSCRIBE * AFTER 0 AS me BEAT 0\n")
                 while reader.reply()["status"] != "caught_up":
                     pass
+        assert set(account.errors.values()) == {"storage_full"}
         last = max(account.acked.values())
         while reader.reply()["event"]["seq"] < last:
             pass
         seq = 1
-        while reader.ask(b"ACK %d\n" % seq)["status"] == "ok":
+        while (answer := reader.ask(b"ACK %d\n" % seq))["status"] == "ok":
             seq += 1
+        assert answer["code"] == "storage_full"
         small_disk.remount("size=64m")
         wait_until(lambda: reader.ask(b"ACK %d\n" % seq) == {"status": "ok", "name": "me", "acked": seq})
     server.kill()

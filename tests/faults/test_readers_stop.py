@@ -30,8 +30,8 @@ def last_line(reading: Reading) -> Json:
 def test_each_reader_is_told_where_to_go_on_when_the_server_stops(
     start_server: StartServer, loop: str, record_figures: RecordFigures
 ) -> None:
-    """R8: live, behind, stalled, half closed, with a name, with a limit, and one whose SUBSCRIBE has just arrived. Exit
-    code 0 within the drain timeout, all of which a reader that does not read takes."""
+    """R8: live, behind, stalled, half closed, with a name, with a limit, and some whose SUBSCRIBE has just arrived.
+    Exit code 0 within the drain timeout, all of which a reader that does not read takes."""
     server = start_server("--drain-timeout", "2", loop=loop)
     account = Account()
     account.send(server.port, "old", 5000, PAYLOAD)
@@ -42,14 +42,16 @@ def test_each_reader_is_told_where_to_go_on_when_the_server_stops(
         reading.wait_for_line("caught_up")
     half_closed = Reading(server.port, "*", [account])
     half_closed.peer.half_close()
-    stalled = Reading(server.port, "* AFTER 0", [account], receive_buffer=4096)
-    stalled.pause()
+    stalled = Reading(server.port, "* AFTER 0", [account], receive_buffer=4096, paused=True)
     wait_until(lambda: "stalled" in [one["state"] for one in server.ask("SUBSCRIBERS")["subscribers"]])
     load = Load(account, server.port, 2, in_flight=20)
     load.wait_for_acks()
     behind = [Reading(server.port, "* AFTER 0", [account]) for _ in range(4)]
-    late = Peer(server.port)
-    late.send(b"SUBSCRIBE * AFTER 1\n")
+    late = [Peer(server.port) for _ in range(10)]
+    for peer in late:
+        peer.ask(b"PING\n")
+    for peer in late:
+        peer.send(b"SUBSCRIBE * AFTER 4900\n")
     server.signal(signal.SIGTERM)
     stopping = time.monotonic()
     assert server.wait() == 0
@@ -64,9 +66,10 @@ def test_each_reader_is_told_where_to_go_on_when_the_server_stops(
         verify(reading, [account])
         assert reading.position == max([reading.after, *reading.seqs])
     judge([stalled], [account]).assert_flawless()
-    lines = late.rest()
-    assert lines[-1]["code"] == "shutting_down" if lines else True
-    late.close()
+    told = [peer.rest() for peer in late]
+    assert {lines[-1]["code"] for lines in told if lines} == {"shutting_down"}, "not told: its SUBSCRIBE was not read"
+    for peer in late:
+        peer.close()
     assert "Traceback" not in server.log
     assert stopped_s < SLACK * 2
     record_figures(f"SIGTERM with readers ({loop})", stopped_s=stopped_s)
@@ -81,14 +84,15 @@ def test_each_reader_is_told_where_to_go_on_when_the_server_stops(
             again.close()
 
 
-def test_readers_alone_do_not_hold_up_a_stop(server: ServerProcess) -> None:
+def test_readers_alone_do_not_hold_up_a_stop(start_server: StartServer) -> None:
     """R8: readers that read are ended at once."""
+    server = start_server("--drain-timeout", "60")
     readings = [Reading(server.port, "*", []) for _ in range(20)]
     for reading in readings:
         reading.wait_for_line("caught_up")
     started = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - started < SLACK * 0.5
+    assert time.monotonic() - started < 30, "not the drain timeout"
     for reading in readings:
         reading.finish()
         assert last_line(reading)["code"] == "shutting_down"

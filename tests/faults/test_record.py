@@ -48,6 +48,7 @@ def test_the_result_file_has_what_each_test_measured_and_how_it_ended(tmp_path: 
         cwd=tmp_path,
         capture_output=True,
         text=True,
+        timeout=100,
     )
     assert done.returncode == 1, done.stdout + done.stderr
 

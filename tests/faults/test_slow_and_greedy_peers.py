@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import selectors
 import signal
-import threading
 import time
 
 import pytest
@@ -17,6 +16,7 @@ from aggregator.server.peer import IN_FLIGHT_DIVISOR
 from aggregator.server.peer_log import PEER_LOG_INTERVAL_S
 from tests.harness.account import Account
 from tests.harness.background import in_background
+from tests.harness.changes import patient
 from tests.harness.flooder import Flooder
 from tests.harness.polite_client import FLOOR_S, p99, polite_clients, wait_for_acks
 from tests.harness.polling import wait_until
@@ -40,28 +40,27 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
     with polite_clients(account, server.port, 8, "before") as polite:
         wait_for_acks(polite, POLITE_S)
     memory = server.rss_bytes
-    stalled_at = 0.0
+    sent_at = 0.0
 
     def send() -> None:
-        nonlocal stalled_at
+        nonlocal sent_at
         data = memoryview(b"".join(events("unread", UNREAD_EVENTS, "unread")))
         while data:
             data = data[silent.socket.send(data) :]
-            if not server_muted.is_set():
-                stalled_at = time.monotonic()
+            sent_at = time.monotonic()
 
-    server_muted = threading.Event()
     with Peer(server.port, receive_buffer=4096) as silent:
         sending = in_background(send)
         # Until then it is a flooder, which another test measures.
-        wait_until(lambda: stalled_at and time.monotonic() - stalled_at > 0.5, 60)
+        wait_until(lambda: sent_at and time.monotonic() - sent_at > 1, 60)
+        stalled_at = sent_at
+        assert server.ask("STATS")["muted"] == 0, "not at once"
         with (
             polite_clients(account, server.port, 8) as polite,
             polite_clients(Account(), unharmed.port, 8) as others,
         ):
             wait_until(lambda: server.ask("STATS")["muted"] == 1, SLACK * 5)
             muted_after = time.monotonic() - stalled_at
-            server_muted.set()
             held = server.rss_bytes - memory
             waited, control = p99(polite), p99(others)
         sending.finish()  # all its events are read
@@ -73,11 +72,11 @@ def test_a_client_that_never_reads_is_muted_and_nobody_else_notices(
         muted_after_s=muted_after, held_bytes=held, control_p99_s=control, polite_p99_s=waited,
     )  # fmt: skip
 
-    assert 1 < muted_after < SLACK * 5, "not at once; its kernel's buffers took more after the server's was full"
+    assert muted_after < SLACK * 5
     assert held < 32 * MIB, "its replies, its share of the queue, and the store's page cache"
     assert waited < 2 * control + FLOOR_S
+    server.wait_for_log("its events are stored. The silent port is for such senders")
     assert server.log.count("does not read its replies: muted") == 1
-    assert "silent port" in server.log
     assert server.ask("STATS")["errors"] == 0
     assert "Traceback" not in server.log
 
@@ -88,7 +87,7 @@ def test_half_sent_lines_are_ended_and_nobody_else_notices(
     """T31. 500 peers that send a byte a second and never an LF, on both ports. A trickle of bytes does not extend the
     deadline: the line has to end. Clients that send nothing, or whole lines, stay."""
     timeout_s = 4
-    server, unharmed = start_server("--line-timeout", f"{timeout_s}"), start_server()
+    server, unharmed = start_server("--line-timeout", f"{timeout_s}", changes=[patient]), start_server()
     account = Account()
     ended: dict[Peer, tuple[float, bytes]] = {}
     with (
@@ -101,8 +100,8 @@ def test_half_sent_lines_are_ended_and_nobody_else_notices(
         slow = {Peer(port): 0.0 for port in [server.port, server.silent_port] * 250}
         with selectors.DefaultSelector() as selector:
             for peer in slow:
-                peer.send(b'{"topic":"slow"')
                 slow[peer] = time.monotonic()
+                peer.send(b'{"topic":"slow"')
                 selector.register(peer.socket, selectors.EVENT_READ, peer)
             next_byte = time.monotonic()
             while len(ended) < len(slow):
@@ -134,11 +133,12 @@ def test_half_sent_lines_are_ended_and_nobody_else_notices(
     assert sum(said == reply for _, said in ended.values()) == 250, "the silent port writes nothing"
     assert timeout_s - 0.5 < min(ages) <= max(ages) < SLACK * (timeout_s + 2)
     assert waited < 2 * control + FLOOR_S
-    logged = server.log.count(" unfinished for 4 s: closed")
+    server.wait_for_log(" within 4 s: closed")
+    logged = server.log.count(" within 4 s: closed")
     each_port = 1 + max(ages) / PEER_LOG_INTERVAL_S
-    assert 1 <= logged <= 2 * each_port, "the log is rate-limited"
-    stats = server.ask("STATS")
-    assert (stats["errors"], stats["connections"]) == (500, 1)
+    assert logged <= 2 * each_port, "the log is rate-limited"
+    assert server.ask("STATS")["errors"] == 500
+    wait_until(lambda: server.ask("STATS")["connections"] == 1)
 
 
 def _drip(peer: Peer) -> None:
@@ -156,13 +156,13 @@ def _rest(peer: Peer) -> bytes:
 
 def test_a_line_may_take_its_time_if_it_ends(start_server: StartServer) -> None:
     """T31, the other side: any number of slow lines, each of which ends within its time."""
-    server = start_server("--line-timeout", "4")
-    lines = [event(f"e{number}") for number in range(5)]
+    server = start_server("--line-timeout", "6")
     with Peer(server.port) as peer:
-        for line in lines:
-            for start in range(0, len(line), 10):
-                peer.send(line[start : start + 10])
-                time.sleep(1.2 / (len(line) / 10))  # the slowness that is tested
+        for number in range(4):
+            line = event(f"e{number}")
+            for start in range(0, len(line), 20):
+                peer.send(line[start : start + 20])
+                time.sleep(2.2 / (len(line) / 20))  # the slowness that is tested
             assert peer.reply()["status"] == "stored"
 
 
@@ -183,10 +183,9 @@ def test_a_stopped_server_blames_nobody_for_its_own_pause(start_server: StartSer
 def test_a_flooder_does_not_hold_up_the_polite(start_server: StartServer, record_figures: RecordFigures) -> None:
     """T38. A flooder keeps 20,000 events in flight; 20 polite clients wait for each ack.
 
-    They wait longer than the clients of an unharmed server: an event waits for the commit before its own, and the
-    flooder has a quarter of the queue in flight. The unit is the time that the server takes for such a share of the
-    flood, which is measured here too. On a quiet machine the polite clients wait 2.5 to 4 units, or 50 to 110 ms. They
-    wait 12 to 14 units if the flooder is not held to its share.
+    The server takes no more of the flooder's events than a quarter of the queue, which is its share, and what it reads
+    at once. So the polite clients wait not much longer than those of an unharmed server: an event waits for the commit
+    before its own, and for its own. On a quiet machine they wait 50 to 110 ms.
     """
     server, unharmed = start_server(), start_server()
     account = Account()
@@ -196,17 +195,22 @@ def test_a_flooder_does_not_hold_up_the_polite(start_server: StartServer, record
             polite_clients(account, server.port, 20) as polite,
             polite_clients(Account(), unharmed.port, 20) as others,
         ):
-            wait_for_acks(polite + others, POLITE_S)
-            stats = server.ask("STATS")
+            taken = 0
+            ends = time.monotonic() + POLITE_S
+            while time.monotonic() < ends:
+                taken = max(taken, *(one["unanswered"] for one in server.ask("CLIENTS")["clients"]))
+                time.sleep(0.01)  # between looks
+            wait_for_acks(polite + others, 0)
+            share = server.ask("STATS")["queue_limit"] // IN_FLIGHT_DIVISOR
         sent, answered = flooder.end()
-    share_s = stats["queue_limit"] / IN_FLIGHT_DIVISOR / (sent / (POLITE_S + 1))
     flooded = server.ask("TOPICS")["topics"][0]["stored"]
     waited, control = p99(polite), p99(others)
     verdict = account.verify(server)
     record_figures(
-        "flooder", **verdict.figures, flood_events=sent, share_s=share_s,
+        "flooder", **verdict.figures, flood_events=sent, taken=taken,
         control_p99_s=control, polite_p99_s=waited,
     )  # fmt: skip
 
     assert flooded == sent == answered > 5_000
-    assert waited < 3 * control + 7 * share_s + FLOOR_S
+    assert taken < 2 * share
+    assert waited < 3 * control + FLOOR_S

@@ -65,6 +65,9 @@ CLOCK_STEP: Final = "CLOCK_STEP"
 
 HOUR_NS: Final = 3_600_000_000_000
 
+HANDSHAKE_STEP_S: Final = 0.02
+"""How long a step takes with ``slow_handshakes``."""
+
 KILL_SEED: Final = "KILL_SEED"
 """The environment variable that turns ``kills_itself_at_work`` on."""
 
@@ -141,6 +144,11 @@ def patient() -> None:
     _put(authenticated_peer, "LINGER_S", 60.0)
 
 
+def patient_with_silence() -> None:
+    """While stopping, do not drop a silent client that has sent nothing for a second."""
+    _put(peer, "QUIET_S", 60.0)
+
+
 def short_looks() -> None:
     """Check after half a second, instead of after a minute, whether a client that is slowed down has gone."""
     _put(authenticated_peer, "LOOK_S", 0.5)
@@ -169,16 +177,42 @@ def hung_disk() -> None:
     _put(regular_file, "read", hang)
 
 
+def slow_handshakes() -> None:
+    """Take at least HANDSHAKE_STEP_S for each step of a TLS handshake: a few clients are enough for a flood."""
+    shake_hands = tls.TlsLayer._shake_hands
+
+    def slow(self: Any) -> None:
+        time.sleep(HANDSHAKE_STEP_S)
+        shake_hands(self)
+
+    _put(tls.TlsLayer, "_shake_hands", slow)
+
+
 def slow_to_accept_tls() -> None:
-    """Start to read a client a second after its handshake; by then the client has written everything and has closed."""
+    """Start to read a client when it has written everything and has closed its socket, or after five seconds."""
     opened = listeners.Listeners._opened
 
     def opened_late(self: Any, connection: Any, handshake: Any, transport: Any) -> None:
         opened(self, connection, handshake, transport)
         transport.pause_reading()
-        asyncio.get_running_loop().call_later(1.0, transport.resume_reading)
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + 5
+
+        def look() -> None:
+            if _is_open(transport.get_extra_info("peername")[1]) and loop.time() < latest:
+                loop.call_later(0.05, look)
+            else:
+                transport.resume_reading()
+
+        look()
 
     _put(listeners.Listeners, "_opened", opened_late)
+
+
+def _is_open(port: int) -> bool:
+    """Whether the client at this port of this machine has not closed its socket yet (proc(5), /proc/net/tcp)."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(local.endswith(f":{port:04X}") and state == "01" for _, local, _, state, *_ in map(str.split, lines))
 
 
 def with_session_tickets() -> None:

@@ -36,4 +36,4 @@ def assert_one_line(done: Done, code: int, *words: str) -> None:
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith("aggregator")
     for word in words:
-        assert word in done.stderr
+        assert word in done.stderr, done.stderr

@@ -48,5 +48,5 @@ def fuzz(
         "".join('"' + "".join(f"\\x{byte:02x}" for byte in token) + '"\n' for token in tokens if len(token) < 100)
     )
     options = [f"-max_total_time={seconds}", f"-dict={dictionary}", "-max_len=4096", f"-artifact_prefix={folder}/"]
-    atheris.Setup([sys.argv[0], *options, "-timeout=10", "-rss_limit_mb=1024", f"{corpus}"], check)
+    atheris.Setup([sys.argv[0], *options, "-timeout=60", "-rss_limit_mb=1024", f"{corpus}"], check)
     atheris.Fuzz()

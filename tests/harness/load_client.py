@@ -87,6 +87,11 @@ class Load:
         enough = [(client, client.acks + count) for client in self.clients]
         wait_until(lambda: all(client.acks >= acks for client, acks in enough))
 
+    @property
+    def acks(self) -> int:
+        """How many acks all clients together have received."""
+        return sum(client.acks for client in self.clients)
+
     def stop(self) -> None:
         """Send no more events, but still wait for the outstanding acks."""
         for client in self.clients:

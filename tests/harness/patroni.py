@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from tests.harness import postgres
 from tests.harness.polling import wait_until
-from tests.harness.postgres import children, environment, free_port, kill_all, lives, new_folder, program_path, user
+from tests.harness.postgres import children, environment, kill_all, lives, new_folder, program_path, user
+from tests.harness.wire import free_port
 
 START_S: Final = 120.0
 """Patroni makes a primary and copies it twice; after each step it checks once a second."""

@@ -11,7 +11,8 @@ from typing import Final
 import psycopg
 
 from tests.harness.polling import wait_until
-from tests.harness.postgres import Server, free_port, new_folder, user
+from tests.harness.postgres import Server, new_folder, user
+from tests.harness.wire import free_port
 
 PROGRAM: Final = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
 
@@ -42,7 +43,11 @@ class PgBouncer:
         self._process = subprocess.Popen(
             [PROGRAM, "-q", str(self._folder / "ini")], stdin=subprocess.DEVNULL, cwd="/", **user()
         )
-        wait_until(self._accepts)
+        try:
+            wait_until(self._accepts)
+        except AssertionError:
+            self.close()
+            raise
 
     def _write(self, name: str, text: str) -> Path:
         path = self._folder / name
@@ -65,6 +70,9 @@ class PgBouncer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._process.kill()
         self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -15,9 +15,9 @@ from tests.harness.account import Account
 from tests.harness.background import FINISH_S, Background
 from tests.harness.wire import Peer
 
-FLOOR_S: Final = 0.5
-"""The time that a busy machine may add to the waits at one of two servers and not at the other: ten times what two busy
-cores added. A fault that holds up other clients makes them wait for seconds."""
+FLOOR_S: Final = 2.0
+"""The time that a busy machine may add to the waits at one of two servers and not at the other: forty times what two
+busy cores added. A fault that holds up other clients makes them wait until it is over, for four seconds or more."""
 
 
 class PoliteClient:

@@ -11,10 +11,8 @@ import contextlib
 import functools
 import itertools
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,6 +22,7 @@ from typing import Any, Final
 import psycopg
 
 from tests.harness.polling import DEADLINE_S, wait_until
+from tests.harness.wire import free_port
 
 ROOT_USER: Final = "postgres"
 
@@ -85,15 +84,6 @@ def program_path(name: str) -> Path:
     programs = _programs()
     assert programs, missing()
     return programs / name
-
-
-def free_port() -> int:
-    """A port below the kernel's ephemeral range: no client's connection takes it while its server is restarted."""
-    while True:
-        port = random.randrange(12_000, 30_000)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port
 
 
 class Server:

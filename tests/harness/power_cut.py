@@ -12,7 +12,7 @@ from tests.harness.server_process import ServerProcess
 
 def wait_until_it_stands_still(server: ServerProcess) -> None:
     """Wait until every thread has stopped. A sync that has begun ends first: a copy must not see half of a sync."""
-    wait_until(lambda: all(_state(task) == "T" for task in Path(f"/proc/{server.pid}/task").iterdir()))
+    wait_until(lambda: _stands_still(Path(f"/proc/{server.pid}/task")))
 
 
 def cut_power(server: ServerProcess, disk: Ext4Image, name: str) -> Ext4Image:
@@ -27,5 +27,9 @@ def cut_power(server: ServerProcess, disk: Ext4Image, name: str) -> Ext4Image:
     return left
 
 
-def _state(task: Path) -> str:
-    return (task / "stat").read_text().rpartition(") ")[2][0]
+def _stands_still(tasks: Path) -> bool:
+    """Whether all threads of a process have stopped."""
+    try:
+        return all((task / "stat").read_text().rpartition(") ")[2][0] == "T" for task in tasks.iterdir())
+    except (FileNotFoundError, ProcessLookupError):  # a thread has ended since the folder was read
+        return False

@@ -102,6 +102,10 @@ class ServerProcess:
         """Everything that it has written to standard error, in all its runs."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
+    def wait_for_log(self, text: str) -> None:
+        """Wait until the log has this text. A thread writes the log, so a line may come after what it is about."""
+        wait_until(lambda: text in self.log)
+
     def port_of(self, name: str) -> int:
         """The number of a port that is off by default, as the log last named it; 0 if the port is off."""
         found = re.findall(rf"ready: .*, {name} port [^ ]*:(\d+)", self.log)

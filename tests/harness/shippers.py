@@ -15,7 +15,7 @@ from tests.harness import ROOT
 CONFIGURATIONS: Final = ROOT / "tests" / "shippers"
 UNPACKED: Final = Path(os.environ.get("SHIPPERS_DIR", "/opt/aggregator-shippers"))
 
-SHIPPED_S: Final = 20.0
+SHIPPED_S: Final = 60.0
 """How long a shipper may take to send everything that a test writes."""
 
 PACKAGES: Final = {"gtls": "rsyslog-gnutls", "ossl": "rsyslog-openssl"}
@@ -46,10 +46,12 @@ class Shippers:
     def end(self) -> None:
         for shipper in self._running:
             shipper.terminate()
+        for shipper in self._running:
             try:
                 shipper.wait(10)
-            finally:
+            except subprocess.TimeoutExpired:
                 shipper.kill()
+                shipper.wait()
 
 
 def rsyslog(configuration: Path, state: Path, package: str = "") -> tuple[list[str], str]:

@@ -9,7 +9,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -25,12 +24,6 @@ from tests.harness.changes import Change
 from tests.harness.polling import DEADLINE_S, wait_until
 
 READY: Final = re.compile(r"ready: acked port [^ ]*:(\d+), silent port (?:off|[^ ]*:(\d+))")
-
-
-def free_port() -> int:
-    """A port that no process listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        return int(unused.getsockname()[1])
 
 
 class Channel:

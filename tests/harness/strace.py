@@ -25,9 +25,7 @@ def traced(server: ServerProcess, *options: str) -> Iterator[None]:
     tracer = subprocess.Popen(["strace", "-f", "-qq", "-p", str(server.pid), *options], stderr=subprocess.DEVNULL)
     tasks = Path(f"/proc/{server.pid}/task")
     try:
-        wait_until(
-            lambda: all(f"TracerPid:\t{tracer.pid}" in (task / "status").read_text() for task in tasks.iterdir())
-        )
+        wait_until(lambda: _are_traced(tasks, tracer.pid))
         yield
     finally:
         tracer.terminate()
@@ -36,6 +34,14 @@ def traced(server: ServerProcess, *options: str) -> Iterator[None]:
         except subprocess.TimeoutExpired:  # it misses the end of a process while it delays one of the process's calls
             tracer.kill()
             tracer.wait(10)
+
+
+def _are_traced(tasks: Path, tracer: int) -> bool:
+    """Whether all threads of a process are traced, or it has ended already, by the fault that is injected."""
+    try:
+        return all(f"TracerPid:\t{tracer}" in (task / "status").read_text() for task in tasks.iterdir())
+    except (FileNotFoundError, ProcessLookupError):
+        return not tasks.exists()  # else only a thread has ended
 
 
 def inject(server: ServerProcess, fault: str, *paths: Path) -> contextlib.AbstractContextManager[None]:

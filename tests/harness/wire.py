@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 from types import TracebackType
 from typing import Any
@@ -29,9 +30,13 @@ def events(prefix: str, count: int, topic: str = "t") -> list[bytes]:
 
 
 def free_port() -> int:
-    """A port that no process listens on at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that no process uses. It is below those that the kernel gives out by itself, so it stays free for a while:
+    no client's connection takes it before a server does, or while its server is restarted."""
+    while True:
+        port = random.SystemRandom().randrange(12_000, 30_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class Peer:

@@ -17,9 +17,9 @@ import pytest
 
 from tests.harness import ROOT, postgres
 from tests.harness.polling import wait_until
-from tests.harness.postgres import free_port, new_folder, program_path, user
+from tests.harness.postgres import new_folder, program_path, user
 from tests.harness.server_process import StartServer
-from tests.harness.wire import event, exchange
+from tests.harness.wire import event, exchange, free_port
 
 FILE: Final = ROOT / "docker-compose.postgres.yml"
 READ: Final = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.stdin)))"

@@ -54,6 +54,7 @@ def test_a_table_that_cannot_grow_is_a_full_storage(
     number = 0
     with Peer(server.port) as peer:
         while not account.errors:
+            assert number < 500_000, "it was never full"
             names = [f"e{number + one}" for one in range(500)]
             number += 500
             peer.send(account.lines(names, PAYLOAD))
@@ -77,7 +78,9 @@ def test_no_room_for_wal_stops_the_primary_and_loses_nothing(
     primary = cluster.primary
     small_disk.remount("size=80m")
     name = cluster.new_database()
-    server = start_server("--lanes", "1", "--standbys", "0", url=cluster.url(name))
+    server = start_server(
+        "--lanes", "1", "--standbys", "0", "--reply-buffer-bytes", str(64 << 20), url=cluster.url(name)
+    )  # so that it is not muted while nothing is read
     primary.stop()
     move_wal(primary.data, small_disk.folder)
     primary.start()

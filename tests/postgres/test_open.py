@@ -86,7 +86,7 @@ def test_without_libpq_it_is_said_what_to_install(tmp_path: Path) -> None:
         cwd=tmp_path,
         environment={**os.environ, "PSYCOPG_IMPL": "missing"},
     )
-    assert_one_line(done, 1, "a database of PostgreSQL needs psycopg and libpq: pip install 'aggregator[postgres]'")
+    assert_one_line(done, 1, "a PostgreSQL database needs psycopg and libpq: pip install 'aggregator[postgres]'")
 
 
 def test_a_server_that_waits_for_its_database_ends_when_it_is_told_to(new_server: StartServer) -> None:
@@ -111,7 +111,7 @@ def test_a_server_ends_well_although_its_database_does_not_answer(
     cluster.primary.freeze()
     assert server.stop() == 0
     assert "stopped: " in server.log
-    assert "stopped: not all" not in server.log
+    assert "stopped: some" not in server.log
     cluster.primary.thaw()
 
 

@@ -72,7 +72,7 @@ def test_what_is_no_position_is_told_so(server: ServerProcess) -> None:
     fill(server, 4)
     head = server.ask("EVENTS * 1")["seq"]
     for answer in (server.ask("EVENTS * AFTER x"), server.ask("EVENTS * BEFORE 1.x")):
-        assert f"expected a seq of the server's, such as {head}, got " in answer["detail"]
+        assert f"expected a seq from the server, such as {head}, got " in answer["detail"]
 
 
 def test_a_reader_that_is_to_end_before_it_begins_ends_at_once(server: ServerProcess) -> None:

@@ -13,6 +13,7 @@ from aggregator.storage.postgres.store import Store
 from aggregator.wire.interest import interest_in
 from tests.harness.account import Account
 from tests.harness.load_client import Load
+from tests.harness.polling import wait_until
 from tests.harness.reading import Reading, verify
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, exchange
@@ -195,6 +196,7 @@ def test_who_waits_is_woken_by_the_other(servers: Servers) -> None:
     position = other.ask("EVENTS t 1")["seq"]
     with Peer(other.port) as waiting:
         waiting.send(f"EVENTS t 5 AFTER {position} WAIT 60\n".encode())
+        wait_until(lambda: other.ask("CLIENTS")["clients"][0]["unanswered"] == 1)
         exchange(one.port, event("elsewhere", "u") + event("new"))
         assert [found["event_id"] for found in waiting.reply()["events"]] == ["new"]
 

@@ -16,6 +16,7 @@ from tests.harness.postgres import Cluster, Server
 from tests.harness.reading import Reading
 from tests.harness.record import RecordFigures
 from tests.harness.server_process import ServerProcess, StartServer
+from tests.harness.sizes import SLACK
 from tests.harness.wire import Peer, event
 
 EVENTS = 1_500
@@ -143,7 +144,7 @@ def test_a_plain_sequence_lets_a_reader_miss_rows(cluster: Cluster, record_figur
 def test_readers_of_another_server_hear_at_once(
     cluster: Cluster, start_server: StartServer, record_figures: RecordFigures
 ) -> None:
-    """Of the events that one server acks, another delivers 99 % within 2.5 s; on a quiet machine within 0.25 s."""
+    """Of the events that one server acks, another delivers 99 % within 0.25 s."""
     url = cluster.url(cluster.new_database())
     one, other = (start_server("--standbys", "1", url=url) for _ in range(2))
     account = Account()
@@ -159,5 +160,5 @@ def test_readers_of_another_server_hear_at_once(
             delays_s.append(time.monotonic() - acked)
             assert found["event"]["event_id"] == name
     p99 = sorted(delays_s)[98]
-    assert p99 < 2.5
+    assert p99 < SLACK * 0.25
     record_figures("ack to delivery on another server", rounds=100, recovery_s=p99)

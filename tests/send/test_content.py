@@ -125,7 +125,7 @@ REFUSED = {
     "program": (b"\x7fELF\2\1\1\0\0\0\0", "binary (a NUL at byte 8)"),
     "accounting": (b"\7\0\0\0\0user\0\0\0", "binary (a NUL at byte 2)"),
     "late": (b"text\n" * 1000 + b"a\0b\n", "binary (a NUL at byte 5002)"),
-    "gzip twice": (gzip.compress(gzip.compress(TEXT)), "gzip once more"),
+    "gzip twice": (gzip.compress(gzip.compress(TEXT)), "its content is compressed with gzip"),
     "utf-16 in xz": (lzma.compress("one\n".encode("utf-16")), "UTF-16: iconv"),
 }
 
@@ -171,7 +171,7 @@ def test_an_sqlite_database_is_refused(server: ServerProcess) -> None:
     assert outcome.code == 1
     assert outcome.lines == [
         f"aggregator: {server.db}: not sent, because it is an SQLite database: "
-        "sqlite3 FILE 'SELECT …' | aggregator send -  (--text sends it all the same)"
+        "sqlite3 FILE 'SELECT …' | aggregator send -  (--text sends it anyway)"
     ]
     assert outcome.has()
 

@@ -83,7 +83,7 @@ def test_a_forwarder_that_always_does_so_ends_the_attempt(server: ServerProcess,
         outcome = run(port, "--topic", "t", stdin=b"1\n2\n")
     assert outcome.code == 1
     assert outcome.has(unanswered=2)
-    assert outcome.lines[-1].startswith(f"aggregator: 127.0.0.1:{port}: a reply to something else than was sent")
+    assert outcome.lines[-1].startswith(f"aggregator: 127.0.0.1:{port}: a reply to something other than what was sent")
 
 
 def event(**fields: object) -> bytes:

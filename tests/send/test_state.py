@@ -159,7 +159,7 @@ def test_a_file_that_is_gone_is_told_once(server: ServerProcess, tmp_path: Path)
     file.write_bytes(b"2\n")
     outcome = run(server.port, *arguments)
     assert outcome.lines == [
-        f"aggregator: {file}: the file that had this name is not in its folder any more; sent up to byte 2"
+        f"aggregator: {file}: the file that had this name is no longer in its folder; it was sent up to byte 2"
     ]
     assert outcome.has(sent=1, stored=1)
     assert run(server.port, *arguments).lines == []
@@ -214,7 +214,7 @@ def test_another_programs_file_is_refused_and_kept(free_port: int, tmp_path: Pat
     outcome = run(free_port, "--topic", "t", "--state", state, "/dev/null")
     assert outcome.code == 1
     (line,) = outcome.lines
-    assert line.startswith(f"aggregator: {state}: not a file that send --state has written")
+    assert line.startswith(f"aggregator: {state}: not written by send --state")
     assert state.read_bytes() == content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import time
@@ -74,8 +75,8 @@ def test_an_unfinished_line_counts_only_at_an_orderly_end(tls_server: ServerProc
     assert before["status"] == "stored"
     assert (cut["status"], cut["code"]) == ("error", "unfinished_line")
     assert cut["detail"].startswith("line 2 may be cut")
-    wait_until(lambda: "TLS port: 127.0.0.1:" in tls_server.log)
-    wait_until(lambda: "dropped: line 2 may be cut" in tls_server.log)
+    tls_server.wait_for_log("dropped: line 2 may be cut")
+    assert re.search(r"TLS port: 127\.0\.0\.1:\d+: dropped", tls_server.log)
 
     with TlsPeer(tls_server.tls_silent_port, authority.trusting()) as peer:
         peer.send(event("silent") + event("cut")[:-2])
@@ -94,7 +95,7 @@ def test_plain_text_is_told_that_this_port_speaks_tls(tls_server: ServerProcess,
         peer.send(first)
         assert peer.raw_rest() == b""
     wait_until(lambda: tls_server.ask("STATS")["tls_handshakes"] == {"not_tls": 2})
-    wait_until(lambda: "TLS port: no TLS with 127.0.0.1: it does not speak TLS" in tls_server.log)
+    tls_server.wait_for_log("TLS port: TLS handshake with 127.0.0.1 failed: it does not speak TLS")
     assert tls_server.ask("STATS")["stored_total"] == 0
 
 
@@ -110,7 +111,7 @@ def test_older_versions_are_refused(tls_server: ServerProcess, authority: Author
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
         TlsPeer(tls_server.tls_port, context)
-    wait_until(lambda: "no TLS with 127.0.0.1: unsupported protocol" in tls_server.log)
+    tls_server.wait_for_log("TLS handshake with 127.0.0.1 failed: unsupported protocol")
 
 
 def test_a_connection_is_counted_before_its_handshake(start_tls: StartServer, authority: Authority) -> None:
@@ -140,15 +141,17 @@ def test_a_handshake_has_a_deadline(start_tls: StartServer, authority: Authority
         assert peer.ask(b"PING\n")["pong"]
 
 
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 @pytest.mark.parametrize("started", [False, True])
-def test_strangers_do_not_hold_up_the_end(tls_server: ServerProcess, started: bool) -> None:
-    with socket.create_connection(("127.0.0.1", tls_server.tls_silent_port)) as stranger:
+def test_strangers_do_not_hold_up_the_end(start_tls: StartServer, started: bool, loop: str) -> None:
+    server = start_tls("--drain-timeout", "60", loop=loop)
+    with socket.create_connection(("127.0.0.1", server.tls_silent_port)) as stranger:
         if started:
             stranger.sendall(b"\x16\x03\x01")
-        wait_until(lambda: tls_server.ask("STATS")["connections"] == 2)
+        wait_until(lambda: server.ask("STATS")["connections"] == 2)
         begun = time.monotonic()
-        assert tls_server.stop() == 0
-        assert time.monotonic() - begun < 4.5  # the drain timeout is 5 s
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 30, "not the drain timeout"
 
 
 def test_what_was_read_before_the_stream_broke_is_stored(tls_server: ServerProcess, authority: Authority) -> None:

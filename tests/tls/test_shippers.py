@@ -74,7 +74,8 @@ def test_restarts_and_reloads_lose_nothing(
     wait_until(lambda: stored() == 10_000, SHIPPED_S)  # a reload loses nothing of any client
 
     _append(log, lines[10_000:14_000])
-    assert server.stop() == 0  # with thousands of lines on the way
+    wait_until(lambda: stored() > 10_000, SHIPPED_S)
+    assert server.stop() == 0  # with lines on the way, unless the machine was late
     _append(log, lines[14_000:19_000])
     server.restart()
     wait_until(lambda: stored() >= 19_000 - may_lose, SHIPPED_S)

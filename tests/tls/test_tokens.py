@@ -96,7 +96,7 @@ def test_who_is_not_known_keeps_its_events_and_says_why(server: ServerProcess, t
     if content:
         (tmp_path / "wrong").write_text(content)
         words = (*words, "--token-file", str(tmp_path / "wrong"))
-    why = "auth_failed: unknown token" if content else "auth_required: say who you are first"
+    why = "auth_failed: unknown token" if content else "auth_required: authenticate first"
     log = tmp_path / "app.log"
     log.write_text("one\n")
     done = aggregator("send", "--topic", "t", *words, str(log))

@@ -52,14 +52,14 @@ def compression(head: bytes) -> str | None:
     if head.startswith(magic, at):
         raise _refused(what, cure)
     if nul := _NUL_IN_LINE.search(head):
-        raise Refused(f"not sent, because it is binary (a NUL at byte {nul.start() + 2}); --text sends it all the same")
+        raise Refused(f"not sent, because it is binary (a NUL at byte {nul.start() + 2}); --text sends it anyway")
     return None
 
 
 def check_text(head: bytes) -> None:
     """Check that unpacked content is text. Raises Refused."""
     if kind := compression(head):
-        raise Refused(f"not sent, because what is compressed in it is compressed with {kind} once more")
+        raise Refused(f"not sent, because it is compressed twice: its content is compressed with {kind}")
 
 
 def may_become_known(head: bytes) -> bool:
@@ -68,4 +68,4 @@ def may_become_known(head: bytes) -> bool:
 
 
 def _refused(what: str, cure: str) -> Refused:
-    return Refused(f"not sent, because it is {what}: {cure}  (--text sends it all the same)")
+    return Refused(f"not sent, because it is {what}: {cure}  (--text sends it anyway)")

@@ -125,4 +125,4 @@ class Positions:
                 track.resume(one)
                 self._tracks[identity] = track
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BadState(f"not a file that send --state has written ({error!r})") from None
+            raise BadState(f"not written by send --state ({error!r})") from None

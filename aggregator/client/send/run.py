@@ -241,7 +241,7 @@ class Run:
 
     def _say_gone(self, name: str, read_bytes: int) -> None:
         self._complain(
-            f"{name}: the file that had this name is not in its folder any more; sent up to byte {read_bytes}"
+            f"{name}: the file that had this name is no longer in its folder; it was sent up to byte {read_bytes}"
         )
 
     def _say_what_was_missed(self) -> None:

@@ -53,7 +53,7 @@ class StateFile:
         except ValueError:
             fields = None
         if type(fields) is not dict or fields.get("version") != VERSION:
-            raise BadState("not a file that send --state has written")
+            raise BadState("not written by send --state")
         return fields
 
     def save(self, number: int, fields: dict[str, Any]) -> None:

@@ -134,10 +134,10 @@ class Store:
         """
         row = await (await connection.execute("SELECT name FROM aggregator.store")).fetchone()
         if row != (self.store_id,):
-            raise StorageFailed("the database is another store by now")
+            raise StorageFailed("the database holds another store now")
         found, known = await _primary(connection), self._primary
         if found and known and found[0] == known[0] and found[1] < known[1]:
-            raise NotConnected("the server was the primary once")
+            raise NotConnected("the server is a former primary")
         if found and found != known:
             self._primary = found
             for other in self._links if known else ():
@@ -375,7 +375,7 @@ class Store:
         yield Metric("topics", self.topics_total, "topics in the database")
         yield Metric("lanes", len(self._lanes), "lanes of the database")
         blocked = sum(lane.blocked is not None for lane in self._lanes)
-        yield Metric("lanes_blocked", blocked, "lanes in which nothing is stored at the moment", in_health=True)
+        yield Metric("lanes_blocked", blocked, "lanes in which nothing can be stored now", in_health=True)
         unknown = sum(lane.unknown_appends for lane in self._lanes)
         yield Metric(
             "unknown_appends", unknown, "batches that were sent again, because their outcome was unknown", Kind.COUNTER

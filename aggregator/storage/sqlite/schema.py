@@ -47,9 +47,9 @@ CREATE TABLE places (                      -- 0 to {BLOCK_EVENTS - 1}: the place
 INSERT INTO places
     WITH RECURSIVE counted(place) AS (SELECT 0 UNION ALL SELECT place + 1 FROM counted LIMIT {BLOCK_EVENTS})
     SELECT place FROM counted;
--- For people: a server does not look at it. SQLite cannot know in which block a seq lies: a condition on seq looks at
--- the number of each event, one on block or received_at only at the blocks that it names. Whether a place is in use is
--- a subquery, because SQLite evaluates that after everything else.
+-- For people; the server does not use it. SQLite cannot know which block holds a seq: a condition on seq examines every
+-- event, a condition on block or received_at only the blocks that match. Whether a place is in use is tested by a
+-- subquery, because SQLite evaluates it after everything else.
 CREATE VIEW events AS
     SELECT seq, json_extract(topics, '$[' || json_extract(numbers, here) || ']') AS topic,
            json ->> 'event_id' AS event_id, json ->> 'timestamp' AS timestamp, json ->> 'source' AS source,
@@ -82,7 +82,7 @@ CREATE TABLE totals (
 INSERT INTO totals VALUES (1, 1, 0, 0, 0, lower(hex(randomblob(8))));
 CREATE TABLE cursors (                     -- readers that have a name
     name TEXT PRIMARY KEY,
-    interest TEXT NOT NULL,                -- what it was made for, in the words of the server
+    interest TEXT NOT NULL,                -- what the name was made for; only the server interprets it
     acked INTEGER NOT NULL,                -- seq
     acked_at INTEGER NOT NULL              -- milliseconds since 1970, UTC
 ) WITHOUT ROWID;

@@ -241,7 +241,7 @@ class Store:
         yield Metric(
             "ledger",
             {"runs": self.ledger.run_count, "filter": round(self.ledger.filter.filled, 3)},
-            "tables that an old key is looked up in; part of the keys that the filter in memory knows",
+            "tables in which an old key is looked up; share of the keys that are in the filter in memory",
         )
 
     def troubles(self) -> dict[str, str | None]:

@@ -64,7 +64,7 @@ class Upkeep:
                 why = storage_error(error)
                 if isinstance(why, StorageFailed):
                     raise why from error
-                log.debug("the keys are not being merged: %s", why)
+                log.debug("postings and keys cannot be written now: %s", why)
                 self._work_after = time.monotonic() + RETRY_S
         return more
 

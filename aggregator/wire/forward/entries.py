@@ -53,7 +53,7 @@ def read(message: Message, max_bytes: int, max_record_bytes: int) -> Chunk:
     second = message.part(1)
     is_single = _is_single(second, len(message))
     if len(message) not in ((3, 4) if is_single else (2, 3)):
-        raise NotForward(f"an array of {len(message)} is no Forward message")
+        raise NotForward(f"an array of {len(message)} is not a Forward message")
     try:
         tag = values.unpack(message.part(0))
         option = values.unpack(message.part(-1)) if len(message) == (4 if is_single else 3) else None
@@ -62,7 +62,7 @@ def read(message: Message, max_bytes: int, max_record_bytes: int) -> Chunk:
     if type(tag) is bytes:
         tag = tag.decode(errors="surrogateescape")
     if type(tag) is not str:
-        raise NotForward(f"the tag is no text but {values.kind(tag)}")
+        raise NotForward(f"the tag is not text but {values.kind(tag)}")
     options = option if type(option) is dict else {}
     if signal := options.get("fluent_signal"):
         what = _SIGNALS.get(signal, str(signal)) if type(signal) is int else values.kind(signal)
@@ -110,7 +110,7 @@ def _each(pieces: Iterable[bytes | memoryview], max_record_bytes: int) -> Iterat
                     raise _too_long(max_record_bytes)
                 ended = end
                 if type(entry) is not list or len(entry) < 2:
-                    raise NotForward(f"an entry is no array of a time and a record but {values.kind(entry)}")
+                    raise NotForward(f"an entry is not an array of a time and a record but {values.kind(entry)}")
                 yield entry[0], entry[1]
             if fed - ended > max_record_bytes + PIECE_BYTES:
                 raise _too_long(max_record_bytes)

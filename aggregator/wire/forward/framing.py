@@ -99,7 +99,7 @@ class Splitter:
                 raise NotForward(_describe(self._buffer))
             self._parts = self._scanner.read_array_header()
             if not 2 <= self._parts <= _MOST_PARTS:
-                raise NotForward(f"an array of {self._parts} is no Forward message")
+                raise NotForward(f"an array of {self._parts} is not a Forward message")
             self._offsets.append(self._position)
         while len(self._offsets) <= self._parts:
             self._scanner.skip()
@@ -142,7 +142,7 @@ def _scanner() -> msgpack.Unpacker:
 
 
 def _describe(start: bytearray) -> str:
-    hint = next((hint for prefix, hint in _FOREIGN if start.startswith(prefix)), "no Forward message begins so")
+    hint = next((hint for prefix, hint in _FOREIGN if start.startswith(prefix)), "no Forward message begins like this")
     return f"{hint}: {_shown(start)}"
 
 
