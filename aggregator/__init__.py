@@ -139,7 +139,9 @@ Server: one process.
 - ``server.consumer``            queue to batches, batches to the engine, outcomes to connections
 - ``server.commands``            the commands: name, usage, help, function
 - ``server.queries``             patterns and options of a command that reads
-- ``server.reading``             EVENTS, SUBSCRIBE, and the commands that belong to them
+- ``server.asker``               what a command knows of the client that sent it
+- ``server.pages``               EVENTS and EVENT: stored events, a page at a time
+- ``server.subscribe``           SUBSCRIBE, and the commands that belong to a subscription
 - ``server.feed``                deliveries: what is stored, then what is committed
 - ``server.follower``            what brings commits to the feed: this server's own, or all of a shared store
 - ``server.live``                the subscribers at the head, and the commits on their way to them

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from aggregator.server import commands
-from aggregator.server.reading import EVENTS_USAGE
+from aggregator.server.pages import EVENTS_USAGE
 from tests.harness.changes import dict_engine
 from tests.harness.engines import ENGINES
 from tests.harness.polling import wait_until

@@ -14,10 +14,10 @@ import pytest
 
 from aggregator.access.identity import ANONYMOUS
 from aggregator.server import cursors as cursors_module
-from aggregator.server import reading
 from aggregator.server.cursors import Cursors
 from aggregator.server.purpose import to_json
 from aggregator.server.queries import BadCommand
+from aggregator.server.subscribe import ack
 from aggregator.server.subscription import Subscription
 from aggregator.storage.engine import Cursor, StorageBusy, StorageFailed, StorageFull, StorageUnreadable
 from aggregator.wire.interest import interest_in
@@ -322,7 +322,7 @@ async def test_an_ack_of_who_is_being_followed_on_the_same_server_is_not_said_to
     shared.cursors.took("a", reader)
     state: Any = SimpleNamespace(engine=ListEngine(shared=True), cursors=shared.cursors)
     asker: Any = SimpleNamespace(last_subscription=reader, identity=ANONYMOUS)
-    acking = asyncio.create_task(reading.ack(["5"], state, asker))
+    acking = asyncio.create_task(ack(["5"], state, asker))
     claim = await shared.claimed()
     with pytest.raises(BadCommand, match="another client has subscribed as a"):
         await acking

@@ -16,7 +16,7 @@ import pytest
 from aggregator.access.identity import ANONYMOUS
 from aggregator.config import Config
 from aggregator.event import Event
-from aggregator.server import reading
+from aggregator.server import pages as pages_module
 from aggregator.server.feed import Feed
 from aggregator.server.follower import Follower
 from aggregator.server.intake import Intake
@@ -286,7 +286,7 @@ async def test_what_comes_while_it_is_looked_for_is_not_waited_for() -> None:
         feed.publish(parts, commit, engine.head)
 
     publish("other")
-    answer = asyncio.create_task(reading.events(["t", "AFTER", "0", "WAIT", "60"], state, asker))
+    answer = asyncio.create_task(pages_module.events(["t", "AFTER", "0", "WAIT", "60"], state, asker))
     async with asyncio.timeout(30):
         while not engine.reads:
             await asyncio.sleep(0)

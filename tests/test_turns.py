@@ -10,7 +10,7 @@ import pytest
 
 from aggregator.access.identity import Identity
 from aggregator.access.topics import Topics
-from aggregator.server import purpose, reading, turns
+from aggregator.server import purpose, subscribe, turns
 from aggregator.server.cursors import Cursors
 from aggregator.server.turns import in_turns
 from aggregator.wire.interest import Interest
@@ -42,7 +42,7 @@ def crowded() -> Any:
     return SimpleNamespace(cursors=cursors, engine=engine, feed=feed, follower=follower)
 
 
-@pytest.mark.parametrize("command", [reading.cursors, reading.subscribers])
+@pytest.mark.parametrize("command", [subscribe.cursors, subscribe.subscribers])
 async def test_who_reads_is_told_in_short_turns(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader's names are judged by what it may read: with 64 globs this once was one turn of 20 s."""
     judged = 0

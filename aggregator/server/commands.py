@@ -20,19 +20,13 @@ from typing import Final
 from aggregator import __version__
 from aggregator.access.identity import Identity, Permission
 from aggregator.metric import Metric
-from aggregator.server import reading
-from aggregator.server.queries import MAX_NUMBER, BadCommand, number
-from aggregator.server.reading import Answer, Asker
+from aggregator.server import pages, subscribe
+from aggregator.server.asker import Answer, Asker
+from aggregator.server.queries import MAX_LISTED, MAX_NUMBER, BadCommand, number
 from aggregator.server.state import State
 from aggregator.server.topic_search import Found
 from aggregator.storage.engine import StorageError
 from aggregator.wire import Word, replies
-
-TOPICS_MAX: Final = 1000
-"""Topics in one answer; the next page has the rest."""
-
-CLIENTS_MAX: Final = 1000
-"""The same for clients."""
 
 _VERSIONS: Final = {
     "aggregator": __version__,
@@ -114,7 +108,7 @@ async def _health(arguments: list[str], state: State, asker: Asker) -> Answer:
 
 async def _topics(arguments: list[str], state: State, asker: Asker) -> Answer:
     rest, after = _take_after(arguments)
-    limit = number("limit", rest.pop(0), 1, TOPICS_MAX) if rest else TOPICS_MAX
+    limit = number("limit", rest.pop(0), 1, MAX_LISTED) if rest else MAX_LISTED
     _nothing_left(rest, Word.TOPICS)
     await state.engine.count()
     may_read = asker.identity.read
@@ -122,7 +116,7 @@ async def _topics(arguments: list[str], state: State, asker: Asker) -> Answer:
         topics = await state.engine.topics(limit, after or "")
         found = Found(topics, state.engine.topics_total, truncated=False)
     else:
-        found = await state.topic_searches.find(state.engine, may_read, limit, after or "", reading.ANSWER_S)
+        found = await state.topic_searches.find(state.engine, may_read, limit, after or "", pages.ANSWER_S)
     return {
         **({} if found.total is None else {"total": found.total}),
         "topics": [{"topic": topic.name, "stored": topic.stored, "last_seq": topic.last_seq} for topic in found.topics],
@@ -137,7 +131,7 @@ async def _whoami(arguments: list[str], state: State, asker: Asker) -> Answer:
 async def _clients(arguments: list[str], state: State, asker: Asker) -> Answer:
     rest, after = _take_after(arguments)
     past = number("after", after, 0, MAX_NUMBER) if after is not None else 0
-    limit = number("limit", rest.pop(0), 1, CLIENTS_MAX) if rest else CLIENTS_MAX
+    limit = number("limit", rest.pop(0), 1, MAX_LISTED) if rest else MAX_LISTED
     _nothing_left(rest, Word.CLIENTS)
     now = time.monotonic()
     listed = [slot for slot in state.admission if slot.number > past][:limit]
@@ -189,38 +183,38 @@ COMMANDS: Final = {
         ),
         _Command(
             Word.EVENTS,
-            reading.EVENTS_USAGE,
+            pages.EVENTS_USAGE,
             "the newest events; with AFTER or SINCE the oldest from there on",
-            reading.events,
+            pages.events,
             Requirement.READ,
         ),
-        _Command(Word.EVENT, reading.EVENT_USAGE, "one event by its key", reading.event, Requirement.READ),
+        _Command(Word.EVENT, pages.EVENT_USAGE, "one event by its key", pages.event, Requirement.READ),
         _Command(
             Word.SUBSCRIBE,
-            reading.SUBSCRIBE_USAGE,
+            subscribe.SUBSCRIBE_USAGE,
             "events as they are committed; with AFTER or SINCE all from there on",
-            reading.subscribe,
+            subscribe.subscribe,
             Requirement.READ,
         ),
-        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "end the subscription", reading.unsubscribe, Requirement.READ),
+        _Command(Word.UNSUBSCRIBE, "UNSUBSCRIBE", "end the subscription", subscribe.unsubscribe, Requirement.READ),
         _Command(
-            Word.ACK, reading.ACK_USAGE, "mark all events up to that seq as handled", reading.ack, Requirement.READ
+            Word.ACK, subscribe.ACK_USAGE, "mark all events up to that seq as handled", subscribe.ack, Requirement.READ
         ),
         _Command(
             Word.SUBSCRIBERS,
             "SUBSCRIBERS [limit]",
             "who is subscribed, and how far behind",
-            reading.subscribers,
+            subscribe.subscribers,
             Requirement.READ,
         ),
         _Command(
             Word.CURSORS,
-            reading.CURSORS_USAGE,
+            subscribe.CURSORS_USAGE,
             "names, and how far their readers have got",
-            reading.cursors,
+            subscribe.cursors,
             Requirement.READ,
         ),
-        _Command(Word.FORGET, reading.FORGET_USAGE, "remove a name", reading.forget, Requirement.READ),
+        _Command(Word.FORGET, subscribe.FORGET_USAGE, "remove a name", subscribe.forget, Requirement.READ),
         _Command(Word.CLIENTS, "CLIENTS [limit] [AFTER id]", "who is connected", _clients, Requirement.MONITOR),
         _Command(Word.KILL, "KILL <id>", "end that client's connection", _kill, Requirement.ADMIN),
         _Command(Word.QUIT, "QUIT", "answer what came before, say bye and close", _ping),

@@ -9,6 +9,7 @@ from functools import partial
 
 from aggregator.event import Event, Events
 from aggregator.server import commands, outcomes
+from aggregator.server.asker import Refused
 from aggregator.server.authenticated_peer import AuthenticatedPeer
 from aggregator.server.deliveries import Deliveries
 from aggregator.server.first_line import FirstLine
@@ -18,7 +19,6 @@ from aggregator.server.outbox import Place
 from aggregator.server.peer import Peer, Phase
 from aggregator.server.port import Port
 from aggregator.server.queries import BadCommand
-from aggregator.server.reading import Refused
 from aggregator.server.state import State
 from aggregator.server.tcp import is_gone
 from aggregator.storage.engine import Commit, StorageError, StorageFull

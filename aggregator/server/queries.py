@@ -19,6 +19,9 @@ from aggregator.wire.pattern import BadPattern
 
 MAX_NUMBER: Final = (1 << 63) - 1
 
+MAX_LISTED: Final = 1000
+"""The most entries of one answer; the rest is on further pages."""
+
 
 class BadCommand(Exception):
     """A command that has bad arguments, or comes at a bad moment."""

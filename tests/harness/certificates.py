@@ -54,9 +54,10 @@ class Authority:
 
     def issue(self, name: str, key: str = "ec", days: int = 30, names: str = "", instead_of_names: str = "") -> Pair:
         """A certificate for ``name``. ``names`` are further alternative names; the other argument replaces all."""
-        pair = Pair(self.folder / f"{name}.pem", self.folder / f"{name}.key")
-        request = self.folder / f"{name}.csr"
-        extensions = self.folder / f"{name}.ext"
+        stem = f"{name}-{key}"  # of each kind of key one: some tests share a certificate, and others make their own
+        pair = Pair(self.folder / f"{stem}.pem", self.folder / f"{stem}.key")
+        request = self.folder / f"{stem}.csr"
+        extensions = self.folder / f"{stem}.ext"
         alternative = instead_of_names or f"DNS:{name}{',' + names if names else ''}"
         extensions.write_text(f"subjectAltName={alternative}\n")
         openssl("req", *_new_key(key), "-keyout", pair.key, "-out", request, "-subj", f"/CN={name}")

@@ -35,17 +35,18 @@ from aggregator.server import (
     deliveries,
     forward,
     listeners,
+    pages,
     peer,
     pieces,
-    reading,
     server,
     signals,
+    subscribe,
     tcp,
     tls,
     tls_context,
 )
+from aggregator.server.asker import Answer, Asker
 from aggregator.server.live import Live
-from aggregator.server.reading import Answer, Asker
 from aggregator.server.state import State
 from aggregator.storage.engine import AnyEngine, Commit
 from aggregator.storage.sqlite import database
@@ -118,12 +119,12 @@ def clock_that_can_step() -> None:
 
 def answers_cut_short() -> None:
     """Read one slice for each answer, as if all later slices had taken too long."""
-    _put(reading, "ANSWER_S", 0)
+    _put(pages, "ANSWER_S", 0)
 
 
 def few_cursors() -> None:
     """Keep at most five names."""
-    _put(reading, "MAX_CURSORS", 5)
+    _put(subscribe, "MAX_CURSORS", 5)
 
 
 def small_slices() -> None:

@@ -1,208 +1,41 @@
-"""The commands of the read side: EVENTS, SUBSCRIBE, and the commands that belong to a subscription."""
+"""SUBSCRIBE and the commands that belong to a subscription: UNSUBSCRIBE, ACK, SUBSCRIBERS, CURSORS, FORGET."""
 
 from __future__ import annotations
 
 import time
-from typing import Any, Final, Protocol
+from typing import Final
 
-import orjson
-
-from aggregator.access.identity import Identity
 from aggregator.server import queries
-from aggregator.server.caller import Caller
+from aggregator.server.asker import Answer, Asker, Refused
 from aggregator.server.cursors import MAX_CURSORS
 from aggregator.server.purpose import is_for, is_visible_to, patterns, to_json
-from aggregator.server.queries import BadCommand, number
+from aggregator.server.queries import MAX_LISTED, BadCommand, number
 from aggregator.server.state import State
-from aggregator.server.subscription import Receiver, Subscription
+from aggregator.server.subscription import Subscription
 from aggregator.server.turns import in_turns
-from aggregator.storage.engine import Position, Stretch
-from aggregator.wire import Failure, delivery, moment, replies
+from aggregator.storage.engine import Position
+from aggregator.wire import moment, replies
 from aggregator.wire.interest import Interest
 from aggregator.wire.rules import MAX_NAME_CHARS
 
-EVENTS_DEFAULT: Final = 10
-EVENTS_MAX: Final = 1000
-"""The most events in one answer to EVENTS; the rest is on further pages."""
-
-ANSWER_S: Final = 0.25
-"""How long the server works on an answer before it cuts the answer short: enough for a thousand blocks, mostly."""
-
-MAX_WAIT_S: Final = 60
 DEFAULT_BEAT_S: Final = 15
 MAX_BEAT_S: Final = 3600
 
 SUBSCRIBERS_DIVISOR: Final = 4
 """One in this many connections is not open to subscribers: they stay connected, and must not starve senders."""
 
-EVENTS_USAGE: Final = (
-    "EVENTS <pattern>… [limit] [AFTER seq | BEFORE seq | SINCE time] [UNTIL time] [SOURCE name] [CONTAINS text]"
-    " [WAIT s]"
-)
 SUBSCRIBE_USAGE: Final = (
     "SUBSCRIBE <pattern>… [AFTER seq | SINCE time] [UNTIL time] [LIMIT n] [SOURCE name] [CONTAINS text] [SHARD i/n]"
     " [BEAT s] [AS name]"
 )
-EVENT_USAGE: Final = "EVENT <topic> <event_id>"
 ACK_USAGE: Final = "ACK <seq>"
 FORGET_USAGE: Final = "FORGET <name>"
 CURSORS_USAGE: Final = "CURSORS [limit] [AFTER name]"
-_EVENTS_OPTIONS: Final = ("AFTER", "BEFORE", "SINCE", "UNTIL", "SOURCE", "CONTAINS", "WAIT")
-_SUBSCRIBE_OPTIONS: Final = ("AFTER", "SINCE", "UNTIL", "LIMIT", "SOURCE", "CONTAINS", "SHARD", "BEAT", "AS")
-
-Answer = dict[str, Any]
-
-
-class Refused(Exception):
-    """A valid command that cannot be carried out now."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.detail)
-        self.failure = failure
-
-
-class Asker(Receiver, Protocol):
-    """The client that sent a command, as far as the command may use it."""
-
-    caller: Caller
-    subscription: Subscription | None
-    last_subscription: Subscription | None
-    """The latest subscription, even if it is over: the events that it delivered may still be acked."""
-
-    @property
-    def identity(self) -> Identity:
-        """The client's identity."""
-
-    def subscribe(self, subscription: Subscription) -> None:
-        """Begin to deliver once the reply to this command has been written."""
-
-
-# --- EVENTS
-
-
-async def events(arguments: list[str], state: State, asker: Asker) -> Answer:
-    query = queries.parse(arguments, _EVENTS_OPTIONS, EVENTS_USAGE, ("AFTER", "BEFORE", "SINCE"))
-    most = EVENTS_DEFAULT
-    if len(query.patterns) > 1 and query.patterns[-1].isdecimal():
-        most = number("limit", query.patterns.pop(), 1, EVENTS_MAX)
-    interest = query.interest(asker.identity)
-    wait_s = query.seconds("WAIT", 0, MAX_WAIT_S)
-    if "WAIT" in query.options and "AFTER" not in query.options:
-        raise BadCommand(replies.bad_option("WAIT needs AFTER", EVENTS_USAGE))
-    await state.follower.refresh()
-    after = query.position("AFTER", state)
-    if after is None:
-        after = await query.moment("SINCE", state)
-    until = await query.moment("UNTIL", state)
-    page = _Page(interest, most, state.config.reply_buffer_bytes)
-    further: Answer = {}
-    if after is None:
-        seq = start = state.feed.head
-        for limit in (until, query.before(state)):
-            start = start if limit is None else state.engine.earlier(start, limit)
-        older = await _newest(page, state, start)
-        if isinstance(seq, str):  # otherwise the next page is BEFORE the seq of the last event
-            further = {"before": older}
-    else:
-        seq = await _oldest(page, state, after, until)
-        deadline = time.monotonic() + wait_s
-        while until is None and not (page.events or page.cut or state.feed.stopped):
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                break
-            if not state.engine.distance(seq, state.feed.head):  # otherwise more has been published since
-                await state.feed.wait(interest, left_s)
-            seq = await _oldest(page, state, seq, None)
-    names = (
-        {"topic": query.patterns[0]} if interest.names and len(interest.names) == 1 else {"patterns": query.patterns}
-    )
-    listed = {**names, "events": [orjson.Fragment(one) for one in page.events]}
-    return {**listed, **({"truncated": True} if page.cut else {}), "seq": seq, **further}
-
-
-class _Page:
-    """The events of one answer, which is limited in number, bytes and time."""
-
-    def __init__(self, interest: Interest, limit: int, max_bytes: int) -> None:
-        self.interest = interest
-        self.events: list[bytes] = []
-        self.cut = False
-        self._limit = limit
-        self._bytes_left = max_bytes
-
-    @property
-    def full(self) -> bool:
-        return len(self.events) >= self._limit or self.cut
-
-    def take(self, stretch: Stretch, backwards: bool = False) -> int | None:
-        """Add events until the page is full; return the seq of the last event that was added or passed over."""
-        each = list(zip(stretch.seqs, stretch.json, strict=True))
-        last: int | None = None
-        for seq, json in reversed(each) if backwards else each:
-            if self.full:
-                break
-            if not self.interest.picky or self.interest.wants_event(json):
-                self._bytes_left -= len(json)
-                if self.events and self._bytes_left < 0:
-                    self.cut = True
-                    break
-                self.events.append(delivery.shown(seq, json, stretch.received_at))
-            last = seq
-        return last
-
-
-async def _oldest(page: _Page, state: State, after: Position, until: Position | None) -> Position:
-    """Fill the page with events past ``after``; return the position that the search has reached."""
-    head = state.feed.head if until is None else until
-    position = after
-    deadline = time.monotonic() + ANSWER_S
-    while state.engine.distance(position, head) and not page.full:
-        found = await state.engine.read(page.interest, position, head)
-        for stretch in found.stretches:
-            if (last := page.take(stretch)) is not None:
-                position = state.engine.advance(position, [last])
-            if page.full:
-                return position
-        position = found.position
-        if position != head and time.monotonic() > deadline:
-            page.cut = True
-    return position
-
-
-async def _newest(page: _Page, state: State, before: Position) -> Position:
-    """Fill the page from ``before`` backwards; return the position that the search has reached."""
-    position = before
-    deadline = time.monotonic() + ANSWER_S
-    while position != 0 and not page.full:
-        found = await state.engine.read_back(page.interest, position)
-        for stretch in found.stretches:
-            if (last := page.take(stretch, backwards=True)) is not None:
-                position = state.engine.retreat(position, [last])
-            if page.full:
-                return position
-        position = found.position
-        if position != 0 and time.monotonic() > deadline:
-            page.cut = True
-    return position
-
-
-async def event(arguments: list[str], state: State, asker: Asker) -> Answer:
-    if len(arguments) != 2:
-        raise BadCommand(replies.missing_argument("a topic and an event_id are needed", EVENT_USAGE))
-    topic, event_id = arguments
-    if not asker.identity.read.has(topic):
-        return {"event": None}
-    found = await state.engine.event(topic, event_id)
-    if found is None:
-        return {"event": None}
-    return {"event": orjson.Fragment(delivery.shown(found.seq, found.json, found.received_at))}
-
-
-# --- SUBSCRIBE
+_OPTIONS: Final = ("AFTER", "SINCE", "UNTIL", "LIMIT", "SOURCE", "CONTAINS", "SHARD", "BEAT", "AS")
 
 
 async def subscribe(arguments: list[str], state: State, asker: Asker) -> Answer:
-    query = queries.parse(arguments, _SUBSCRIBE_OPTIONS, SUBSCRIBE_USAGE, ("AFTER", "SINCE"))
+    query = queries.parse(arguments, _OPTIONS, SUBSCRIBE_USAGE, ("AFTER", "SINCE"))
     if asker.subscription:
         raise BadCommand(
             replies.not_now("this connection already has a subscription: UNSUBSCRIBE first, or open another connection")
@@ -334,7 +167,7 @@ async def ack(arguments: list[str], state: State, asker: Asker) -> Answer:
 
 
 async def subscribers(arguments: list[str], state: State, asker: Asker) -> Answer:
-    limit = number("limit", arguments[0], 1, EVENTS_MAX) if arguments else EVENTS_MAX
+    limit = number("limit", arguments[0], 1, MAX_LISTED) if arguments else MAX_LISTED
     asking = asker.identity
     every = [one async for one in in_turns(state.feed.subscriptions) if is_visible_to(to_json(one.interest), asking)]
     now = time.monotonic()
@@ -362,7 +195,7 @@ async def cursors(arguments: list[str], state: State, asker: Asker) -> Answer:
     if len(rest) >= 2 and rest[-2].upper() == "AFTER":
         after = rest.pop()
         rest.pop()
-    limit = number("limit", rest.pop(0), 1, EVENTS_MAX) if rest else EVENTS_MAX
+    limit = number("limit", rest.pop(0), 1, MAX_LISTED) if rest else MAX_LISTED
     if rest:
         raise BadCommand(replies.unexpected_argument(rest[0], CURSORS_USAGE))
     await state.cursors.refresh()
