@@ -16,6 +16,7 @@ from aggregator.client import GaveUp, NotOurProtocol, Sender, ask, backoff
 from aggregator.client import sender as product
 from aggregator.wire.lines import LineSplitter
 from tests.harness import wire
+from tests.harness.clock import Clock
 from tests.harness.polling import until
 from tests.harness.server_process import ServerProcess
 from tests.harness.wire import free_port
@@ -45,7 +46,7 @@ class Accepted:
         new: list[bytes] = []
         while len(new) < count and (line := await self._reader.readline()):
             new.append(line.removesuffix(b"\n"))
-        self.lines += new
+            self.lines.append(new[-1])
         return new
 
     def reply(self, lines: Iterable[bytes], status: str = "stored", **fields: object) -> None:
@@ -502,17 +503,33 @@ async def test_it_gives_up_when_told_to(listening: bool) -> None:
             await client.sender.flush()
 
 
-async def test_the_time_to_give_up_counts_only_while_something_waits_and_starts_afresh_with_each_ack() -> None:
+async def test_the_time_to_give_up_counts_only_while_something_waits_and_starts_afresh_with_each_ack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    permits = asyncio.Semaphore(0)
+
     async def slow(connection: Accepted) -> None:
         while line := await connection.read(1):
-            await asyncio.sleep(0.5)
+            await permits.acquire()
             connection.reply(line)
 
-    async with serving(slow) as server, connected(server.port, give_up_after_s=1.5) as client:
-        await client.send_and_flush(some_lines(5))
-        await asyncio.sleep(2.0)
-        await client.send_and_flush(some_lines(1))
-        assert len(client.replies) == 6
+    async def pass_by(seconds: float) -> None:
+        clock.skip(seconds)
+        await asyncio.sleep(0.5)  # the sender looks at the clock more often
+
+    async with serving(slow) as server, connected(server.port, give_up_after_s=90) as client:
+        await client.send(some_lines(4)[:3])
+        await until(lambda: server.lines() == [some_lines(1)])
+        for count in range(1, 4):
+            await pass_by(50)
+            permits.release()
+            await until(lambda count=count: len(client.replies) == count)  # type: ignore[misc]
+        await pass_by(100)
+        await client.send(some_lines(4)[3:])
+        await pass_by(50)
+        permits.release()
+        await client.sender.flush()
 
 
 async def test_a_server_that_never_replies_is_told_about(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,12 +541,15 @@ async def test_a_server_that_never_replies_is_told_about(monkeypatch: pytest.Mon
 
 
 async def test_a_connection_that_has_fallen_silent_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "DEAF_S", 1.0)
+    clock = Clock(monkeypatch)
     lines = some_lines(2)
     async with serving(silent, Accepted.reply_to_all) as server, connected(server.port) as sending:
-        await sending.send_and_flush(lines)
+        await sending.send(lines)
+        await until(lambda: server.lines() == [lines])
+        clock.skip(product.DEAF_S)
+        await sending.sender.flush()
         assert server.lines() == [lines, lines]
-        assert sending.troubles == [f"127.0.0.1:{server.port}: nothing heard for 1 s; trying again"]
+        assert sending.troubles == [f"127.0.0.1:{server.port}: nothing heard for 60 s; trying again"]
 
 
 async def test_what_the_callers_function_raises_reaches_the_caller() -> None:

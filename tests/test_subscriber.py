@@ -13,11 +13,14 @@ import uvloop
 
 from aggregator.client import inbox as client_inbox
 from aggregator.client.delivered import DeliveredEvent
+from aggregator.client.query import Position
 from aggregator.client.sender import GaveUp
-from aggregator.client.subscriber import Subscriber
+from aggregator.client.subscriber import TICK_S, Subscriber
 from aggregator.client.subscription import AnotherStore, Gap, Refused, TakenOver
+from aggregator.wire import Status
 from tests.harness import wire
 from tests.harness.background import in_background
+from tests.harness.clock import Clock
 from tests.harness.polling import DEADLINE_S, until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.tailing import remove_oldest, store
@@ -281,13 +284,23 @@ async def test_the_silent_port_is_told(server: ServerProcess, monkeypatch: pytes
             pass
 
 
-async def test_heartbeats_keep_a_quiet_connection(server: ServerProcess) -> None:
+async def test_heartbeats_keep_a_quiet_connection(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each ends a silence that is nearly too long."""
+    monkeypatch.setattr("aggregator.client.subscriber.SILENT_BEATS", 60)
+    clock = Clock(monkeypatch)
     troubles: list[str] = []
-    async with subscriber(server, beat_s=1, on_trouble=troubles.append) as events:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                await anext(events)
-        assert [one["peer"] for one in server.ask("SUBSCRIBERS")["subscribers"]] != []
+    beats = 0
+
+    class Counting(Subscriber):
+        def said(self, status: Status, seq: Position, fields: dict[str, Any]) -> None:
+            nonlocal beats
+            beats += status is Status.HEARTBEAT
+            super().said(status, seq, fields)
+
+    async with Counting("127.0.0.1", server.port, beat_s=1, on_trouble=troubles.append):
+        for count in range(1, 5):
+            await until(lambda count=count: beats >= count or troubles)  # type: ignore[misc]
+            clock.skip(40)
     assert troubles == []
 
 
@@ -358,13 +371,18 @@ async def test_a_slow_loop_body_leaves_the_backlog_with_the_server(server: Serve
         assert await seqs_of(events) == list(range(2, 4001))
 
 
-async def test_a_loop_body_that_takes_longer_than_three_beats_keeps_the_connection(server: ServerProcess) -> None:
+async def test_a_loop_body_that_takes_longer_than_three_beats_keeps_the_connection(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
     lines = [wire.event(str(i), payload='{"text":"' + "x" * 5000 + '"}') for i in range(1000)]
     store(server.port, lines)
     troubles: list[str] = []
-    async with subscriber(server, after=0, beat_s=1, on_trouble=troubles.append) as events:
+    async with subscriber(server, after=0, on_trouble=troubles.append) as events:
         await anext(events)
-        await asyncio.sleep(4)  # the slowness that is tested
+        await until(lambda: events._paused)
+        clock.skip(100)  # three beats are 45 s
+        await asyncio.sleep(TICK_S)  # the subscriber looks at the clock as often
         assert len(await take(events, 999)) == 999
     assert troubles == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import select
 import socket
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from aggregator.client import Sender, ask, connect
-from aggregator.client import sender as product
 from aggregator.client.connect import shown
+from aggregator.client.sender import SILENCE_S
 from tests.harness import ROOT, wire
-from tests.harness.polling import until
+from tests.harness.clock import Clock
+from tests.harness.polling import DEADLINE_S, until, wait_until
 from tests.harness.sending import Outcome, run
 from tests.harness.server_process import ServerProcess, StartServer
 
@@ -34,16 +36,13 @@ def listening(address: str, port: int) -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def full(address: str, port: int) -> Iterator[None]:
     """The same listener with a full backlog: it swallows every attempt to connect."""
-    with listening(address, port), contextlib.ExitStack() as stack:
-        for _ in range(10):
-            one = stack.enter_context(socket.socket())
-            one.settimeout(0.3)
-            try:
-                one.connect((address, port))
-            except TimeoutError:
-                yield
-                return
-        pytest.skip("nothing fills a backlog here")
+    with listening(address, port) as listener, socket.create_connection((address, port)), socket.socket() as another:
+        wait_until(lambda: select.select([listener], [], [], 0)[0])
+        another.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):
+            another.connect((address, port))
+            pytest.skip("nothing fills a backlog here")
+        yield
 
 
 @pytest.fixture
@@ -83,11 +82,15 @@ async def test_an_address_that_refuses_does_not_either(name: str, server: Server
 async def test_an_address_that_accepts_and_says_nothing_is_left_for_the_other(
     name: str, server: ServerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(product, "SILENCE_S", 0.3)
+    monkeypatch.setattr(connect, "STAGGER_S", DEADLINE_S)
+    clock = Clock(monkeypatch)
+    troubles: list[str] = []
     with listening("127.0.0.2", server.port):
-        assert await send_one(name, server.port) == [
-            f"two.example:{server.port}: nothing heard for 0.3 s; trying again"
-        ]
+        async with Sender(name, server.port, on_trouble=troubles.append) as sender:
+            await sender.send(wire.event("1").strip())
+            await until(lambda: "connecting" not in sender.waits_for)
+            clock.skip(SILENCE_S)
+    assert troubles == [f"two.example:{server.port}: nothing heard for 10 s; trying again"]
 
 
 async def test_every_reason_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
