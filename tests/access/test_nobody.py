@@ -6,27 +6,14 @@ import pytest
 
 from aggregator.access.identity import ANONYMOUS, NOBODY, Identity
 from aggregator.access.topics import Topics
-from aggregator.config import Config
 from aggregator.event import Events
-from aggregator.server.cursors import Cursors
-from aggregator.server.feed import Feed
-from aggregator.server.follower import Follower
 from aggregator.server.inbox import Inbox
-from aggregator.server.intake import Intake
 from aggregator.server.port import ACKED, FORWARD, WRAP
-from aggregator.server.state import State
 from aggregator.server.wrap_inbox import WrapInbox
-from tests.harness.dict_engine import DictEngine
+from tests.harness.state import state
 from tests.harness.wire import event
 
 LINES = {Inbox: event("e"), WrapInbox: b"a text\n"}
-
-
-def state() -> State:
-    engine, intake = DictEngine(), Intake(1, 1)
-    feed = Feed(engine, intake)
-    cursors = Cursors(engine, lambda _: None, lambda *_: None)
-    return State(Config(), engine, intake, feed, Follower(engine, feed), cursors)
 
 
 def published(inbox: Inbox | WrapInbox) -> int:
