@@ -426,15 +426,18 @@ def test_what_may_be_acked(server: ServerProcess) -> None:
 
 def test_a_cursor_follows_what_does_not_match(server: ServerProcess) -> None:
     exchange(server.port, event("e"))
-    with Peer(server.port) as peer:
+    with Peer(server.port) as peer, Peer(server.port) as idle:
         subscribe(peer, "t AFTER 0 AS me BEAT 0")
-        peer.ask(b"ACK 1\n")
+        subscribe(idle, "nothing AFTER 0 AS idle BEAT 0")
+        for reader in (peer, idle):
+            reader.ask(b"ACK 1\n")
         exchange(server.port, b"".join(events("o", 50, "other")))
         wait_until(lambda: cursor(server)["acked"] == 51)
         exchange(server.port, event("f"))
         assert peer.reply()["event"]["seq"] == 52
         exchange(server.port, b"".join(events("p", 5, "other")))
-        assert cursor(server)["acked"] == 51
+        wait_until(lambda: cursor(server, "idle")["acked"] == 57)
+        assert cursor(server)["acked"] == 51, "52 is not acked"
         peer.ask(b"ACK 52\n")
         wait_until(lambda: cursor(server)["acked"] == 57)
 
@@ -554,8 +557,7 @@ def test_a_standby_takes_over_from_a_reader_that_hangs(server: ServerProcess) ->
     """R19: at once, even though the old reader's buffer is full. When the old one wakes up, it sees what happened."""
     account = Account()
     account.send(server.port, "e", 5000, f'{{"n":"NAME","x":"{"x" * 2000}"}}')
-    hanging = Reading(server.port, "* AFTER 0 AS me", [account], receive_buffer=4096)
-    hanging.pause()
+    hanging = Reading(server.port, "* AFTER 0 AS me", [account], receive_buffer=4096, paused=True)
     wait_until(lambda: server.ask("SUBSCRIBERS")["subscribers"][0]["state"] == "stalled")
     standby = Reading(server.port, "* AS me", [account])
     standby.wait_for(1, timeout_s=SLACK * 1)

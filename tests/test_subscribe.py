@@ -48,16 +48,17 @@ def seqs(lines: list[Json]) -> list[int]:
 
 
 def test_a_session_literally(server: ServerProcess) -> None:
-    """Each line literally, except times and the name of the store."""
+    """Each line literally, except times and the name of the store. (A slow machine brings more heartbeats.)"""
     exchange(server.port, event("a", "app.web") + event("b", "db") + event("c", "app.web", '{"n":1.10}'))
     with Peer(server.port) as peer, Peer(server.port) as sender:
         peer.send(b"SUBSCRIBE app.* AFTER 1 BEAT 1\n")
-        lines = [peer.line() for _ in range(3)]
+        lines = _lines_until(peer, b'"caught_up"')
         sender.ask(event("d", "app.db"))
-        lines += [peer.line(), peer.line()]
+        lines += _lines_until(peer, b'"heartbeat","seq":4')
         peer.send(b"UNSUBSCRIBE\n")
-        lines.append(peer.line())
-    text = re.sub(rb'"store":"[0-9a-f]{16}"', b'"store":"S"', b"".join(lines))
+        lines += _lines_until(peer, b'"unsubscribed"')
+    once = dict.fromkeys(line for line in lines if b'"heartbeat"' not in line or b'"seq":4' in line)
+    text = re.sub(rb'"store":"[0-9a-f]{16}"', b'"store":"S"', b"".join(once))
     text = re.sub(rb'"received_at":"2[^"]{22}Z"', b'"received_at":"T"', text)
     assert text.decode().splitlines() == [
         '{"status":"ok","subscribed":["app.*"],"after":1,"head":3,"store":"S"}',
@@ -69,6 +70,13 @@ def test_a_session_literally(server: ServerProcess) -> None:
         '{"status":"heartbeat","seq":4}',
         '{"status":"ok","unsubscribed":true,"seq":4}',
     ]
+
+
+def _lines_until(peer: Peer, mark: bytes) -> list[bytes]:
+    lines = [peer.line()]
+    while mark not in lines[-1]:
+        lines.append(peer.line())
+    return lines
 
 
 def test_without_a_start_only_what_comes_is_delivered(server: ServerProcess) -> None:
@@ -360,7 +368,7 @@ def test_a_subscription_outlives_the_half_close(server: ServerProcess) -> None:
         ["nc", "-N", "127.0.0.1", "{port}"],
         ["ncat", "127.0.0.1", "{port}"],
         ["socat", "-t", "30", "-", "TCP:127.0.0.1:{port}"],
-        ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/{port}; cat >&3; head -n 7 <&3"],
+        ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/{port}; cat >&3; sed -u '/\"end\"/q' <&3"],
     ],
     ids=["nc", "ncat", "socat", "bash"],
 )
@@ -371,13 +379,16 @@ def test_what_everybody_has_at_hand_can_read(client: list[str], server: ServerPr
     exchange(server.port, b"".join(events("e", 3)))
     words = [word.replace("{port}", str(server.port)) for word in client]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin
-        process.stdin.write(b"SUBSCRIBE * AFTER 1 LIMIT 4\n")
-        process.stdin.close()
-        wait_until(lambda: server.ask("STATS")["delivered"] == 2)
-        exchange(server.port, b"".join(events("f", 3)))
-        assert process.stdout
-        lines = [json.loads(line) for line in process.stdout.read().splitlines()]
+        try:
+            assert process.stdin
+            process.stdin.write(b"SUBSCRIBE * AFTER 1 LIMIT 4\n")
+            process.stdin.close()
+            assert process.stdout
+            lines = [json.loads(process.stdout.readline()) for _ in range(4)]  # up to caught_up
+            exchange(server.port, b"".join(events("f", 3)))
+            lines += [json.loads(line) for line in process.stdout]
+        finally:
+            process.kill()
     assert seqs(lines) == [2, 3, 4, 5]
     assert [line["status"] for line in lines if line["status"] != "event"] == ["ok", "caught_up", "end"]
 
@@ -390,8 +401,7 @@ def test_a_reader_that_does_not_read_is_not_muted_for_that(start_server: StartSe
     server = start_server(changes=[changes.impatient])
     account = Account()
     account.send(server.port, "e", 3000, f'{{"x":"{"x" * 1000}"}}')
-    reading = Reading(server.port, "* AFTER 0", [account], receive_buffer=4096)
-    reading.pause()
+    reading = Reading(server.port, "* AFTER 0", [account], receive_buffer=4096, paused=True)
     wait_until(lambda: [one["stalled_s"] > 2 for one in server.ask("SUBSCRIBERS")["subscribers"]] == [True])
     assert server.ask("STATS")["muted"] == 0
     reading.peer.send(b"PING\n")  # the server does not read it now, so its answer does not wait
@@ -420,7 +430,7 @@ def test_a_reader_that_leaves_replies_unread_is_muted_and_sees_an_end(start_serv
         assert len(seqs(lines)) < 3000
         assert {line["status"] for line in lines} == {"ok", "event"}, "its replies are given up"
     wait_until(lambda: server.ask("STATS")["stored_total"] == 3002)
-    assert "does not read its replies: muted" in server.log
+    wait_until(lambda: "does not read its replies: muted" in server.log)
 
 
 def test_who_is_taken_over_while_stalled_may_go_on_later(start_server: StartServer) -> None:
@@ -428,8 +438,7 @@ def test_who_is_taken_over_while_stalled_may_go_on_later(start_server: StartServ
     server = start_server(changes=[changes.impatient])
     account = Account()
     account.send(server.port, "e", 3000, f'{{"x":"{"x" * 1000}"}}')
-    stalled = Reading(server.port, "* AFTER 0 AS me", [account], receive_buffer=4096)
-    stalled.pause()
+    stalled = Reading(server.port, "* AFTER 0 AS me", [account], receive_buffer=4096, paused=True)
     wait_until(lambda: server.ask("SUBSCRIBERS")["subscribers"][0]["state"] == "stalled")
     assert server.ask("FORGET me")["forgotten"]
     started = time.monotonic()

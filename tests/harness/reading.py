@@ -56,7 +56,9 @@ class Reading:
         receive_buffer: int | None = None,
         host: str = "127.0.0.1",
         bytes_per_s: int = 0,
+        paused: bool = False,
     ) -> None:
+        """``paused``: it reads one line, and the rest after ``go_on``."""
         self.arguments = arguments
         self.seqs: list[int] = []
         self.ids: list[str] = []
@@ -69,7 +71,8 @@ class Reading:
         self._accounts = {account.topic: account for account in accounts}
         self._bytes_per_s = bytes_per_s
         self._may_read = threading.Event()
-        self._may_read.set()
+        if not paused:
+            self._may_read.set()
         self.peer = Peer(port, host=host, receive_buffer=receive_buffer)
         self.reply = self.peer.ask(f"SUBSCRIBE {arguments}\n".encode())
         after = self.reply.get("after", 0)
