@@ -15,23 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT
+from tests.harness import ROOT, changes
 from tests.harness.background import in_background
 from tests.harness.command_line import aggregator, assert_one_line
-from tests.harness.polling import wait_until
+from tests.harness.polling import DEADLINE_S, wait_until
 from tests.harness.private_network import needs_root, private_network
 from tests.harness.server_process import ServerProcess, StartServer
-from tests.harness.standard_error import free_port
-from tests.harness.wire import Peer, event, exchange
-
-
-@pytest.fixture
-def filled(server: ServerProcess) -> ServerProcess:
-    """A server that was stopped properly, with one event."""
-    exchange(server.port, event("before"))
-    assert server.stop() == 0
-    return server
-
+from tests.harness.wire import Peer, event, free_port
 
 has_ipv6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="needs IPv6")
 
@@ -140,7 +130,7 @@ def test_a_name_that_means_two_addresses(tmp_path: Path) -> None:
         assert server.stderr
         ready = server.stderr.readline()
         server.terminate()
-        assert server.wait(20) == 0
+        assert server.wait(DEADLINE_S) == 0
     names = re.search(r"INFO aggregator \S+ ready: acked port (\S+) and (\S+), silent port off, ", ready)
     assert names
     assert {name.rpartition(":")[0] for name in names.groups()} == {"127.0.0.1", "[::1]"}
@@ -191,26 +181,25 @@ def test_nobody_is_accepted_before_the_store_is_open(server: ServerProcess, tmp_
         assert "in use by another aggregator" in second.stderr.read()
 
 
-def test_another_program_that_comes_before_us(filled: ServerProcess) -> None:
+def test_another_program_that_comes_before_us(start_server: StartServer) -> None:
     """Two sockets may be bound to one port, as long as neither of them listens."""
-    lock = filled.db.with_name("events.db.lock")
-    writing = sqlite3.connect(filled.db, isolation_level=None)
-    writing.execute("BEGIN IMMEDIATE")  # so that the start takes a second
+    server = start_server(changes=[changes.patient_with_locks])
+    assert server.stop() == 0
+    lock = server.db.with_name("events.db.lock")
+    lock.write_text("")
+    writing = sqlite3.connect(server.db, isolation_level=None)
+    writing.execute("BEGIN IMMEDIATE")  # the start waits for its end, after it has bound its ports
     with contextlib.closing(writing), socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-
-        def listen_when_both_are_bound() -> None:
-            wait_until(lambda: hasattr(filled, "process") and lock.read_text() == f"{filled.pid}\n")
+        with in_background(lambda: server.try_to_start(port)):
+            wait_until(lambda: lock.read_text() == f"{server.pid}\n")
             other.listen()
-
-        lock.write_text("")
-        with in_background(listen_when_both_are_bound):
-            assert not filled.try_to_start(port)
-        assert filled.wait() == 1
-    assert f"aggregator: cannot listen on 127.0.0.1:{port} (--port): Address already in use\n" in filled.log
-    assert "Traceback" not in filled.log
+            writing.execute("ROLLBACK")
+        assert server.wait() == 1
+    assert f"aggregator: cannot listen on 127.0.0.1:{port} (--port): Address already in use\n" in server.log
+    assert "Traceback" not in server.log
 
 
 # --- names that are looked up

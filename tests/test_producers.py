@@ -18,6 +18,7 @@ from typing import Final
 
 import pytest
 
+from tests.harness import changes
 from tests.harness.activation import listening
 from tests.harness.background import in_background
 from tests.harness.polling import wait_until
@@ -99,7 +100,7 @@ def test_a_library_of_node_with_its_defaults(library: str, server: ServerProcess
             assert (payload.get("msg", payload.get("message")), payload["n"]) == ("hello", n)
         if host := payload.get("hostname", payload.get("serverName")):
             assert event["source"] == host
-    assert f"framing: {NODE[library]}" in server.log
+    wait_until(lambda: f"framing: {NODE[library]}" in server.log)
 
 
 @pytest.mark.parametrize("library", PYTHON)
@@ -148,7 +149,7 @@ def test_logger(options: list[str], framing: str, server_by_program: ServerProce
     (event,) = arrived(server, 1, "job")
     expected = {"message": "it's done", "facility": "cron", "severity": "err", "program": "job"}
     assert expected.items() <= event["payload"].items()
-    assert f"framing: {framing}" in server.log
+    wait_until(lambda: f"framing: {framing}" in server.log)
 
 
 # --- syslog daemons
@@ -211,11 +212,10 @@ def _log(folder: Path, word: str, count: int) -> None:
 @pytest.mark.parametrize("ended", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("library", ["pino-recovery", "winston-logstash", "python-logstash-async"])
 def test_a_client_that_keeps_what_it_could_not_send_loses_nothing(
-    library: str, ended: signal.Signals, server: ServerProcess
+    library: str, ended: signal.Signals, start_server: StartServer
 ) -> None:
-    """One line at a time is in flight: no client keeps what the kernel has accepted. SIGKILL may cost such a line; so
-    may a machine so busy that a client says nothing for a second while the server stops.
-    """
+    """One line at a time is in flight: no client keeps what the kernel has accepted. SIGKILL may cost such a line."""
+    server = start_server("--wrap-port", "0", changes=[changes.patient_with_silence])
     count = 60
     is_python = library in PYTHON
     command = python(library, server, count, 0.1) if is_python else node(library, server, count, 100)
@@ -306,7 +306,7 @@ def test_a_restart_under_a_client_that_keeps_nothing(
     with contextlib.ExitStack() as stack:
         sockets = stack.enter_context(listening("wrap", "acked")) if lives_on else {}
         options = () if lives_on else ("--wrap-port", "0")
-        server = new_server(*options, passed_in=sockets).start()
+        server = new_server(*options, passed_in=sockets, changes=[changes.patient_with_silence]).start()
         with sending(library, server, short_path) as wait:
             wait_until(lambda: server.ask("STATS")["stored_total"] >= LINES // 6, ARRIVES_S)
             server.signal(ended)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +11,12 @@ import pytest
 
 from aggregator.server.health import Health
 from aggregator.server.supervisor import Supervisor
+from tests.harness import changes
 from tests.harness.activation import NotifySocket
 from tests.harness.disk import SmallDisk
-from tests.harness.polling import until
+from tests.harness.polling import until, wait_until
 from tests.harness.server_process import StartServer
-from tests.harness.wire import event, exchange
+from tests.harness.wire import Peer, event, exchange
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -42,16 +43,15 @@ def test_the_watchdog_is_fed_until_the_event_loop_stands_still(
     manager: NotifySocket, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "300000")
-    server = start_server()
+    server = start_server(changes=[changes.pinging_hangs])
     for _ in range(3):
         manager.wait_for("WATCHDOG=1")
-    server.signal(signal.SIGSTOP)
-    try:
+    with Peer(server.port) as peer:
+        peer.send(b"PING\n")
+        wait_until(lambda: "PING hangs" in server.log)
         manager.rest()
+        time.sleep(1)  # several times as long as its pauses
         assert manager.rest() == []
-    finally:
-        server.signal(signal.SIGCONT)
-    manager.wait_for("WATCHDOG=1")
 
 
 @pytest.mark.root

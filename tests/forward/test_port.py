@@ -15,7 +15,7 @@ import pytest
 
 from tests.harness import ROOT, wire
 from tests.harness.background import in_background
-from tests.harness.changes import impatient
+from tests.harness.changes import impatient, patient_with_silence
 from tests.harness.forward import ForwardPeer, event_time, forward, pack
 from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
@@ -127,10 +127,15 @@ def test_fields_are_named_by_options(start_server: StartServer) -> None:
 
 
 @pytest.fixture
-def secret_server(start_server: StartServer, tmp_path: Path) -> ServerProcess:
+def with_key(tmp_path: Path) -> tuple[str, ...]:
     key = tmp_path / "key"
     key.write_text("a secret\n")
-    return start_server(*ON, "--forward-shared-key-file", str(key), "--line-timeout", "1")
+    return *ON, "--forward-shared-key-file", str(key)
+
+
+@pytest.fixture
+def secret_server(start_server: StartServer, with_key: tuple[str, ...]) -> ServerProcess:
+    return start_server(*with_key)
 
 
 def test_who_knows_the_key_may_send(secret_server: ServerProcess) -> None:
@@ -159,12 +164,15 @@ def test_who_does_not_know_it_is_told_and_nothing_of_it_is_stored(secret_server:
     ],
     ids=["events", "long", "nothing"],
 )
-def test_who_does_not_shake_hands_is_closed(secret_server: ServerProcess, data: bytes, why: str) -> None:
-    with ForwardPeer(secret_server.port_of("forward")) as peer:
+def test_who_does_not_shake_hands_is_closed(
+    start_server: StartServer, with_key: tuple[str, ...], data: bytes, why: str
+) -> None:
+    server = start_server(*with_key, *(() if data else ("--line-timeout", "1")))
+    with ForwardPeer(server.port_of("forward")) as peer:
         assert peer.answer()[0] == "HELO"
         assert peer.ask(data) is None
-    wait_until(lambda: f"closed: {why}" in secret_server.log)
-    stats = secret_server.ask("STATS")
+    wait_until(lambda: f"closed: {why}" in server.log)
+    stats = server.ask("STATS")
     assert (stats["stored_total"], stats["connections_refused"]) == (0, 1)
 
 
@@ -242,7 +250,7 @@ def test_few_bytes_that_take_long_hold_up_nobody(start_server: StartServer, wors
 
 
 def test_stopping_acks_what_was_read_and_stores_what_still_comes(start_server: StartServer) -> None:
-    server = start_server(*ON)
+    server = start_server(*ON, changes=[patient_with_silence])
     with ForwardPeer(server.port_of("forward")) as peer:
         peer.send(b"".join(forward("t", [{"n": n}], f"c{n}") for n in range(1000)))
         assert peer.answer() == {"ack": "c0"}
@@ -251,7 +259,7 @@ def test_stopping_acks_what_was_read_and_stores_what_still_comes(start_server: S
         while peer.answer():
             acked += 1
         peer.send(forward("late", [{"acked": False}], "late") + forward("late", [{"acked": None}]))
-        assert server.wait() == 0
+    assert server.wait() == 0
     server.restart()
     stored = payloads(server)
     assert {f"c{n}.0" for n in range(acked)} <= set(stored)

@@ -141,6 +141,16 @@ def patient() -> None:
     _put(authenticated_peer, "LINGER_S", 60.0)
 
 
+def patient_with_silence() -> None:
+    """While stopping, do not drop a silent client that has sent nothing for a second."""
+    _put(peer, "QUIET_S", 60.0)
+
+
+def patient_with_locks() -> None:
+    """Wait a minute instead of a second for another program that writes to the database."""
+    _put(database, "BUSY_TIMEOUT_S", 60.0)
+
+
 def short_looks() -> None:
     """Check after half a second, instead of after a minute, whether a client that is slowed down has gone."""
     _put(authenticated_peer, "LOOK_S", 0.5)
@@ -321,6 +331,18 @@ def pinging_leaves_a_defect() -> None:
         Broken()
         threading.Thread(target=broken).start()
         return {"pong": True}
+
+    command = commands.COMMANDS[Word.PING]
+    commands.COMMANDS[Word.PING] = dataclasses.replace(command, function=ping)
+
+
+def pinging_hangs() -> None:
+    """Let the event loop stand still for ever, once a PING has come."""
+
+    async def ping(arguments: list[str], state: State, asker: Asker) -> Answer:
+        logging.getLogger("aggregator").error("PING hangs")
+        threading.Event().wait()
+        raise AssertionError
 
     command = commands.COMMANDS[Word.PING]
     commands.COMMANDS[Word.PING] = dataclasses.replace(command, function=ping)
