@@ -69,13 +69,13 @@ def test_another_programs_lock_is_waited_for(filled: ServerProcess) -> None:
     filled.start()
     health = filled.ask("HEALTH")
     assert (health["health"], health["checks"]["storage"]) == ("degraded", "another program is writing to the database")
-    assert "ERROR events are not being stored: another program is writing to the database" in filled.log
+    wait_until(lambda: "ERROR events are not being stored: another program is writing to the database" in filled.log)
 
     other.execute("ROLLBACK")
     other.close()
     wait_until(lambda: filled.ask("HEALTH")["health"] == "healthy")
     assert exchange(filled.port, event("after"))[0]["status"] == "stored"
-    assert "events are being stored again" in filled.log
+    wait_until(lambda: "events are being stored again" in filled.log)
 
 
 @pytest.mark.root
