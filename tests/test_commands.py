@@ -16,6 +16,7 @@ from aggregator.server import commands
 from aggregator.server.reading import EVENTS_USAGE
 from tests.harness.changes import dict_engine
 from tests.harness.engines import ENGINES
+from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, events, exchange
 
@@ -55,6 +56,7 @@ def test_help_lists_every_command(server: ServerProcess) -> None:
 
 def test_stats_count_what_happened(any_server: ServerProcess) -> None:
     exchange(any_server.port, event("a") + event("a") + event("b", topic="u") + b"%\n")
+    wait_until(lambda: any_server.ask("STATS")["connections"] == 1)
     stats = any_server.ask("STATS")
 
     expected = {

@@ -104,6 +104,12 @@ class Scripted:
             raise step
 
 
+async def many_turns() -> None:
+    """Let everything run that waits for nothing: more turns of the loop than the consumer takes for anything."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
 def ids(batch: Any) -> list[str]:
     """The event ids of a batch of any engine used here."""
     event_ids: list[str] = batch.events.event_ids
@@ -288,7 +294,7 @@ async def test_closed_it_stores_what_is_queued_and_what_is_under_way(engine: Any
             bench.put(f"{name}0", f"{name}1")
         await bench.until_handed_over("a0")
         bench.intake.close()
-        await asyncio.sleep(0.01)
+        await many_turns()
         assert not bench.task.done()
         held.set_result(None)
         await bench.task
@@ -620,7 +626,7 @@ async def two() -> AsyncIterator[Bench]:
 
 async def test_two_batches_are_on_their_way_and_no_third(two: Bench) -> None:
     two.put("c")
-    await asyncio.sleep(0.01)
+    await many_turns()
     assert two.engine.handed_over == [["a"], ["b"]]
     two.engine.before["b"].set_result(None)
     await two.until_told("b", "c")
@@ -682,7 +688,10 @@ async def test_when_one_fails_the_other_is_unknown(two: Bench, failing: str, oth
 async def test_an_append_that_cannot_be_stopped_is_not_told_a_second_time(
     two: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    appending = asyncio.Event()
+
     async def unstoppable(batch: Any) -> Commit:
+        appending.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         return await two.engine.engine.append(batch)
@@ -691,7 +700,7 @@ async def test_an_append_that_cannot_be_stopped_is_not_told_a_second_time(
     await two.until_told("b")
     monkeypatch.setattr(two.engine, "append", unstoppable)
     two.put("c")
-    await asyncio.sleep(0.01)
+    await appending.wait()
     two.engine.before["a"].set_exception(FAILED)
     await two.fail()
     await asyncio.sleep(0)
@@ -710,7 +719,7 @@ async def test_both_fail_at_the_same_moment(two: Bench) -> None:
 
 async def test_a_failure_while_the_last_ones_are_awaited_is_noticed_at_once(two: Bench) -> None:
     two.intake.close()
-    await asyncio.sleep(0.01)
+    await many_turns()
     two.engine.before["b"].set_exception(FAILED)
     await two.fail()
 
@@ -748,7 +757,7 @@ async def test_batches_are_handed_over_in_the_order_of_their_events(monkeypatch:
         for hold in held:
             hold.set_result(None)
         await bench.until_told("a", "b")
-        await asyncio.sleep(0.01)
+        await many_turns()
         prepared.set()
         await bench.finish()
 

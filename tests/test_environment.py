@@ -12,6 +12,7 @@ import pytest
 
 from tests.harness import ROOT
 from tests.harness.command_line import aggregator, assert_one_line
+from tests.harness.polling import DEADLINE_S
 from tests.harness.private_network import needs_root, private_network
 from tests.harness.server_process import ServerProcess, StartServer
 
@@ -113,7 +114,7 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_port(tmp_path: Pat
         assert server.stderr
         lines = [server.stderr.readline() for _ in range(3)]
         server.terminate()
-        assert server.wait(20) == 0
+        assert server.wait(DEADLINE_S) == 0
     for variable, line in zip(("AGGREGATOR_PORT", "AGGREGATOR_SILENT_PORT"), lines, strict=False):
         assert f"WARNING {variable}={KUBERNETES[variable]} is ignored: Kubernetes sets it" in line
     assert "ready: acked port 127.0.0.1:8080, silent port 127.0.0.1:8081, " in lines[2]

@@ -192,11 +192,16 @@ def test_what_is_seen_and_what_is_subscribed_to_is_everything(server: ServerProc
 # --- waiting
 
 
+def begin(peer: Peer, commands: bytes) -> None:
+    """Send commands, and return when the server has begun with the first."""
+    assert peer.ask(b"PING\n" + commands)["pong"]
+
+
 def test_an_answer_waits_for_the_first_match(server: ServerProcess) -> None:
     """R16. Later replies of the connection wait as well."""
     exchange(server.port, b"".join(events("e", 3, "old")))
     with Peer(server.port) as peer:
-        peer.send(b"EVENTS new.* AFTER 3 WAIT 60\nPING\n")
+        begin(peer, b"EVENTS new.* AFTER 3 WAIT 60\nPING\n")
         peer.half_close()
         for number in range(5):
             exchange(server.port, event(f"o{number}", "old"))
@@ -217,7 +222,7 @@ def test_waiting_ends(server: ServerProcess) -> None:
     """R16. What was searched during the wait need not be searched again."""
     exchange(server.port, b"".join(events("e", 3)))
     with Peer(server.port) as peer:
-        peer.send(b"EVENTS nothing AFTER 1 WAIT 1\n")
+        begin(peer, b"EVENTS nothing AFTER 1 WAIT 1\n")
         exchange(server.port, b"".join(events("f", 3)))
         answer = peer.reply()
     assert (answer["events"], answer["seq"]) == ([], 6)
@@ -225,7 +230,7 @@ def test_waiting_ends(server: ServerProcess) -> None:
 
 def test_an_event_that_matches_the_topic_alone_is_not_enough(server: ServerProcess) -> None:
     with Peer(server.port) as peer:
-        peer.send(b"EVENTS t AFTER 0 CONTAINS wanted WAIT 60\n")
+        begin(peer, b"EVENTS t AFTER 0 CONTAINS wanted WAIT 60\n")
         for number in range(5):
             exchange(server.port, event(f"e{number}"))
         exchange(server.port, event("wanted"))
@@ -238,9 +243,9 @@ def test_many_wait(start_server: StartServer) -> None:
     with contextlib.ExitStack() as stack:
         peers = [stack.enter_context(Peer(server.port)) for _ in range(WAITING)]
         for number, peer in enumerate(peers):
-            peer.send(b"EVENTS t%d AFTER 0 WAIT 60\n" % (number % 10))
+            begin(peer, b"EVENTS t%d AFTER 0 WAIT 60\n" % (number % 10))
         patient = stack.enter_context(Peer(server.port))
-        patient.send(b"EVENTS t1 AFTER 0 WAIT 60\n")
+        begin(patient, b"EVENTS t1 AFTER 0 WAIT 60\n")
         exchange(server.port, b"".join(event(f"e{number}", f"t{number}") for number in range(5)))
         for number, peer in enumerate(peers):
             if number % 10 < 5:

@@ -21,6 +21,8 @@ READING: Final = README.partition("\n## Reading\n")[2].partition("\n## ")[0]
 PROGRAMS: Final = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 CELLS: Final = [row.split(" | ", 1)[1] for row in re.findall(r"^\| .*`.*", READING, re.MULTILINE)]
 LINES: Final = [line.replace("\\|", "|") for cell in CELLS for line in re.findall("`([^`]+ [^`]+)`", cell)]
+TYPED: Final = [line for line in LINES if "aggregator" in line]
+SENT: Final = [line for line in LINES if re.match("[A-Z]{3,} |printf", line)]
 
 
 def program(word: str, server: ServerProcess) -> list[str]:
@@ -36,25 +38,27 @@ def stages(line: str) -> list[list[str]]:
     return [words[start:end] for start, end in zip(starts, [*ends, len(words)], strict=True)]
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if "aggregator" in line])
+def test_there_are_lines_of_both_kinds_and_no_others() -> None:
+    assert min(len(TYPED), len(SENT)) >= 3
+    assert len(TYPED) + len(SENT) == len(LINES) >= 12
+
+
+@pytest.mark.parametrize("line", TYPED)
 def test_each_line_is_one_that_can_be_typed(line: str) -> None:
     for words in stages(line):
         if words[0] == "aggregator":
             done = subprocess.run(
-                [sys.executable, "-m", *words, "--help"], capture_output=True, cwd=ROOT, check=False, text=True
-            )
+                [sys.executable, "-m", *words, "--help"], capture_output=True, cwd=ROOT, check=False, text=True,
+                timeout=2 * DEADLINE_S,
+            )  # fmt: skip
             assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if re.match("[A-Z]{3,} |printf", line)])
+@pytest.mark.parametrize("line", SENT)
 def test_each_command_is_taken(server: ServerProcess, line: str) -> None:
     command = line if not line.startswith("printf") else stages(line)[0][1].removesuffix("\\n")
     with wire.Peer(server.port) as peer:
         assert peer.ask(command.encode() + b"\n")["status"] == "ok"
-
-
-def test_there_are_lines_of_both_kinds() -> None:
-    assert len(LINES) >= 12
 
 
 def test_the_consumer_leaves_nothing_out_when_it_is_killed(server: ServerProcess, tmp_path: Path) -> None:

@@ -349,7 +349,7 @@ def test_a_server_killed_again_and_again_costs_nothing(server: ServerProcess, tm
     outcome = sending.wait()
     assert outcome.code == 0
     assert outcome.counts["stored"] + outcome.counts["duplicate"] == outcome.counts["sent"] == count
-    assert len(outcome.lines) == 2
+    assert len(outcome.lines) <= 2, "each outage is told once"
     assert all(
         re.fullmatch(r"aggregator: \S+: (lost the|cannot) connect.*; trying again", one) for one in outcome.lines
     )
