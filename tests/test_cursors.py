@@ -429,7 +429,8 @@ def test_a_cursor_follows_what_does_not_match(server: ServerProcess) -> None:
     with Peer(server.port) as peer, Peer(server.port) as idle:
         subscribe(peer, "t AFTER 0 AS me BEAT 0")
         subscribe(idle, "nothing AFTER 0 AS idle BEAT 0")
-        peer.ask(b"ACK 1\n")
+        for reader in (peer, idle):
+            reader.ask(b"ACK 1\n")
         exchange(server.port, b"".join(events("o", 50, "other")))
         wait_until(lambda: cursor(server)["acked"] == 51)
         exchange(server.port, event("f"))

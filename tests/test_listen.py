@@ -21,16 +21,7 @@ from tests.harness.command_line import aggregator, assert_one_line
 from tests.harness.polling import DEADLINE_S, wait_until
 from tests.harness.private_network import needs_root, private_network
 from tests.harness.server_process import ServerProcess, StartServer
-from tests.harness.wire import Peer, event, exchange, free_port
-
-
-@pytest.fixture
-def filled(server: ServerProcess) -> ServerProcess:
-    """A server that was stopped properly, with one event."""
-    exchange(server.port, event("before"))
-    assert server.stop() == 0
-    return server
-
+from tests.harness.wire import Peer, event, free_port
 
 has_ipv6 = pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="needs IPv6")
 

@@ -368,7 +368,7 @@ def test_a_subscription_outlives_the_half_close(server: ServerProcess) -> None:
         ["nc", "-N", "127.0.0.1", "{port}"],
         ["ncat", "127.0.0.1", "{port}"],
         ["socat", "-t", "30", "-", "TCP:127.0.0.1:{port}"],
-        ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/{port}; cat >&3; head -n 7 <&3"],
+        ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/{port}; cat >&3; sed -u '/\"end\"/q' <&3"],
     ],
     ids=["nc", "ncat", "socat", "bash"],
 )
@@ -379,13 +379,16 @@ def test_what_everybody_has_at_hand_can_read(client: list[str], server: ServerPr
     exchange(server.port, b"".join(events("e", 3)))
     words = [word.replace("{port}", str(server.port)) for word in client]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin
-        process.stdin.write(b"SUBSCRIBE * AFTER 1 LIMIT 4\n")
-        process.stdin.close()
-        wait_until(lambda: server.ask("STATS")["delivered"] == 2)
-        exchange(server.port, b"".join(events("f", 3)))
-        assert process.stdout
-        lines = [json.loads(line) for line in process.stdout.read().splitlines()]
+        try:
+            assert process.stdin
+            process.stdin.write(b"SUBSCRIBE * AFTER 1 LIMIT 4\n")
+            process.stdin.close()
+            assert process.stdout
+            lines = [json.loads(process.stdout.readline()) for _ in range(4)]  # up to caught_up
+            exchange(server.port, b"".join(events("f", 3)))
+            lines += [json.loads(line) for line in process.stdout]
+        finally:
+            process.kill()
     assert seqs(lines) == [2, 3, 4, 5]
     assert [line["status"] for line in lines if line["status"] != "event"] == ["ok", "caught_up", "end"]
 
