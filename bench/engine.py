@@ -252,9 +252,14 @@ def _ratios(medians: dict[str, Any], grown: list[dict[str, Any]]) -> dict[str, f
     ratios["wal_fresh"] = medians["fresh_10000"]["wal_ratio"]
     ratios["held"] = medians["held"]["ours"]["last_to_first"]
     if grown:
-        nearest = min(grown, key=lambda point: abs(int(point["keys"]) - GROWN))["medians"]
-        ratios |= {"grown_10000": nearest["ratio"], "wal_grown": nearest["wal_ratio"]}
+        medians = judged(grown)["medians"]
+        ratios |= {"grown_10000": medians["ratio"], "wal_grown": medians["wal_ratio"]}
     return ratios
+
+
+def judged(grown: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the measurements as keys are added, the one that the bars are for: the nearest to GROWN."""
+    return min(grown, key=lambda point: abs(int(point["keys"]) - GROWN))
 
 
 def _database(made: Cluster) -> str:

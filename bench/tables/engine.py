@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bench.engine import BARS, GROWN, MOST
+from bench.engine import BARS, MOST, judged
 from bench.tables import markdown
 from bench.tables.markdown import whole
 
@@ -26,12 +26,12 @@ def table(record: dict[str, Any]) -> str:
     ]
     for point in figures["grown"]:
         text = f"one lane, batches of 10,000, {whole(point['keys'] / 1e6)} million keys, to psycopg alone"
-        bar = f"≥ {BARS['grown_10000']}" if point["keys"] == GROWN else ""
+        bar = f"≥ {BARS['grown_10000']}" if point is judged(figures["grown"]) else ""
         body.append([text, bar, f"{point['medians']['ratio']:.2f}", _rates(point["medians"], "ours", "plain")])
     fresh = medians["fresh_10000"]
     body.append(["WAL for an event, empty tables, to psycopg alone", f"≤ {MOST['wal_fresh']}", *_wal(fresh)])
     for point in figures["grown"]:
-        bar = f"≤ {MOST['wal_grown']}" if point["keys"] == GROWN else ""
+        bar = f"≤ {MOST['wal_grown']}" if point is judged(figures["grown"]) else ""
         body.append([f"the same, {whole(point['keys'] / 1e6)} million keys", bar, *_wal(point["medians"])])
     held = medians["held"]
     body.append(
