@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness import identities
-from tests.harness.changes import dict_engine, small_slices
+from tests.harness.changes import dict_engine, patient_with_answers, small_slices
 from tests.harness.polling import wait_until
 from tests.harness.server_process import ServerProcess, StartServer
 from tests.harness.wire import Json, Peer, event, events
@@ -56,7 +56,9 @@ class World:
 
 @pytest.fixture(params=["sqlite", "dict"])
 def world(request: pytest.FixtureRequest, start_server: StartServer, tmp_path: Path) -> World:
-    return World(start_server, tmp_path, changes=[dict_engine] if request.param == "dict" else [small_slices])
+    return World(
+        start_server, tmp_path, changes=[patient_with_answers, dict_engine if request.param == "dict" else small_slices]
+    )
 
 
 def ids(reply: Json) -> list[str]:

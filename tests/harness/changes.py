@@ -150,6 +150,11 @@ def patient_with_silence() -> None:
     _put(peer, "QUIET_S", 60.0)
 
 
+def patient_with_answers() -> None:
+    """Cut no answer to EVENTS short because it has taken a quarter of a second."""
+    _put(pages, "ANSWER_S", 60.0)
+
+
 def patient_with_locks() -> None:
     """Wait a minute instead of a second for another program that writes to the database."""
     _put(database, "BUSY_TIMEOUT_S", 60.0)
