@@ -117,6 +117,7 @@ Server: one process.
 - ``server.reload``              the files that are read again at SIGHUP
 - ``server.credentials``         what the network itself knows of a client
 - ``server.identities``          the rules in force, and how they are replaced
+- ``server.forward_key``         the key that Forward clients must know
 - ``server.admission``           slots for clients: caps, and few slots for unauthenticated ones
 - ``server.peer``                one client of any port: its transport, pressure, the phases of its end
 - ``server.first_line``          whether a client's first line authenticates it

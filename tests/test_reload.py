@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from aggregator.config import Config
-from aggregator.server.port import TLS
+from aggregator.server.port import ACKED, FORWARD, TLS, Port
 from aggregator.server.reload import CannotLoad, LogLevel, keep_loading, load
-from aggregator.server.server import CannotStart, Files, _forward_key
+from aggregator.server.server import Files
 from aggregator.server.stats import Stats
 from tests.harness import changes
 from tests.harness.background import in_background
@@ -117,20 +117,16 @@ def test_the_log_level_is_read_again_and_nobody_is_dropped(start_server: StartSe
     assert server.stop() == 0
 
 
-@pytest.mark.parametrize("option", ["tls_cert", "identities", "log_level_file", "forward_shared_key_file"])
-def test_a_fifo_without_a_writer_holds_nothing_up(option: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "port"),
+    [("tls_cert", TLS), ("identities", ACKED), ("log_level_file", ACKED), ("forward_shared_key_file", FORWARD)],
+)
+async def test_a_fifo_without_a_writer_holds_nothing_up(option: str, port: Port, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)
     options: dict[str, Any] = {option: fifo}
-    config = Config(**options)
-
-    def read_all() -> None:
-        for one in Files(config, [TLS] if option == "tls_cert" else []).all:
-            one.load()
-        _forward_key(config)
-
-    with pytest.raises((CannotLoad, CannotStart)) as caught:
-        read_all()
+    with pytest.raises(CannotLoad) as caught:
+        await load(Files(Config(**options), [port]).all)
     assert str(caught.value) == f"cannot read {fifo} (--{option.replace('_', '-')}): not a regular file"
 
 

@@ -54,7 +54,8 @@ class ForwardInbox:
         self.publisher: Identity | None = NOBODY
         """The identity that the chunks are from; None: one that may publish to every topic."""
         self._fields = Fields(config.forward_id, config.forward_source)
-        self._handshake = Handshake(state.forward_key, socket.gethostname()) if state.forward_key else None
+        key = state.forward_key.key
+        self._handshake = Handshake(key, socket.gethostname()) if key else None
         self._splitter = Splitter(HANDSHAKE_BYTES if self._handshake else config.forward_chunk_bytes)
         self._unread = bytearray()  # what is not split into messages yet
         self._ending = False  # whether the stream ends after ``_unread``

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import importlib.util
 import logging
 import os
 import resource
@@ -14,7 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from enum import Enum, auto
 from typing import Any, Final, TypeVar
 
-from aggregator import __version__, regular_file, storage
+from aggregator import __version__, storage
 from aggregator.config import Anonymous, Config
 from aggregator.server import activation, binding, signals, sockets
 from aggregator.server.admission import Admission
@@ -22,6 +21,7 @@ from aggregator.server.consumer import Consumer
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
 from aggregator.server.follower import Follower
+from aggregator.server.forward_key import ForwardKey
 from aggregator.server.identities import Identities
 from aggregator.server.intake import Intake
 from aggregator.server.listeners import BACKLOG, SPARE_DESCRIPTORS, Listeners
@@ -69,7 +69,6 @@ class Server:
         engine: AnyEngine,
         bound: Mapping[Port, Bound],
         files: Files,
-        forward_key: bytes | None = None,
     ) -> None:
         intake = Intake(config.queue_events, config.queue_bytes)
         feed = Feed(engine, intake)
@@ -90,7 +89,7 @@ class Server:
             feed,
             follower,
             cursors,
-            forward_key,
+            files.forward_key,
             files.identities,
             admission,
             peer_log=peer_log,
@@ -238,8 +237,10 @@ class Files:
     def __init__(self, config: Config, ports: Sequence[Port]) -> None:
         self.contexts = Contexts(config) if any(port.tls for port in ports) else None
         self.identities = Identities(config)
+        self.forward_key = ForwardKey(config.forward_shared_key_file)
+        forward_key = self.forward_key if FORWARD in ports else None
         log_level = LogLevel(config.log_level_file) if config.log_level_file else None
-        self.all: list[Reloadable] = [one for one in (self.contexts, self.identities, log_level) if one]
+        self.all: list[Reloadable] = [one for one in (self.contexts, self.identities, forward_key, log_level) if one]
 
 
 async def serve(config: Config) -> End:
@@ -256,15 +257,17 @@ async def serve(config: Config) -> End:
     files = Files(config, ports)
     try:
         # 1. Read the files, and bind the ports, so that whatever is wrong there is found before there is a database.
-        forward_key = await _unless_stopped(stop, _read(config, files, FORWARD in ports), "reading files")
+        await _unless_stopped(stop, load(files.all), "reading files")
         bound = await _unless_stopped(stop, binding.bind(config, inherited), f"looking for {config.host}")
         # 2. Open the store, prove it, and serve.
         try:
-            if why_not := binding.why_not_open(bound, files.identities.rules, forward_key):
+            if why_not := binding.why_not_open(bound, files.identities.rules, files.forward_key.key):
                 raise CannotStart(why_not)
-            return await _serve(config, bound, files, forward_key, stop, reload)
+            return await _serve(config, bound, files, stop, reload)
         finally:
             binding.remove_files(bound)
+    except CannotLoad as error:
+        raise CannotStart(str(error)) from error
     except _Stopped as early:
         log.info("stopped while %s", early)
         return End.EARLY
@@ -274,13 +277,12 @@ async def _serve(
     config: Config,
     bound: Mapping[Port, Bound],
     files: Files,
-    forward_key: bytes | None,
     stop: asyncio.Event,
     reload: asyncio.Event,
 ) -> End:
     engine = await _unless_stopped(stop, storage.open(config), "opening the store")
     try:
-        server = Server(config, engine, bound, files, forward_key)
+        server = Server(config, engine, bound, files)
         await _unless_stopped(stop, server.prove(), "proving the store")
         return End.WELL if await server.run(stop, reload) else End.BADLY
     except _Stopped:
@@ -305,36 +307,11 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T], wha
     return working.result()
 
 
-async def _read(config: Config, files: Files, forwards: bool) -> bytes | None:
-    """Read all files; return the key of the Forward port, if there is one. Raises CannotStart."""
-    try:
-        await load(files.all)
-    except CannotLoad as error:
-        raise CannotStart(str(error)) from error
-    return await asyncio.to_thread(_forward_key, config) if forwards else None
-
-
 def _inherited() -> dict[Port, Bound]:
     try:
         return binding.inherited(os.environ)
     except activation.BadSocket as error:
         raise CannotStart(str(error)) from error
-
-
-def _forward_key(config: Config) -> bytes | None:
-    """The key that Forward clients must know; None: no key. Raises CannotStart, also if msgpack is missing."""
-    if importlib.util.find_spec("msgpack") is None:
-        raise CannotStart("the forward port needs msgpack: pip install 'aggregator[forward]'")
-    path = config.forward_shared_key_file
-    if path is None:
-        return None
-    try:
-        key = regular_file.read(path).rstrip(b"\r\n")
-    except OSError as error:
-        raise CannotStart(f"cannot read {path} (--forward-shared-key-file): {error.strerror}") from error
-    if not key:
-        raise CannotStart(f"{path} (--forward-shared-key-file) is empty")
-    return key
 
 
 def _allow_descriptors(connections: int) -> None:

@@ -9,6 +9,7 @@ from aggregator.server.admission import Admission
 from aggregator.server.cursors import Cursors
 from aggregator.server.feed import Feed
 from aggregator.server.follower import Follower
+from aggregator.server.forward_key import ForwardKey
 from aggregator.server.health import Health
 from aggregator.server.identities import Identities
 from aggregator.server.intake import Intake
@@ -29,8 +30,7 @@ class State:
     feed: Feed
     follower: Follower
     cursors: Cursors
-    forward_key: bytes | None = None
-    """The key that Forward clients must know."""
+    forward_key: ForwardKey = field(default_factory=lambda: ForwardKey(None))
     identities: Identities = field(default_factory=lambda: Identities(Config()))
     admission: Admission = field(default_factory=lambda: Admission(Config(), PeerLog()))
     stats: Stats = field(default_factory=Stats)

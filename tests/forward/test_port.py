@@ -155,6 +155,29 @@ def test_who_does_not_know_it_is_told_and_nothing_of_it_is_stored(secret_server:
     assert secret_server.ask("STATS")["stored_total"] == 0
 
 
+def test_a_new_key_holds_for_new_connections(
+    start_server: StartServer, with_key: tuple[str, ...], tmp_path: Path
+) -> None:
+    server = start_server(*with_key, prefix=("setsid",))
+    number = server.port_of("forward")
+    with ForwardPeer(number) as old:
+        assert old.shake_hands(b"a secret")[1]
+        (tmp_path / "key").write_text("another\n")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "reloaded" in server.log)
+        with ForwardPeer(number) as new:
+            assert new.shake_hands(b"another")[1]
+        with ForwardPeer(number) as late:
+            assert not late.shake_hands(b"a secret")[1]
+        (tmp_path / "key").write_text("")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: "is empty" in server.log)
+        assert server.ask("STATS")["config_reload_ok"] == 0
+        with ForwardPeer(number) as later:
+            assert later.shake_hands(b"another")[1]
+        assert old.ask(forward("t", [{}], "c")) == {"ack": "c"}
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [
