@@ -21,9 +21,10 @@ from aggregator.server.peer import Peer
 from aggregator.server.port import FORWARD, WRAP, Port
 from aggregator.server.sockets import Bound, CannotListen
 from aggregator.server.state import State
-from aggregator.server.tls import TlsLayer, TlsTransport
+from aggregator.server.tls import TlsLayer
 from aggregator.server.tls_context import Contexts
 from aggregator.server.tls_handshake import TlsHandshake
+from aggregator.server.tls_transport import TlsTransport
 from aggregator.server.tls_turns import TlsTurns
 from aggregator.server.wrap import WrapConnection
 from aggregator.wire import Failure, replies

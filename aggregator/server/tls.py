@@ -25,12 +25,12 @@ import time
 import traceback
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from aggregator import openssl
 from aggregator.server import credentials
-from aggregator.server.credentials import Credentials
 from aggregator.server.port import Port
+from aggregator.server.tls_transport import TlsTransport
 from aggregator.server.tls_turns import TlsTurns
 from aggregator.wire import replies
 
@@ -398,51 +398,3 @@ class TlsLayer(asyncio.Protocol):
         del self._protocol, self._owner, self._in, self._out
         with contextlib.suppress(AttributeError):  # there was no handshake yet
             del self._tls
-
-
-class TlsTransport(asyncio.Transport):
-    """The transport that the client's protocol sees. Buffers and their limits are those of the plain transport."""
-
-    def __init__(self, layer: TlsLayer, plain: asyncio.Transport, credentials: Credentials) -> None:
-        super().__init__()
-        self._layer = layer
-        self._plain = plain
-        self._credentials = credentials
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        if name == "credentials":
-            return self._credentials
-        if name == "is_cut":
-            return self._layer.is_cut
-        return self._plain.get_extra_info(name, default)
-
-    def is_closing(self) -> bool:
-        return self._plain.is_closing()
-
-    def pause_reading(self) -> None:
-        self._layer.pause()
-
-    def resume_reading(self) -> None:
-        self._layer.resume()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._plain.set_write_buffer_limits(high, low)
-
-    def get_write_buffer_size(self) -> int:
-        return self._plain.get_write_buffer_size()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._layer.write(bytes(data))
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        self._layer.close_half()
-
-    def close(self) -> None:
-        self._layer.close_half()
-        self._plain.close()
-
-    def abort(self) -> None:
-        self._plain.abort()

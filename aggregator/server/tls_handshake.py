@@ -11,7 +11,8 @@ from aggregator import address
 from aggregator.server.admission import Slot
 from aggregator.server.port import Port
 from aggregator.server.state import State
-from aggregator.server.tls import Result, TlsTransport
+from aggregator.server.tls import Result
+from aggregator.server.tls_transport import TlsTransport
 from aggregator.wire import Failure
 
 LAST_HANDSHAKE_S: Final = 1.0

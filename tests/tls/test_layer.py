@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from aggregator.server import tls, tls_turns
 from aggregator.server.port import TLS, TLS_SILENT
-from aggregator.server.tls import Result, TlsLayer, TlsTransport
+from aggregator.server.tls import Result, TlsLayer
+from aggregator.server.tls_transport import TlsTransport
 from aggregator.server.tls_turns import REST_S, TURN_S, TlsTurns
 from tests.harness.certificates import Authority, Pair
 from tests.harness.key_updates import KeyUpdater, library
