@@ -1,4 +1,4 @@
-"""What a command knows of the client that sent it, and what a command may come to."""
+"""What a command knows of the client that sent it, and what it answers or raises."""
 
 from __future__ import annotations
 

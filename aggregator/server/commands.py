@@ -20,7 +20,7 @@ from typing import Final
 from aggregator import __version__
 from aggregator.access.identity import Identity, Permission
 from aggregator.metric import Metric
-from aggregator.server import pages, subscribe
+from aggregator.server import pages, queries, subscribe
 from aggregator.server.asker import Answer, Asker
 from aggregator.server.queries import MAX_LISTED, MAX_NUMBER, BadCommand, number
 from aggregator.server.state import State
@@ -116,7 +116,7 @@ async def _topics(arguments: list[str], state: State, asker: Asker) -> Answer:
         topics = await state.engine.topics(limit, after or "")
         found = Found(topics, state.engine.topics_total, truncated=False)
     else:
-        found = await state.topic_searches.find(state.engine, may_read, limit, after or "", pages.ANSWER_S)
+        found = await state.topic_searches.find(state.engine, may_read, limit, after or "", queries.ANSWER_S)
     return {
         **({} if found.total is None else {"total": found.total}),
         "topics": [{"topic": topic.name, "stored": topic.stored, "last_seq": topic.last_seq} for topic in found.topics],

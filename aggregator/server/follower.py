@@ -47,7 +47,10 @@ class Follower:
             self._following.cancel()
 
     def committed(self, parts: Sequence[Events], commit: Commit, after: Position) -> None:
-        """Note that this server has committed ``commit``: the events of ``parts``, up to the position ``after``."""
+        """Publish a commit of this server: the events of ``parts``, up to the position ``after``.
+
+        In a shared store the look that finds it publishes it, among the commits of the other servers.
+        """
         if not self._engine.shared:
             self._feed.publish(parts, commit, after)
 

@@ -17,9 +17,6 @@ from aggregator.wire.interest import Interest
 
 EVENTS_DEFAULT: Final = 10
 
-ANSWER_S: Final = 0.25
-"""How long the server works on an answer before it cuts the answer short: enough for a thousand blocks, mostly."""
-
 MAX_WAIT_S: Final = 60
 
 EVENTS_USAGE: Final = (
@@ -105,7 +102,7 @@ async def _oldest(page: _Page, state: State, after: Position, until: Position | 
     """Fill the page with events past ``after``; return the position that the search has reached."""
     head = state.feed.head if until is None else until
     position = after
-    deadline = time.monotonic() + ANSWER_S
+    deadline = time.monotonic() + queries.ANSWER_S
     while state.engine.distance(position, head) and not page.full:
         found = await state.engine.read(page.interest, position, head)
         for stretch in found.stretches:
@@ -122,7 +119,7 @@ async def _oldest(page: _Page, state: State, after: Position, until: Position | 
 async def _newest(page: _Page, state: State, before: Position) -> Position:
     """Fill the page from ``before`` backwards; return the position that the search has reached."""
     position = before
-    deadline = time.monotonic() + ANSWER_S
+    deadline = time.monotonic() + queries.ANSWER_S
     while position != 0 and not page.full:
         found = await state.engine.read_back(page.interest, position)
         for stretch in found.stretches:

@@ -22,6 +22,7 @@ import contextlib
 import logging
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from enum import IntEnum, auto
 from functools import partial
@@ -116,7 +117,7 @@ class AnyInbox(Protocol):
         """Restart the age of what is unfinished."""
 
 
-class Peer(asyncio.Protocol):
+class Peer(asyncio.Protocol, ABC):
     """A client of one port. If ``muted``, it is never answered."""
 
     advice: ClassVar[str] = ""
@@ -150,13 +151,13 @@ class Peer(asyncio.Protocol):
 
     # --- what a subclass knows
 
+    @abstractmethod
     def take(self, found: Any) -> None:
         """Act on one thing that the inbox has interpreted."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shut_down(self, failure: Failure) -> None:
         """End: the server is stopping, or its store has failed."""
-        raise NotImplementedError
 
     @property
     def has_more_to_say(self) -> bool:

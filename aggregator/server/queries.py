@@ -22,6 +22,9 @@ MAX_NUMBER: Final = (1 << 63) - 1
 MAX_LISTED: Final = 1000
 """The most entries of one answer; the rest is on further pages."""
 
+ANSWER_S: Final = 0.25
+"""How long the server works on an answer before it cuts the answer short: enough for a thousand blocks, mostly."""
+
 
 class BadCommand(Exception):
     """A command that has bad arguments, or comes at a bad moment."""

@@ -35,9 +35,9 @@ from aggregator.server import (
     deliveries,
     forward,
     listeners,
-    pages,
     peer,
     pieces,
+    queries,
     server,
     signals,
     subscribe,
@@ -119,7 +119,7 @@ def clock_that_can_step() -> None:
 
 def answers_cut_short() -> None:
     """Read one slice for each answer, as if all later slices had taken too long."""
-    _put(pages, "ANSWER_S", 0)
+    _put(queries, "ANSWER_S", 0)
 
 
 def few_cursors() -> None:
@@ -152,7 +152,7 @@ def patient_with_silence() -> None:
 
 def patient_with_answers() -> None:
     """Cut no answer to EVENTS short because it has taken a quarter of a second."""
-    _put(pages, "ANSWER_S", 60.0)
+    _put(queries, "ANSWER_S", 60.0)
 
 
 def patient_with_locks() -> None:

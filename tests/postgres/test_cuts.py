@@ -16,6 +16,9 @@ from tests.harness.wire import Peer, event, exchange
 MARKER = b".append("
 """Occurs in the statement that stores a batch."""
 
+SILENCES = {"statement": Cut(to_server=40, how=How.SILENCE), "answer": Cut(to_client=0, how=How.SILENCE)}
+"""What of a batch does not arrive."""
+
 
 @pytest.fixture
 def cluster(shared_cluster: Cluster) -> Cluster:
@@ -67,20 +70,20 @@ def test_the_connection_is_cut_at_any_byte(
     record_figures(f"cut {direction}, {how.value}", rounds=len(positions), **verdict.figures)
 
 
-@pytest.mark.parametrize("cut", [Cut(to_server=40), Cut(to_client=0)], ids=["statement", "answer"])
+@pytest.mark.parametrize("what", SILENCES)
 def test_a_connection_that_goes_silent_is_given_up(
-    cluster: Cluster, start_server: StartServer, record_figures: RecordFigures, cut: Cut
+    cluster: Cluster, start_server: StartServer, record_figures: RecordFigures, what: str
 ) -> None:
     """No byte arrives and neither end is told, as when a cable is cut: the server takes another connection."""
     with TcpProxy(cluster.primary.port) as proxy:
         server = start_server("--lanes", "1", "--standbys", "0", url=proxied(cluster, proxy))
         account = Account()
         exchange(server.port, account.line("old"))
-        proxy.arm(MARKER, Cut(cut.to_server, cut.to_client, How.SILENCE))
+        proxy.arm(MARKER, SILENCES[what])
         send_two(server, account, "one")
         verdict = account.verify(server)
         server.kill()  # its old connection may still be waiting for a peer that never answers
-    record_figures("cut in silence", **verdict.figures)
+    record_figures(f"cut in silence, {what}", **verdict.figures)
 
 
 def test_every_connection_is_reset_again_and_again(
