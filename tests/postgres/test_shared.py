@@ -69,6 +69,24 @@ async def test_what_one_stores_the_other_finds(engines: Two) -> None:
     assert other.store_id == one.store_id
 
 
+async def test_lanes_that_one_adds_the_other_uses_from_its_next_look_on(database: str) -> None:
+    old = await Store.open(database, 2, 0)
+    new = await Store.open(database, 6, 0)
+    for number in range(30):
+        await store(new, f"e{number}", topic=f"topic {number}")
+    await old.look()
+    position = old.parse_position(str(new.head))
+    assert position is not None
+    found = await old.read(interest_in(("*",)), 0, position, slices=100)
+
+    assert str(new.head).count(".") == 5
+    assert old.head == new.head
+    assert old.distance(old.head, position) == 0
+    assert sum(len(stretch.seqs) for stretch in found.stretches) == 30
+    await old.close()
+    await new.close()
+
+
 async def test_counts_are_the_same_before_and_after_they_are_rolled_up(engines: Two) -> None:
     one, other = engines
     for number in range(6):

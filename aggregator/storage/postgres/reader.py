@@ -20,7 +20,7 @@ from aggregator.storage.postgres.link import RETRY_S
 from aggregator.storage.postgres.positions import Positions
 from aggregator.storage.postgres.query import READ_RETRY_S, Query
 from aggregator.storage.postgres.rows import Row
-from aggregator.storage.postgres.schema import lane_name
+from aggregator.storage.postgres.schema import LANES, lane_name
 from aggregator.storage.postgres.topics import Topic, Topics
 
 SLICE_BLOCKS: Final = 4
@@ -58,14 +58,14 @@ class Reader:
         self._positions = positions
         self._turns = {False: asyncio.Lock(), True: asyncio.Lock()}  # first come, first served; True: background reads
 
-    async def heads(self) -> list[int]:
-        """The last number of each lane. All lower numbers of the lane are visible."""
+    async def heads(self) -> tuple[int, list[int]]:
+        """How many lanes there are now, and the last number of each known lane. All lower numbers are visible."""
         each = (
             f"coalesce((SELECT b.following FROM {lane_name(lane)}.blocks b ORDER BY b.first DESC LIMIT 1), 1) - 1"
             for lane in range(self._positions.lanes)
         )
-        (numbers,) = await self._query.read(f"SELECT {', '.join(each)}")
-        return list(numbers)
+        ((lanes, *numbers),) = await self._query.read(f"SELECT ({LANES}), {', '.join(each)}")
+        return lanes, numbers
 
     async def event(self, topic: str, event_id: str) -> StoredEvent | None:
         """The event with this key."""

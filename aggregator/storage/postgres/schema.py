@@ -34,6 +34,8 @@ WEAK: Final = "AGG01"
 LOCK: Final = 0x41475245
 """The advisory lock that a server holds while it makes tables or topics ("AGRE")."""
 
+LANES: Final = "SELECT lanes FROM aggregator.store"
+
 _COMMON: Final = """
 CREATE SCHEMA aggregator;
 CREATE TABLE aggregator.store (

@@ -50,8 +50,6 @@ _PRIMARY: Final = """
 SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
 """
 
-_LANES: Final = "SELECT lanes FROM aggregator.store"
-
 # A role without pg_monitor sees that there are standbys, but not which of them are synchronous.
 _STANDBYS: Final = """
 SELECT count(*) FILTER (WHERE coalesce(sync_state IN ('sync', 'quorum'), true)) FROM pg_stat_replication
@@ -243,7 +241,6 @@ class Store:
     async def verify(self) -> None:
         """As ``Engine.verify``. Raises StorageFailed if the database is another store."""
         try:
-            await self._look_at_lanes()
             await self._see_standbys()
             await self._census.count()
         except StorageFailed:
@@ -255,7 +252,7 @@ class Store:
 
     async def _look_at_lanes(self) -> None:
         """Begin to use lanes that were added."""
-        ((lanes,),) = await self._query.write(_LANES)
+        ((lanes,),) = await self._query.write(schema.LANES)
         self._use_lanes(lanes)
 
     async def _see_standbys(self) -> None:
@@ -273,8 +270,11 @@ class Store:
         await self._news.wait()
 
     async def look(self) -> None:
-        """As ``Engine.look``."""
-        heads = await self._reader.heads()
+        """As ``Engine.look``. Lanes that were added are used from now on."""
+        lanes, heads = await self._reader.heads()
+        if lanes > len(self._lanes):
+            self._use_lanes(lanes)
+            _, heads = await self._reader.heads()
         for lane, number in enumerate(heads):
             self._heads[lane] = max(self._heads[lane], number)
 
