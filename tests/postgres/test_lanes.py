@@ -1,8 +1,10 @@
-"""Lanes: added while servers run, with no plan that depends on statistics and no cost of a snapshot that is held."""
+"""Lanes: added while servers run; no plan depends on statistics or is compiled, and an old snapshot costs nothing."""
 
 from __future__ import annotations
 
 import time
+
+import pytest
 
 from tests.harness.account import Account
 from tests.harness.load_client import Load
@@ -17,6 +19,8 @@ SCANS = """
 SELECT schemaname || '.' || relname, seq_scan, idx_scan FROM pg_stat_user_tables
 WHERE schemaname LIKE 'lane%' AND relname = 'keys' ORDER BY 1
 """
+
+STATEMENTS = "SELECT query FROM pg_stat_statements"
 
 
 def lanes_used(cluster: Cluster, name: str) -> set[int]:
@@ -69,6 +73,25 @@ def test_no_plan_depends_on_statistics(start_cluster: StartCluster, start_server
     wait_until(lambda: cluster.primary.rows(SCANS, name)[0][2] >= 6_000)  # statistics arrive with a delay
     scans = cluster.primary.rows(SCANS, name)
     assert [(table, scanned) for table, scanned, _ in scans] == [("lane_0.keys", made)]
+
+
+def test_no_plan_is_compiled(start_cluster: StartCluster, start_server: StartServer) -> None:
+    """Compiling takes half a second, because a sequential scan that is switched off looks endlessly expensive."""
+    cluster = start_cluster(**{"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "all"})
+    primary, name = cluster.primary, cluster.new_database()
+    ((can_compile,),) = primary.rows("SELECT pg_jit_available()")
+    if not can_compile:
+        pytest.skip("this PostgreSQL was built without LLVM")
+    primary.ask("CREATE EXTENSION pg_stat_statements", name)
+    server = start_server("--lanes", "2", "--standbys", "0", url=cluster.url(name))
+    Account().send(server.port, "e", 300)
+    for command in ("STATS", "TOPICS", "EVENTS * 10", "EVENTS t 10 AFTER 0", "EVENT t e-1", "CURSORS"):
+        assert server.ask(command)["status"] == "ok"
+    wait_until(lambda: primary.rows(f"{STATEMENTS} WHERE query LIKE 'UPDATE counted %'", name))  # each 5 s
+    with primary.connect(name) as control:
+        control.execute("SET jit_above_cost = 0")
+        control.execute("SELECT count(*) FROM pg_class")
+    assert primary.rows(f"{STATEMENTS} WHERE jit_functions > 0", name) == [("SELECT count(*) FROM pg_class",)]
 
 
 def test_a_snapshot_that_is_held_costs_nothing(

@@ -50,6 +50,9 @@ _PRIMARY: Final = """
 SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
 """
 
+# No statement of ours runs for as long as compiling it would take.
+_ON_CONNECT: Final = "SELECT name, set_config('jit', 'off', false) FROM aggregator.store"
+
 # A role without pg_monitor sees that there are standbys, but not which of them are synchronous.
 _STANDBYS: Final = """
 SELECT count(*) FILTER (WHERE coalesce(sync_state IN ('sync', 'quorum'), true)) FROM pg_stat_replication
@@ -130,8 +133,8 @@ class Store:
         A primary that is cut off from its standbys goes on answering reads. So the link that finds a newer primary
         marks all other links as outdated, and no link returns to an older primary.
         """
-        row = await (await connection.execute("SELECT name FROM aggregator.store")).fetchone()
-        if row != (self.store_id,):
+        row = await (await connection.execute(_ON_CONNECT)).fetchone()
+        if row is None or row[0] != self.store_id:
             raise StorageFailed("the database holds another store now")
         found, known = await _primary(connection), self._primary
         if found and known and found[0] == known[0] and found[1] < known[1]:
