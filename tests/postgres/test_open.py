@@ -143,6 +143,7 @@ async def test_a_connection_that_found_no_descriptor_is_not_used(
 ) -> None:
     """The checks of a new connection are made on the next one."""
     store = await Store.open(database, None, 0)
+    await until(lambda: store._news._link._connection)  # it connects by itself
     await store._query.renew(background=False)
     calls = 0
 
