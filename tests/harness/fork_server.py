@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from typing import IO, Final, NoReturn
 
@@ -33,6 +34,7 @@ class ForkedProcess:
         self.pid = pid
         self.returncode: int | None = None
         self._keeper = keeper
+        self._looking = threading.Lock()  # a test may wait for the end while its background work looks for a start
 
     def poll(self) -> int | None:
         """The exit code, if it has ended; for a signal that has ended it, the negative number of the signal."""
@@ -48,7 +50,8 @@ class ForkedProcess:
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the process has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # its keeper has not reported its end yet
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -57,12 +60,16 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
     def _look(self, timeout_s: float | None) -> int | None:
-        if self.returncode is None:
-            poll = select.poll()
+        poll = select.poll()
+        with self._looking:
+            if self.returncode is not None:
+                return self.returncode
             poll.register(self._keeper, select.POLLIN)
-            if poll.poll(None if timeout_s is None else max(0, timeout_s) * 1000):
-                self.returncode = os.waitstatus_to_exitcode(int(self._keeper.recv(16)))
-                self._keeper.close()
+        if poll.poll(None if timeout_s is None else max(0, timeout_s) * 1000):  # meanwhile others may look and signal
+            with self._looking:
+                if self.returncode is None:
+                    self.returncode = os.waitstatus_to_exitcode(int(self._keeper.recv(16)))
+                    self._keeper.close()
         return self.returncode
 
 
