@@ -111,7 +111,7 @@ Server: one process.
 - ``server.activation``          listening sockets that the service manager passes in
 - ``server.binding``             which sockets the ports get, and which may be served
 - ``server.tls``                 TLS between a transport and a client's protocol
-- ``server.tls_transport``       the transport that this protocol sees
+- ``server.tls_transport``       the transport that the client's protocol sees
 - ``server.tls_turns``           the turns in which TLS work for unauthenticated clients is done
 - ``server.tls_handshake``       a client until its handshake is over
 - ``server.tls_context``         certificates to TLS contexts

@@ -57,8 +57,8 @@ def refuses(port: int) -> bool:
         Peer(port).close()
     except ConnectionRefusedError:
         return True
-    except ConnectionResetError:  # it came just when the port was closed
-        return False
+    except ConnectionResetError:
+        pass  # it came just when the port was closed
     return False
 
 

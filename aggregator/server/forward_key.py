@@ -6,8 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
-from aggregator import regular_file
-from aggregator.server.reload import CannotLoad
+from aggregator.server.reload import CannotLoad, read
 
 
 class ForwardKey:
@@ -24,10 +23,7 @@ class ForwardKey:
             raise CannotLoad("the forward port needs msgpack: pip install 'aggregator[forward]'")
         path, key = self._path, None
         if path is not None:
-            try:
-                key = regular_file.read(path).rstrip(b"\r\n")
-            except OSError as error:
-                raise CannotLoad(f"cannot read {path} (--forward-shared-key-file): {error.strerror}") from error
+            key = read(path, "--forward-shared-key-file").rstrip(b"\r\n")
             if not key:
                 raise CannotLoad(f"{path} (--forward-shared-key-file) is empty")
 

@@ -20,6 +20,14 @@ class CannotLoad(Exception):
     """A file cannot be used; the text says why in one line, for an administrator."""
 
 
+def read(path: Path, option: str) -> bytes:
+    """The content of the file that an option names. Raises CannotLoad."""
+    try:
+        return regular_file.read(path)
+    except OSError as error:
+        raise CannotLoad(f"cannot read {path} ({option}): {error.strerror}") from error
+
+
 class Reloadable(Protocol):
     """Something that is read from files."""
 
@@ -39,10 +47,9 @@ class LogLevel:
     def load(self) -> Callable[[], None]:
         """Raises CannotLoad."""
         try:
-            word = regular_file.read(self._path).decode().strip().lower()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else error.reason
-            raise CannotLoad(f"cannot read {self._path} (--log-level-file): {why}") from error
+            word = read(self._path, "--log-level-file").decode().strip().lower()
+        except UnicodeDecodeError as error:
+            raise CannotLoad(f"cannot read {self._path} (--log-level-file): {error.reason}") from error
         if word not in LEVELS:
             raise CannotLoad(f"{self._path} (--log-level-file): expected {_OR}, got {word[:20]!r}")
         return lambda: log.setLevel(word.upper())

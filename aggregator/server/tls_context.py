@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from aggregator import openssl, regular_file
+from aggregator import openssl
 from aggregator.config import Config
 from aggregator.server.port import Port
-from aggregator.server.reload import CannotLoad
+from aggregator.server.reload import CannotLoad, read
 
 _CRL_START: Final = b"-----BEGIN X509 CRL-----"  # RFC 7468, section 6
 _CERTIFICATE_START: Final = b"-----BEGIN CERTIFICATE-----"  # the same, section 5
@@ -43,7 +43,7 @@ class Contexts:
         config = self._config
         # Read before OpenSSL reads the same files: one that changes in between counts as changed at the next reload.
         options = {"--tls-client-ca": config.tls_client_ca, "--tls-crl": config.tls_crl}
-        authorities = [_read(path, option) for option, path in options.items() if path]
+        authorities = [read(path, option) for option, path in options.items() if path]
         replying = _context(config, ssl.CERT_OPTIONAL)
         silent = _context(config, ssl.CERT_REQUIRED)
 
@@ -89,9 +89,9 @@ def _refuse_resumption(tls: ssl.SSLObject, server_name: str | None, context: ssl
 
 def _add_certificate(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
     named = f"{certificate} (--tls-cert)" + (f" with {key} (--tls-key)" if key else "")
-    _read(certificate, "--tls-cert")
+    read(certificate, "--tls-cert")
     if key:
-        _read(key, "--tls-key")
+        read(key, "--tls-key")
     try:
         openssl.add_certificate(context, certificate, key)
     except openssl.EncryptedKey:
@@ -101,7 +101,7 @@ def _add_certificate(context: ssl.SSLContext, certificate: Path, key: Path | Non
 
 
 def _add_client_ca(context: ssl.SSLContext, path: Path) -> None:
-    _read(path, "--tls-client-ca")
+    read(path, "--tls-client-ca")
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
@@ -109,7 +109,7 @@ def _add_client_ca(context: ssl.SSLContext, path: Path) -> None:
 
 
 def _add_crl(context: ssl.SSLContext, path: Path) -> None:
-    text = _read(path, "--tls-crl")
+    text = read(path, "--tls-crl")
     # OpenSSL takes whatever is in the file: a certificate there would be one more CA.
     if _CRL_START not in text or _CERTIFICATE_START in text:
         raise CannotLoad(f"cannot use {path} (--tls-crl): expected revocation lists in PEM, and nothing else")
@@ -117,10 +117,3 @@ def _add_crl(context: ssl.SSLContext, path: Path) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
         raise CannotLoad(f"cannot use {path} (--tls-crl): {openssl.reason(error)}") from error
-
-
-def _read(path: Path, option: str) -> bytes:
-    try:
-        return regular_file.read(path)
-    except OSError as error:
-        raise CannotLoad(f"cannot read {path} ({option}): {error.strerror}") from error

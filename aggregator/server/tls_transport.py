@@ -1,4 +1,4 @@
-"""The transport of a client whose connection is encrypted, for the protocol that reads and writes plain text."""
+"""The transport of a client of a TLS port, as its protocol sees it: the bytes are decrypted."""
 
 from __future__ import annotations
 

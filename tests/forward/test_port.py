@@ -164,14 +164,14 @@ def test_a_new_key_holds_for_new_connections(
         assert old.shake_hands(b"a secret")[1]
         (tmp_path / "key").write_text("another\n")
         server.signal(signal.SIGHUP)
-        wait_until(lambda: "reloaded" in server.log)
+        server.wait_for_log("reloaded")
         with ForwardPeer(number) as new:
             assert new.shake_hands(b"another")[1]
         with ForwardPeer(number) as late:
             assert not late.shake_hands(b"a secret")[1]
         (tmp_path / "key").write_text("")
         server.signal(signal.SIGHUP)
-        wait_until(lambda: "is empty" in server.log)
+        server.wait_for_log("is empty")
         assert server.ask("STATS")["config_reload_ok"] == 0
         with ForwardPeer(number) as later:
             assert later.shake_hands(b"another")[1]

@@ -151,7 +151,7 @@ def patient_with_silence() -> None:
 
 
 def patient_with_answers() -> None:
-    """Cut no answer to EVENTS short because it has taken a quarter of a second."""
+    """Cut no answer short because it has taken a quarter of a second."""
     _put(queries, "ANSWER_S", 60.0)
 
 

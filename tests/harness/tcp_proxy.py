@@ -87,6 +87,7 @@ class TcpProxy:
             self._sever(link, how)
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # otherwise the waiting accept() would take one more connection
         self._listener.close()
         self.break_all(How.CLOSE)
 

@@ -76,7 +76,7 @@ def test_no_plan_depends_on_statistics(start_cluster: StartCluster, start_server
 
 
 def test_no_plan_is_compiled(start_cluster: StartCluster, start_server: StartServer) -> None:
-    """Compiling takes half a second, because a sequential scan that is switched off looks endlessly expensive."""
+    """A scan that is switched off looks so expensive that PostgreSQL would compile its plan, for half a second."""
     cluster = start_cluster(**{"shared_preload_libraries": "pg_stat_statements", "pg_stat_statements.track": "all"})
     primary, name = cluster.primary, cluster.new_database()
     ((can_compile,),) = primary.rows("SELECT pg_jit_available()")

@@ -24,8 +24,9 @@ from aggregator.storage.postgres.store import Store
 from tests.harness.background import in_background
 from tests.harness.command_line import aggregator, assert_one_line
 from tests.harness.polling import DEADLINE_S, until
-from tests.harness.postgres import StartCluster
+from tests.harness.postgres import Cluster, StartCluster
 from tests.harness.server_process import StartServer
+from tests.harness.tcp_proxy import TcpProxy
 from tests.harness.wire import event, exchange
 
 
@@ -135,6 +136,18 @@ async def test_tables_that_are_gone_end_the_server(database: str) -> None:
     async with asyncio.timeout(DEADLINE_S):
         with pytest.raises(StorageFailed, match="42P01"):
             await store.append(batch)
+    await store.close()
+
+
+async def test_an_unreachable_database_is_shown_for_as_long_as_it_is(shared_cluster: Cluster) -> None:
+    primary, name = shared_cluster.primary, shared_cluster.new_database()
+    with TcpProxy(primary.port) as proxy:
+        store = await Store.open(primary.url(name).replace(str(primary.port), str(proxy.port)), None, 0)
+        await store.verify()
+        assert store.troubles()["database"] is None
+    for _ in range(3):
+        await store.verify()
+        assert store.troubles()["database"]
     await store.close()
 
 

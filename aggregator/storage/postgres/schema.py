@@ -127,7 +127,7 @@ END $$;
 
 CREATE FUNCTION {lane}.append(
     p_keys uuid[], p_places int[], p_groups int[],           -- per event, sorted by key: half the time at 300,000 keys
-    p_topics int[], p_block int[],        -- for each group, a topic's events in a block: the block by its first place
+    p_topics int[], p_block int[],        -- per group (a topic's events in a block): topic, first place of the block
     p_firsts int[], p_tops bytea[], p_numbers bytea[], p_ends bytea[], p_data bytea[],           -- for each block
     p_token uuid, p_standbys int,
     OUT start bigint, OUT received_at bigint,

@@ -50,7 +50,7 @@ _PRIMARY: Final = """
 SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()
 """
 
-# No statement of ours runs for as long as compiling it would take.
+# Compiling a plan takes longer than running it does, for every statement of ours.
 _ON_CONNECT: Final = "SELECT name, set_config('jit', 'off', false) FROM aggregator.store"
 
 # A role without pg_monitor sees that there are standbys, but not which of them are synchronous.
@@ -244,6 +244,7 @@ class Store:
     async def verify(self) -> None:
         """As ``Engine.verify``. Raises StorageFailed if the database is another store."""
         try:
+            await self._look_at_lanes()  # which also shows each second whether the database is reachable
             await self._see_standbys()
             await self._census.count()
         except StorageFailed:
